@@ -1,0 +1,44 @@
+"""Discovery of variants: one file a variant, no registry.
+
+A package (`ftune.peft`, `ftune.data.formats`, `ftune.backends`) holds one module a variant; each module defines a
+subclass of the package's base class with a `type: Literal["name"]` field. This is the only magic in ftune.
+"""
+
+from functools import cache, reduce
+from importlib import import_module
+from operator import or_
+from pkgutil import iter_modules
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field
+
+from ftune.core.section import Section
+
+
+@cache
+def variants_of[S: Section](base: type[S]) -> dict[str, type[S]]:
+    """All variants of `base` by the name in their `type` field, from the modules beside the one that defines it."""
+    package = base.__module__.rpartition(".")[0]
+    for module in iter_modules(import_module(package).__path__, f"{package}."):
+        import_module(module.name)
+    found = {get_args(cls.model_fields["type"].annotation)[0]: cls for cls in _subclasses(base)}
+    return dict(sorted(found.items()))
+
+
+def union_of(base: type[Section]) -> Any:
+    """The discriminated union of all variants of `base`; a bare name stands for `{type: name}`."""
+    variants = variants_of(base)
+    union: Any = reduce(or_, variants.values())
+    accepted = union | Literal[tuple(variants)]
+    discriminator = [Field(discriminator="type")] if len(variants) > 1 else []
+    return Annotated[union, *discriminator, BeforeValidator(_bare_name, json_schema_input_type=accepted)]
+
+
+def _bare_name(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _subclasses[S: Section](base: type[S]) -> list[type[S]]:
+    direct = base.__subclasses__()
+    named = [cls for cls in direct if "type" in cls.model_fields]
+    return named + [deeper for cls in direct for deeper in _subclasses(cls)]
