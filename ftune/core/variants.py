@@ -8,15 +8,17 @@ from functools import cache, reduce
 from importlib import import_module
 from operator import or_
 from pkgutil import iter_modules
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field
 
 from ftune.core.section import Section
 
+S = TypeVar("S", bound=Section)
+
 
 @cache
-def variants_of[S: Section](base: type[S]) -> dict[str, type[S]]:
+def variants_of(base: type[S]) -> dict[str, type[S]]:
     """All variants of `base` by the name in their `type` field, from the modules beside the one that defines it."""
     package = base.__module__.rpartition(".")[0]
     for module in iter_modules(import_module(package).__path__, f"{package}."):
@@ -38,7 +40,7 @@ def _bare_name(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-def _subclasses[S: Section](base: type[S]) -> list[type[S]]:
+def _subclasses(base: type[S]) -> list[type[S]]:
     direct = base.__subclasses__()
     named = [cls for cls in direct if "type" in cls.model_fields]
     return named + [deeper for cls in direct for deeper in _subclasses(cls)]
