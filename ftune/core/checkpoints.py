@@ -357,6 +357,8 @@ def _errno_of(error: Exception, free_bytes: int) -> int | None:
 def _advice(number: int) -> str:
     if number in {errno.ENOSPC, errno.EDQUOT}:
         return "make room, keep fewer checkpoints, or choose another output_dir"
+    if number in {errno.ENOENT, errno.ENOTDIR}:
+        return "check the path"
     if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return "make the folder writable or choose another output_dir"
     return "check the disk and its connection"

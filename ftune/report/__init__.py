@@ -1,0 +1,1 @@
+"""What a run tells: its events, its curves, its model card, and the machine it ran on."""
