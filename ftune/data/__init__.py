@@ -1,0 +1,1 @@
+"""Rows to tokens: read files, understand rows, render, mask, tokenise, check, pack. Imports nothing heavy."""

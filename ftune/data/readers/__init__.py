@@ -1,0 +1,1 @@
+"""Readers, one file a kind of source: bytes to rows with their places, and one-line causes for damage."""

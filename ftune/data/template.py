@@ -1,0 +1,99 @@
+"""The chat template of a run: the tokenizer's own, a shipped one, or a file; and rendering with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftune.core.errors import DataError
+from ftune.core.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHIPPED = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A chat template as text, with where it came from; `text` is what is saved with the model."""
+
+    text: str
+    name: str
+    sha256: str
+    origin: str
+
+
+def choose_template(tokenizer: "PreTrainedTokenizerBase", named: str | None = None) -> Template:
+    """The named template (a shipped one or a `.jinja` file), or else the tokenizer's own.
+
+    Raises DataError when there is none. Rows without a chat need no template: call this only for chat rows.
+    """
+    if named is None:
+        own = tokenizer.chat_template
+        if isinstance(own, dict):
+            own = own.get("default")
+        if not own:
+            raise DataError(
+                "chat rows need a chat template and this tokenizer has none; name one in the recipe: "
+                f"'model.chat_template: chatml' (shipped: {', '.join(shipped())}) or the path of a .jinja file"
+            )
+        return _template(own, "own", "the tokenizer's own")
+    if named in shipped():
+        text = (SHIPPED / f"{named}.jinja").read_text(encoding="utf-8")
+        return _template(_adapted(text, tokenizer), named, f"shipped with ftune as '{named}'")
+    return _from_file(Path(named))
+
+
+def shipped() -> list[str]:
+    """The names of the templates that come with ftune."""
+    return sorted(path.stem for path in SHIPPED.glob("*.jinja"))
+
+
+def render(
+    tokenizer: "PreTrainedTokenizerBase",
+    template: Template,
+    messages: Sequence[dict[str, str]],
+    *,
+    generation_prompt: bool = False,
+) -> str:
+    """The conversation as the model will read it. A template that refuses it is a DataError in the template's words."""
+    from jinja2 import TemplateError
+
+    try:
+        text: Any = tokenizer.apply_chat_template(
+            list(messages), chat_template=template.text, tokenize=False, add_generation_prompt=generation_prompt
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise DataError(f"the chat template ({template.origin}) refuses this conversation: {error}") from None
+    return str(text)
+
+
+def _from_file(path: Path) -> Template:
+    if not path.is_file():
+        hint = did_you_mean(str(path), shipped())
+        raise DataError(f"{path}: no such chat template: neither a file nor one of the shipped ones{hint}")
+    try:
+        return _template(path.read_text(encoding="utf-8"), path.stem, str(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the chat template is not UTF-8 text (byte {error.start})") from None
+
+
+def _adapted(text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Fit a shipped template's first lines to this tokenizer; see the notes in the template itself."""
+    if len(tokenizer.encode("<|im_end|>", add_special_tokens=False)) != 1:
+        text = text.replace("set end = '<|im_end|>'", "set end = eos_token")
+    if adds_bos(tokenizer):
+        text = text.replace("set begin = ''", "set begin = bos_token")
+    return text
+
+
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether this tokenizer puts its BOS before every text by default."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def _template(text: str, name: str, origin: str) -> Template:
+    return Template(text, name, sha256(text.encode()).hexdigest(), origin)
