@@ -57,7 +57,8 @@ def stage_folder(target: Path) -> Path:
     with storage_errors(root):
         if root.exists():
             shutil.rmtree(root)
-        (root / target.name).mkdir(parents=True)
+        root.mkdir(parents=True)
+        (root / target.name).mkdir()
     return root / target.name
 
 
