@@ -182,15 +182,11 @@ class RowTokenizer:
     def _encode_pieces(self, pieces: list[_Piece]) -> list[list[int]]:
         if not pieces:
             return []
-        encoded = self._ids([piece.context + piece.text for piece in pieces])
-        contexts = {piece.context for piece in pieces if piece.context}
-        lengths = {context: len(self._ids([context])[0]) for context in contexts} | {"": 0}
-        return [ids[lengths[piece.context] :] for piece, ids in zip(pieces, encoded, strict=True)]
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        texts = [piece.context + piece.text for piece in pieces]
+        unique = list(dict.fromkeys([*texts, *(piece.context for piece in pieces if piece.context)]))
+        encoded = self._tokenizer(unique, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        ids: dict[str, list[int]] = dict(zip(unique, encoded["input_ids"], strict=True)) | {"": []}
+        return [ids[text][len(ids[piece.context]) :] for piece, text in zip(pieces, texts, strict=True)]
 
     def _render(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
         if self._template is None:
