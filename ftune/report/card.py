@@ -1,0 +1,156 @@
+"""The model card of a run, written from its facts; licence, purpose and limits are left to its author."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from ftune.report.events import redact
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card tells. Texts may hold anything: they are escaped, and secrets in them are masked."""
+
+    title: str
+    base_model: str
+    """As the recipe names it: a hub id, a folder, a file or a wheel."""
+    on_hub: bool
+    """Whether `base_model` is a hub id, which the front matter may then name."""
+    task: str
+    """In words, such as "supervised fine-tuning"."""
+    method: str
+    """The `type` of the recipe's peft section: "lora", "full", ..."""
+    folder: str
+    """Where the result lies, relative to the card: "adapter" or "model"."""
+    chat: bool
+    """Whether the model has a chat template."""
+    command: str
+    recipe: str
+    """The YAML text as given."""
+    rows: dict[str, int]
+    """Rows that were trained on, by the name of their source."""
+    hub_datasets: list[str] = field(default_factory=list)
+    counts: dict[str, object] = field(default_factory=dict)
+    """More about the data: tokens, rows dropped or truncated, ..."""
+    results: dict[str, float | None] = field(default_factory=dict)
+    """Final losses and accuracies, by their name in words."""
+    hardware: str = ""
+    duration_s: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the result is loaded by peft, on top of its base model."""
+        return self.method != "full"
+
+
+def model_card(facts: CardFacts) -> str:
+    """The `README.md` of a run: front matter for the model hub, results, loading, training."""
+    kind = f"{facts.method} adapter for" if facts.is_adapter else "fine-tuned version of"
+    machine = {"hardware": facts.hardware, "training time": _duration(facts.duration_s)} | facts.versions
+    sections = [
+        _front_matter(facts),
+        f"# {_escape(facts.title)}",
+        f"A {_escape(kind)} {_code(facts.base_model)}, made by {_escape(facts.task)} with ftune.",
+        _table("At the end of training", {name: _number(value) for name, value in facts.results.items()}),
+        "## Load it",
+        f"In the folder of this file, with plain {'transformers and peft' if facts.is_adapter else 'transformers'}:",
+        _block("python", _loading(facts)),
+        "## How it was trained",
+        _block("bash", facts.command),
+        _block("yaml", facts.recipe),
+        _table("Rows trained on", {name: f"{count:,}" for name, count in facts.rows.items()}),
+        _table("Data", facts.counts),
+        _table("Machine", machine),
+        "## To be written by its author",
+        "What the model is for, what it must not be used for, and its licence: those of the base model and of the data "
+        "have a say in it.",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    tags = ["ftune", facts.task.replace(" ", "-"), *([facts.method] if facts.is_adapter else [])]
+    entries: dict[str, object] = {
+        "library_name": "peft" if facts.is_adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": tags,
+    }
+    if facts.on_hub:
+        entries = {"base_model": facts.base_model, **entries}
+    if facts.hub_datasets:
+        entries["datasets"] = facts.hub_datasets
+    matter = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+    return f"---\n{matter}# license: to be filled in by the author\n---"
+
+
+def _loading(facts: CardFacts) -> str:
+    package, loader = (
+        ("peft", "AutoPeftModelForCausalLM") if facts.is_adapter else ("transformers", "AutoModelForCausalLM")
+    )
+    imports = [f"from {package} import {loader}", "from transformers import AutoTokenizer"]
+    if not facts.is_adapter:
+        imports = [f"from transformers import {loader}, AutoTokenizer"]
+    messages = 'tokenizer.apply_chat_template(\n    [{"role": "user", "content": "..."}], add_generation_prompt=True, '
+    inputs = (
+        messages + 'return_dict=True, return_tensors="pt"\n)' if facts.chat else 'tokenizer("...", return_tensors="pt")'
+    )
+    return "\n".join(
+        [
+            *imports,
+            "",
+            f"model = {loader}.from_pretrained({json.dumps(facts.folder)})",
+            f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(facts.folder)})",
+            f"inputs = {inputs}",
+            'tokens = model.generate(**inputs, max_new_tokens=256)[0, inputs["input_ids"].shape[1] :]',
+            "print(tokenizer.decode(tokens, skip_special_tokens=True))",
+        ]
+    )
+
+
+def _table(title: str, rows: Mapping[str, object]) -> str:
+    """A table of two columns, without the rows that have no value; empty without rows."""
+    lines = [f"| {_escape(name)} | {_escape(str(value))} |" for name, value in rows.items() if value not in (None, "")]
+    return "\n".join([f"| {title} | |", "| :-- | --: |", *lines]) if lines else ""
+
+
+def _escape(text: str) -> str:
+    """`text` in one line, with nothing left that Markdown or HTML would act on."""
+    return re.sub(r"([\\`*_\[\]<>#|~$&!])", r"\\\1", " ".join(_private(text).split()))
+
+
+def _code(text: str) -> str:
+    text = " ".join(_private(text).split())
+    ticks = "`" * (_longest_run(text) + 1)
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
+
+
+def _block(language: str, text: str) -> str:
+    ticks = "`" * max(_longest_run(text) + 1, 3)
+    return f"{ticks}{language}\n{_private(text).strip()}\n{ticks}"
+
+
+def _private(text: str) -> str:
+    """`text` without secrets, and with `~` for the home folder, which often holds a user's name."""
+    return redact(text).replace(str(Path.home()), "~")
+
+
+def _longest_run(text: str) -> int:
+    """The length of the longest run of backticks."""
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
