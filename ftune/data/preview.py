@@ -26,7 +26,10 @@ class Span(NamedTuple):
 
 
 def spans(ids: list[int], labels: list[int], tokenizer: "PreTrainedTokenizerBase") -> Iterator[Span]:
-    """A row in stretches: trained or not, control token or text. Text that only looks like a control token gets a `\\`."""
+    r"""A row in stretches: trained or not, control token or text.
+
+    Text that only looks like a control token gets a `\` before it.
+    """
     special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     lookalike = re.compile("|".join(map(re.escape, special.values())) or r"(?!)")
     kinds = [(label != IGNORED, token in special) for token, label in zip(ids, labels, strict=True)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
-from ftune.data.readers.compressed import is_gzip
+from ftune.data.readers.compressed import head_of
 from ftune.data.readers.hub import hub_rows
 from ftune.data.readers.json_rows import json_rows
 from ftune.data.readers.lines import line_rows
@@ -69,11 +69,10 @@ def _reader_of(path: Path) -> Reader:
     """By suffix; where that says nothing, by the first bytes."""
     if reader := READERS.get(_suffix(path)):
         return reader
-    with path.open("rb") as file:
-        head = file.read(64).lstrip()
-    if head.startswith(b"PAR1"):
+    head = head_of(path)
+    if head.startswith("PAR1"):
         return parquet_rows
-    if head.startswith((b"[", b"{")) or is_gzip(path):
+    if head.startswith(("[", "{")):
         return json_rows
     raise DataError(
         f"{path}: files of this kind are not supported, and it does not look like JSON or Parquet; "

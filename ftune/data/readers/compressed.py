@@ -27,6 +27,15 @@ def is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
+def head_of(path: Path) -> str:
+    """The first characters, blanks apart, for telling the kind of a file; never an error."""
+    try:
+        with _open_bytes(path) as file:
+            return file.read(256).decode(_encoding(path), errors="replace").lstrip()
+    except (OSError, EOFError, zlib.error):
+        return ""
+
+
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """The file as text: UTF-8, or what its byte order mark says. Wrong bytes and broken gzip are DataErrors."""

@@ -1,6 +1,7 @@
 """Hub data sets, through `datasets`; never a loading script, and never a wait without an end."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -20,28 +21,40 @@ def hub_rows(path: str, *, name: str | None, split: str, revision: str | None) -
 
 
 def _dataset(path: str, name: str | None, split: str, revision: str | None) -> Any:
-    from datasets import DownloadConfig, load_dataset
+    from datasets import load_dataset
 
-    reached, cause = _probe(path, revision)
-    local = DownloadConfig(local_files_only=not reached)
+    cause = _probe(path, revision)
     try:
-        return load_dataset(path, name, split=split, revision=revision, download_config=local)
+        with _offline() if cause else nullcontext():
+            return load_dataset(path, name, split=split, revision=revision)
     except Exception as error:  # the library raises every kind; all are the user's to solve
         raise DataError(_unreadable(path, split, cause or str(error).splitlines()[0])) from None
 
 
-def _probe(path: str, revision: str | None) -> tuple[bool, str]:
-    """Whether the hub answers for this data set within the deadline, and if not, why."""
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Only what is cached already: without this, `datasets` goes on trying for 20 s and more."""
+    from datasets import config
+
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
+def _probe(path: str, revision: str | None) -> str:
+    """Why the hub cannot give this data set within the deadline; empty when it can."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         within(PROBE_S, lambda: HfApi().dataset_info(path, revision=revision, timeout=PROBE_S / 2))
     except HfHubHTTPError as error:
-        return False, str(error).splitlines()[0]
+        return str(error).splitlines()[0]
     except Exception as error:  # no network has many faces
-        return False, f"the hub cannot be reached ({type(error).__name__})"
-    return True, ""
+        return f"the hub cannot be reached ({type(error).__name__})"
+    return ""
 
 
 def _unreadable(path: str, split: str, cause: str) -> str:

@@ -50,20 +50,22 @@ def _first_character(file: TextIO) -> tuple[str, int]:
 
 def _line_rows(path: Path, file: TextIO, lines_before: int) -> Iterator[Row]:
     faults = Faults(path)
-    for number, line in enumerate(file, lines_before + 1):
-        if not line.strip(BLANKS):
+    for number, whole_line in enumerate(file, lines_before + 1):
+        line = whole_line.rstrip(BLANKS)
+        if not line:
             continue
         try:
-            value, end = DECODER.raw_decode(line, len(line) - len(line.lstrip(BLANKS)))
+            value, end = DECODER.raw_decode(line, _skip(line, 0))
         except RecursionError:
             faults.add(str(number), "nested too deeply to be a row")
         except ValueError as error:
             if number == lines_before + 1:
-                _refuse_one_object(path, line + file.read())
+                _refuse_one_object(path, whole_line + file.read())
             faults.add(f"{number}:{_column(error)}", _cause(error, line))
         else:
-            if rest := line[end:].strip(BLANKS):
-                faults.add(f"{number}:{end + 1}", f"{rest[:20]!r} follows the row; one JSON object a line is needed")
+            if rest := line[_skip(line, end) :]:
+                place = f"{number}:{len(line) - len(rest) + 1}"
+                faults.add(place, f"{rest[:20]!r} follows the row; one JSON object a line is needed")
             elif isinstance(value, dict):
                 yield Row(value, str(path), number)
             else:
@@ -137,7 +139,7 @@ def _cause(error: ValueError, text: str) -> str:
     """The decoder's words; a text that ends too early is called truncated, which is what happened to it."""
     if not isinstance(error, JSONDecodeError):
         return f"not valid JSON: {error}"
-    words = error.msg[0].lower() + error.msg[1:]
+    words = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
     at_end = not text[error.pos :].strip(BLANKS) or error.msg.startswith("Unterminated string")
     if at_end and error.msg.startswith(TRUNCATED):
         return f"truncated JSON: {words}; the file is cut off or the row broken by a line end"

@@ -1,0 +1,182 @@
+"""Reading rows: every kind of file with its places, and a one-line cause for every kind of damage."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ftune.core.errors import DataError
+from ftune.data.source import Row, read_rows
+
+ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "drei – ü"}]
+JSON_LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+JSON_LIST = json.dumps(ROWS, indent=2, ensure_ascii=False)
+CSV = 'text\none\n"two\nlines"\ndrei – ü\n'
+
+
+def read(path, **options):
+    return list(read_rows(str(path), **options))
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def fault(path, **options):
+    with pytest.raises(DataError) as error:
+        read(path, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("rows.jsonl", JSON_LINES, [1, 2, 3]),
+        ("rows.json", JSON_LIST, [2, 5, 8]),
+        ("rows.json", JSON_LINES, [1, 2, 3]),
+        ("rows.jsonl", JSON_LIST, [2, 5, 8]),
+        ("rows.jsonl", "\n\n" + JSON_LINES.replace("\n", "\r\n"), [3, 4, 5]),
+        ("rows.json", json.dumps(ROWS), [1, 1, 1]),
+        ("rows.data", JSON_LINES, [1, 2, 3]),
+        ("rows.csv", CSV, [2, 3, 5]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gzip"])
+def test_the_same_rows_from_every_file_with_their_lines(tmp_path, name, content, lines, encoding):
+    raw = gzip.compress(content.encode()) if encoding == "gzip" else content.encode(encoding)
+    path = written(tmp_path, name, raw)
+    rows = read(path)
+    assert [row.values for row in rows] == ROWS
+    assert [row.line for row in rows] == lines
+    assert {row.file for row in rows} == {str(path)}
+
+
+def test_parquet_rows_are_numbered(tmp_path):
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    write_table(pa.table({"text": ["one", None]}), tmp_path / "rows.parquet")
+    assert read(tmp_path / "rows.parquet") == [
+        Row({"text": "one"}, str(tmp_path / "rows.parquet"), 1),
+        Row({"text": None}, str(tmp_path / "rows.parquet"), 2),
+    ]
+
+
+def test_tsv_has_no_quoting_and_text_files_have_a_row_a_line(tmp_path):
+    table = written(tmp_path, "rows.tsv", 'text\tlabel\n"odd\t1\n')
+    assert [(row.values, row.line) for row in read(table)] == [({"text": '"odd', "label": "1"}, 2)]
+    lines = written(tmp_path, "rows.txt", "one\n\n two \n")
+    assert [(row.values, row.line) for row in read(lines)] == [({"text": "one"}, 1), ({"text": " two "}, 3)]
+
+
+def test_a_folder_is_all_its_files_sorted(tmp_path):
+    written(tmp_path, "b.jsonl", '{"text": "b"}')
+    written(tmp_path, "a.csv", "text\na\n")
+    written(tmp_path, "README.md", "not data")
+    assert [row.values["text"] for row in read(tmp_path)] == ["a", "b"]
+    assert [row.values["text"] for row in read(tmp_path, limit=1)] == ["a"]
+
+
+def test_columns_are_renamed_and_others_stay(tmp_path):
+    path = written(tmp_path, "rows.jsonl", '{"question": "1+1", "answer": "2", "id": 7}\n{"question": "no answer"}\n')
+    rows = read(path, columns={"prompt": "question", "completion": "answer"})
+    assert [row.values for row in rows] == [{"id": 7, "prompt": "1+1", "completion": "2"}, {"prompt": "no answer"}]
+
+
+def test_a_missing_column_lists_what_exists(tmp_path):
+    path = written(tmp_path, "rows.csv", "question,answer\na,b\n")
+    assert fault(path, columns={"prompt": "questoin"}) == (
+        f"{path}: there is no column 'questoin' to rename; did you mean 'question'?"
+    )
+    assert "answer, question" in fault(path, columns={"prompt": "zzz"})
+
+
+DEEP = '{"text": ' + "[" * 100_000
+
+BAD = [
+    ("rows.jsonl", "", ": there are no rows in it"),
+    ("rows.json", "[]", ": there are no rows in it"),
+    ("rows.csv", "text\n", ": there are no rows in it"),
+    ("rows.txt", "\n \n", ": there are no rows in it"),
+    ("rows.json", '[{"text": "a"},\n {"text": "b', ":2:11: truncated JSON: unterminated string"),
+    ("rows.json", '[{"text": "a"},\n {"text": "b"}', ":2:15: truncated JSON: "),
+    ("rows.json", '[{"text": "a"},\n {"text": "b"}, ', ":2:17: truncated JSON: "),
+    ("rows.json", '[{"text": "a"}\n {"text": "b"}]', ":2:2: not valid JSON: expecting ',' delimiter"),
+    ("rows.json", '[{"text": "a"}]\n[{"text": "b"}]', ":2: '[{"),
+    ("rows.json", '[{"text": "a"}, 3]', ":1: this item of the list is the number 3"),
+    ("rows.json", '{\n"examples": [{"text": "a"}]}', ":1: the file is one object with key 'examples', not rows"),
+    ("rows.json", "null", ":1: this line is null; a row is a JSON object"),
+    ("rows.jsonl", '{"text": "a"}\n{"text": "b"', ":2:13: truncated JSON: "),
+    ("rows.jsonl", '{"text": "a"}\n{"text": "b\n{"text": "c"}\n', ":2:10: truncated JSON: unterminated string"),
+    ("rows.jsonl", "{'text': 'a'}\n", ":1:2: not valid JSON: expecting property name"),
+    ("rows.jsonl", '{"text": "a"} {"text": "b"}\n', ':1:15: \'{"text": "b"}\' follows the row'),
+    ("rows.jsonl", '{"text": "a"}\n["b"]\n', ":2: this line is a list of 1; a row is a JSON object"),
+    ("rows.jsonl", '{"text": ' + "1" * 5000 + "}\n", ":1:1: not valid JSON: Exceeds the limit"),
+    ("rows.jsonl", DEEP, ":1: nested too deeply to be a row"),
+    ("rows.json", f"[{DEEP}", ":1: nested too deeply to be a row"),
+    ("rows.csv", "a,b\n1,2\n1,2,3\n", ":3: 3 columns, but the header has 2 (a, b)"),
+    ("rows.csv", "a,b\n1\n", ":2: 1 column, but the header has 2 (a, b)"),
+    ("rows.csv", "a,a\n1,2\n", ":1: the header names the column 'a' more than once"),
+    ("rows.csv", 'a,b\n1,"2\n3,4\n', ":2: broken quoting in the row that begins here"),
+    ("rows.jsonl", '{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"), ":2: byte 0xe9 at offset 24 is not UTF-8"),
+    ("rows.csv", "text\n\né\n".encode("latin-1"), ":3: byte 0xe9 at offset 6 is not UTF-8"),
+    ("rows.json", '[{"text": "a"}]'.encode("utf-16")[:-1], ": not UTF-16 text"),
+    ("rows.jsonl.gz", gzip.compress(JSON_LINES.encode())[:-12], ": the gzip data is damaged or cut off"),
+    ("rows.parquet", "PAR1 nonsense", ": not a readable Parquet file"),
+    ("rows.xlsx", b"PK\x03\x04", ": files of this kind are not supported"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "cause"), BAD)
+def test_damage_has_its_place_and_its_cause(tmp_path, name, content, cause):
+    path = written(tmp_path, name, content)
+    message = fault(path)
+    assert message.startswith(f"{path}{cause}")
+    assert "\n" not in message
+
+
+def test_ten_faults_are_told_at_once(tmp_path):
+    path = written(tmp_path, "rows.jsonl", '{"text": "a"}\n' + "oops\n" * 20)
+    lines = fault(path).splitlines()
+    assert [line.split(": ")[0] for line in lines[:10]] == [f"{path}:{number}:1" for number in range(2, 12)]
+    assert lines[10:] == [f"{path}: reading stopped after 10 faults"]
+
+
+def test_a_far_byte_is_found_where_it_is(tmp_path):
+    content = b'{"text": "' + "–".encode() * 50_000 + b'"}\n' + b"\xff"
+    assert ":2: byte 0xff at offset 150,013 is not UTF-8" in fault(written(tmp_path, "rows.jsonl", content))
+
+
+def test_a_row_of_ten_megabytes_is_read(tmp_path):
+    path = written(tmp_path, "rows.csv", "text\n" + "x" * 10_000_000 + "\n")
+    assert len(read(path)[0].values["text"]) == 10_000_000
+
+
+def test_no_such_file_has_a_suggestion(tmp_path):
+    written(tmp_path, "train.jsonl", JSON_LINES)
+    assert fault(tmp_path / "trian.jsonl") == (
+        f"{tmp_path / 'trian.jsonl'}: no such file or folder; did you mean 'train.jsonl'?"
+    )
+    assert "there is no folder" in fault(tmp_path / "nowhere" / "rows.csv")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    assert "holds no data files; supported: .json" in fault(tmp_path)
+
+
+def test_a_hub_set_without_network_names_the_way_out(tmp_path):
+    code = (
+        "from ftune.core.errors import DataError\nfrom ftune.data.source import read_rows\n"
+        "try:\n    list(read_rows('nobody/nothing'))\nexcept DataError as error:\n    print(error)"
+    )
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | offline, capture_output=True, timeout=100)
+    message = done.stdout.decode()
+    assert message.startswith("nobody/nothing: no such file or folder here"), done.stderr.decode()
+    assert "the hub cannot be reached" in message
+    assert "without network" in message
