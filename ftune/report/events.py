@@ -20,7 +20,7 @@ from ftune.core.errors import DataError
 
 Event = dict[str, Any]
 
-PROGRESS = {"step", "eval", "skipped", "checkpoint"}
+PROGRESS = {"step", "eval", "skipped", "checkpoint", "save_failed"}
 """The kinds that a resumed run writes anew for each step after its checkpoint."""
 
 MASK = "[redacted]"
