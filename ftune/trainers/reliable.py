@@ -1,0 +1,180 @@
+"""What ftune changes in transformers' Trainer, whatever it trains: saves, non-finite steps, counts, evaluation.
+
+A mixin that goes before a trainer class: `class SftTrainer(ReliableTrainer, trl.SFTTrainer)`.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from ftune.core.checkpoints import commit, rotate, stage, writing
+from ftune.core.errors import DivergedError, StorageError
+from ftune.core.say import Say
+from ftune.report.events import EventLog
+
+MAX_SKIPPED_IN_A_ROW = 3
+
+
+class CountingCollator:
+    """A collator whose batches also say which rows they hold and how many of their tokens are real and trained."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collate = collate
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate `examples` and add the counts; `row` is an index or, in a packed example, a list of them."""
+        batch = self.collate(examples)
+        rows = [example["row"] for example in examples]
+        batch["rows"] = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
+        batch["tokens"] = sum(len(example["input_ids"]) for example in examples)
+        batch["trained_tokens"] = int((batch["labels"] != -100).sum())
+        return batch
+
+
+class ReliableTrainer(Trainer):
+    """Staged and verified checkpoints, no update from a non-finite step, token counts, token-weighted evaluation.
+
+    `prepare_reliability` connects it to a run right after construction.
+    """
+
+    def prepare_reliability(
+        self, events: EventLog, say: Say, facts: dict[str, object], origins: list[str]
+    ) -> None:
+        """Connect the trainer to its run: where to write and say what happens, what a checkpoint's manifest tells.
+
+        `origins` names the `file:line` of each row index.
+        """
+        self.events, self.say, self.facts, self.origins = events, say, facts, origins
+        self.data_collator = CountingCollator(self.data_collator)
+        self.tokens = self.trained_tokens = 0
+        self._rows: list[int] = []
+        self._step_loss = 0.0
+        self._skipped_in_a_row = 0
+
+    # -- counting ------------------------------------------------------------------------------------------------------
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "row" not in self._signature_columns:
+            self._signature_columns.append("row")
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if "rows" in inputs:
+            rows, tokens, trained = inputs.pop("rows"), inputs.pop("tokens"), inputs.pop("trained_tokens")
+            if self.model.training:
+                self._rows += rows
+                self.tokens += tokens
+                self.trained_tokens += trained
+        return super()._prepare_inputs(inputs)
+
+    # -- non-finite losses and gradients -------------------------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch; its loss is kept until the step is known to be finite."""
+        loss = super().training_step(*args, **kwargs)
+        self._step_loss = self._step_loss + loss
+        return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm; on a non-finite step the gradients are dropped, so that the optimiser changes nothing.
+
+        transformers calls this once a step, after the last backward pass and before the optimiser. With fp16 the loss
+        scaler meets and skips overflowing gradients as a matter of course, so there only the loss is looked at.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        loss, rows = float(self._step_loss), self._rows
+        self._step_loss, self._rows = 0.0, []
+        finite = math.isfinite(loss) and (self.args.fp16 or math.isfinite(float(norm)))
+        if finite:
+            self._skipped_in_a_row = 0
+            return norm
+        model.zero_grad(set_to_none=True)
+        self._forget_step(loss)
+        self._skipped_in_a_row += 1
+        step = self.state.global_step + 1
+        why = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {float(norm)}"
+        places = [self.origins[row] for row in rows]
+        self.events.write("skipped", step=step, why=why, rows=places)
+        self.say.warning(f"step {step} skipped: {why}; its rows are in events.jsonl")
+        if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise DivergedError(
+                f"step {step}: {MAX_SKIPPED_IN_A_ROW} steps in a row were not finite (last: {why}; rows "
+                f"{', '.join(places[:4])}{', ...' if len(places) > 4 else ''}); the last good checkpoint is kept; "
+                f"lower optim.learning_rate or look at these rows"
+            )
+        return norm
+
+    def _forget_step(self, loss: float) -> None:
+        """Leave the skipped step out of the mean loss that is logged next."""
+        self._tr_loss = torch.zeros_like(self._tr_loss) if not math.isfinite(loss) else self._tr_loss - loss
+        self._globalstep_last_logged += 1
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss, perplexity and token accuracy over the held-out tokens.
+
+        Weighted by tokens, where transformers weighs batches by rows: the result does not depend on the batch size.
+        """
+        self.model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device="cpu")
+        for inputs in self.get_eval_dataloader(eval_dataset):
+            sums += self.evaluation_sums(self._prepare_inputs(inputs)).to("cpu", torch.float64)
+        loss_sum, correct, tokens = sums.tolist()
+        loss = loss_sum / tokens
+        metrics = {
+            f"{metric_key_prefix}_loss": loss,
+            f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0)),
+            f"{metric_key_prefix}_token_accuracy": correct / tokens,
+            f"{metric_key_prefix}_tokens": tokens,
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def evaluation_sums(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Summed loss, correct tokens and number of predicted tokens of a batch, shape (3,)."""
+        raise NotImplementedError
+
+    # -- saving --------------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Let transformers write into a staging folder, then hash, sync and rename it: a kill leaves all or nothing."""
+        started = time.monotonic()
+        step = self.state.global_step
+        run_dir = Path(self.args.output_dir)
+        staging = stage(run_dir, step)
+        limit = self.args.save_total_limit
+        self.args.output_dir, self.args.save_total_limit = str(staging.parent), None
+        target = run_dir / f"checkpoint-{step}"
+        try:
+            with writing(staging):
+                super()._save_checkpoint(model, trial)
+            commit(staging, target, {"step": step, "world_size": self.args.world_size, **self.facts})
+        except StorageError as error:
+            self._go_on_unsaved(error)
+            return
+        finally:
+            self.args.output_dir, self.args.save_total_limit = str(run_dir), limit
+        rotate(run_dir, limit or 1, protect=[target])
+        self.events.write("checkpoint", step=step, path=target.name, seconds=round(time.monotonic() - started, 3))
+
+    def _go_on_unsaved(self, error: StorageError) -> None:
+        """A full disk does not end a run that can still finish; a save on the way out must not fail in silence."""
+        if self.control.should_training_stop:
+            raise error
+        self.events.write("save_failed", step=self.state.global_step, why=str(error))
+        self.say.warning(f"step {self.state.global_step}: checkpoint not saved, training goes on: {error}")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save without `training_args.bin`: a pickle, and it would hold the hub token in clear."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)

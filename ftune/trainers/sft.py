@@ -1,0 +1,109 @@
+"""Supervised fine-tuning: TRL's SFTTrainer on rows that are already masked tokens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from ftune.core.say import Say
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback, ProgressCallback as UpstreamProgress
+from trl import SFTConfig, SFTTrainer
+
+from ftune.core.errors import RecipeError
+from ftune.report.events import EventLog
+from ftune.trainers.progress import ProgressCallback
+from ftune.trainers.reliable import ReliableTrainer
+from ftune.trainers.signals import StopAtStepEnd
+
+
+class ReliableSFTTrainer(ReliableTrainer, SFTTrainer):
+    """SFTTrainer with ftune's saves, checks and counts."""
+
+    def evaluation_sums(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Summed negative log-likelihood, correct next tokens and predicted tokens."""
+        with self.compute_loss_context_manager():
+            out = self.model(**inputs, use_cache=False, fused_lm_head=True)
+        return torch.stack([-out.log_probs.float().sum(), out.is_top1.sum(), out.label_mask.sum()]).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How training ended."""
+
+    step: int
+    max_steps: int
+    seconds: float
+    stopped_by: str
+    """Name of the signal that stopped it early; empty when it ran to its end."""
+
+
+def train_sft(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    validation: Dataset | None,
+    *,
+    args: dict[str, Any],
+    packed: bool,
+    origins: list[str],
+    events: EventLog,
+    facts: dict[str, object],
+    say: Say,
+    checkpoint: Path | None = None,
+) -> Outcome:
+    """Train `model` in place, from `checkpoint` on when one is given.
+
+    `train` and `validation` have the columns input_ids, labels and row (and seq_lengths when `packed`); `args` are
+    arguments of SFTConfig; `facts` go into each checkpoint's manifest. Raises DivergedError and StorageError; a stop by
+    signal is no error here, the outcome says it.
+    """
+    trainer = _build(model, tokenizer, train, validation, args, packed=packed)
+    steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+    trainer.prepare_reliability(events, say, {**facts, "max_steps": steps}, origins)
+    for upstream in (PrinterCallback, UpstreamProgress):
+        trainer.remove_callback(upstream)
+    progress, stop = ProgressCallback(trainer, events, say.console), StopAtStepEnd()
+    trainer.add_callback(progress)
+    trainer.add_callback(stop)
+    if checkpoint is not None and _step_of(checkpoint) >= steps:  # killed between the last step and the result
+        trainer._load_from_checkpoint(str(checkpoint))
+        return Outcome(steps, steps, 0.0, "")
+    try:
+        with stop.listening():
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        progress.close()
+    reached = trainer.state.global_step
+    stopped_by = stop.received.name if stop.received and reached < trainer.state.max_steps else ""
+    return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by)
+
+
+def _build(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    validation: Dataset | None,
+    args: dict[str, Any],
+    *,
+    packed: bool,
+) -> ReliableSFTTrainer:
+    try:
+        config = SFTConfig(
+            **args,
+            packing=packed,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            disable_tqdm=True,
+            logging_nan_inf_filter=False,
+        )
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"trainer_args: {str(error).splitlines()[0]}") from error
+    return ReliableSFTTrainer(
+        model=model, args=config, train_dataset=train, eval_dataset=validation, processing_class=tokenizer
+    )
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
