@@ -13,7 +13,7 @@ from ftune.core.quiet import quiet_upstream
 
 app = typer.Typer(
     name="ftune",
-    help="Fine-tune language models from YAML recipes.\n\nExample: ftune sft recipes/lora.yaml optim.learning_rate=1e-4",
+    help="Fine-tune language models from YAML recipes.\n\nExample: ftune sft recipes/lora.yaml data.train=my.jsonl",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

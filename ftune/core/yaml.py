@@ -142,8 +142,10 @@ class _Builder:
             value = self.mapping(events, place)
         elif isinstance(event, yaml.SequenceStartEvent):
             value = self.sequence(events, place)
-        else:
+        elif isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event)
+        else:
+            raise TypeError(f"not the beginning of a node: {event}")
         if event.tag is not None and event.tag != "!":
             self.fault(event, f"tag '{event.tag}' is not allowed; write the plain value")
         if event.anchor is not None:
@@ -200,7 +202,8 @@ class _Builder:
             raise _TooMuchError(self.mark(event), f"more than {MAX_NODES} values after aliases are expanded")
 
     def mark(self, event: yaml.Event) -> Mark:
-        return Mark(self.source, event.start_mark.line + 1, event.start_mark.column + 1)
+        at = event.start_mark
+        return Mark(self.source, at.line + 1, at.column + 1) if at else Mark(self.source)
 
     def fault(self, event: yaml.Event, message: str) -> None:
         self.out.faults.append(Fault(self.mark(event), message))

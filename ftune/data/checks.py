@@ -35,7 +35,10 @@ def check_rows(
 
     def decodes(row: Tokens) -> bool:
         answers = [(row.input_ids[start:end], text) for start, end, text in row.answers if text is not None]
-        return all(unknown in ids or _same_text(str(tokenizer.decode(ids)), text) for ids, text in answers)
+        return all(
+            unknown in ids or _same_text(str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)), text)
+            for ids, text in answers
+        )
 
     def holds(name: str, rule: Callable[[Tokens], bool], limit: int = len(rows)) -> Check:
         looked_at = rows[:limit]

@@ -11,7 +11,7 @@ from ftune.data.prepare import Prepared, fingerprint
 
 
 def taken(rows: int, weight: float, seed: int) -> list[int]:
-    """Indexes of the rows of one source: each floor(weight) times, and a seeded sample for the fraction that is left."""
+    """Indexes of the rows of one source: each floor(weight) times, then a seeded sample for the rest."""
     whole, part = divmod(weight, 1.0)
     sample = random.Random(seed).sample(range(rows), round(part * rows))  # noqa: S311 - a seeded draw, no secret
     return list(range(rows)) * int(whole) + sorted(sample)

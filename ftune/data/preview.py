@@ -99,6 +99,6 @@ def _style(span: Span) -> str:
 
 def _decoded(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:
     """The text of these tokens within a longer text: decoders take away a blank that begins a text."""
-    text = str(tokenizer.decode(ids))
+    text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
     first = str(tokenizer.convert_ids_to_tokens(ids[:1])[0])
     return f" {text}" if first.startswith("▁") and not text.startswith(" ") else text

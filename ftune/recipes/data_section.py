@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ftune.data.row import Row
     from ftune.data.template import Template
 
+    AnyFormat = RowFormat
+else:
+    AnyFormat = union_of(RowFormat)
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -128,6 +132,10 @@ def _validation(value: object) -> object:
     return value
 
 
+def _format(value: object) -> object:
+    return None if value in ("auto", {"type": "auto"}) else value
+
+
 class Data(Section):
     """Rows, what of them is trained on, and how long they may be."""
 
@@ -144,10 +152,7 @@ class Data(Section):
     ] = None
     """Held-out rows: a path, a source, a share (`0.05`) or a number (`64`) of the training rows."""
 
-    format: Annotated[
-        union_of(RowFormat) | None,
-        BeforeValidator(lambda value: None if value in ("auto", {"type": "auto"}) else value),
-    ] = None  # type: ignore[valid-type]
+    format: Annotated[AnyFormat | None, BeforeValidator(_format)] = None
     """Layout of the rows; by default (`auto`) it is detected from the first rows and the reason is said."""
 
     max_length: Annotated[int, Field(ge=8)] = 1024
@@ -168,7 +173,6 @@ class Data(Section):
 
     num_proc: Count = 1
     """Processes that tokenise."""
-
 
     def load(
         self,
@@ -209,5 +213,8 @@ class Data(Section):
             parts.append(prepared(rows))
         if self.validation is not None and self.validation.source is not None:
             held_out.append(prepared(self.validation.source.read(seed)))
-        train = join(parts, [taken(len(part.input_ids), source.weight, seed) for part, source in zip(parts, self.train, strict=True)])
+        train = join(
+            parts,
+            [taken(len(part.input_ids), source.weight, seed) for part, source in zip(parts, self.train, strict=True)],
+        )
         return train, join(held_out, [range(len(part.input_ids)) for part in held_out]) if held_out else None

@@ -77,7 +77,9 @@ def _wanted(detail: ErrorDetails) -> str:
 
 
 def _literals(detail: ErrorDetails) -> list[str]:
-    return re.findall(r"'([^']+)'", detail.get("ctx", {}).get("expected", "")) if detail["type"] == "literal_error" else []
+    return (
+        re.findall(r"'([^']+)'", detail.get("ctx", {}).get("expected", "")) if detail["type"] == "literal_error" else []
+    )
 
 
 def _shown(value: object) -> str:
@@ -103,7 +105,7 @@ def _place(value: object, loc: Location, kind: str) -> Location:
     for part in loc:
         inside = isinstance(value, dict) and part in value
         if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
-            value = value[part]  # type: ignore[index,call-overload]
+            value = value[part]  # type: ignore[index]
             place.append(part)
     return (*place, loc[-1]) if kind == "missing" else tuple(place)
 

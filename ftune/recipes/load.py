@@ -61,9 +61,7 @@ def load_recipe(command: str, path: Path, overrides: Sequence[str] = ()) -> Load
     except ValidationError as error:
         faults = [Fault(_mark(document, place), message) for place, message in explain(cls, value, error)]
         raise _error(document.faults + faults) from None
-    faults = [
-        Fault(_mark(document, place), f"{dotted(place)}: {message}") for place, message in recipe.all_faults()
-    ]
+    faults = [Fault(_mark(document, place), f"{dotted(place)}: {message}") for place, message in recipe.all_faults()]
     if faults or document.faults:
         raise _error(document.faults + faults)
     return Loaded(recipe, path, text, tuple(overrides), document.marks)
@@ -118,7 +116,11 @@ def _merge(into: Document, other: Document) -> None:
 
 def _merged(into: Document, other: Document, place: Location, old: object, new: object) -> object:
     """`new` over `old`: maps key by key unless their `type` differs, everything else replaced."""
-    if isinstance(old, dict) and isinstance(new, dict) and old.get("type", new.get("type")) == new.get("type", old.get("type")):
+    if (
+        isinstance(old, dict)
+        and isinstance(new, dict)
+        and old.get("type", new.get("type")) == new.get("type", old.get("type"))
+    ):
         result = dict(old)
         for key, value in new.items():
             result[key] = _merged(into, other, (*place, key), old.get(key), value)

@@ -54,7 +54,11 @@ class Model(Section):
         """A model or template file that is not there, a missing attention package."""
         if problem := check_reference(self.path):
             yield ("path",), problem
-        if self.chat_template and self.chat_template.endswith((".jinja", ".j2")) and not Path(self.chat_template).is_file():
+        if (
+            self.chat_template
+            and self.chat_template.endswith((".jinja", ".j2"))
+            and not Path(self.chat_template).is_file()
+        ):
             yield ("chat_template",), f"no such file '{self.chat_template}'"
         if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
             yield ("attention",), "needs the flash-attn package; use 'auto' or 'sdpa' without it"

@@ -4,14 +4,17 @@ import json
 
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
+from ftune.recipes.base import Recipe
 from ftune.recipes.sft import SftRecipe
 from ftune.recipes.sft_run import load_inputs
 
 
-def preview(recipe: SftRecipe, *, rows: int, as_json: bool) -> None:
+def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
     """Print the first rows, the counts and the checks; no weights are loaded."""
     from ftune.data.preview import preview_json, render_preview
 
+    if not isinstance(recipe, SftRecipe):
+        raise TypeError(f"no preview for a recipe of '{type(recipe).__name__}'")
     quiet_bars()
     say = Say()
     inputs = load_inputs(recipe, say)

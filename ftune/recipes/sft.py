@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ftune.backends.base import Backend
 from ftune.backends.single import Single
@@ -54,7 +54,7 @@ class SftRecipe(Recipe):
     backend: union_of(Backend) = Single()  # type: ignore[valid-type]
     """Where it computes."""
 
-    trainer_args: dict[str, object] = {}
+    trainer_args: dict[str, object] = Field(default_factory=dict)
     """Further arguments of transformers' TrainingArguments (TRL's SFTConfig) that no section owns."""
 
     @model_validator(mode="after")

@@ -62,9 +62,7 @@ def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
     """Train as the recipe says. Raises StoppedError when a signal ended it early."""
     say = Say()
     path = Path(recipe.output_dir)
-    folder = RunFolder.open(
-        path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite
-    )
+    folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
     if folder.finished:
         say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
         return
@@ -83,7 +81,9 @@ def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
             )
         result = _save(recipe, folder, inputs, model)
     _report(recipe, folder, inputs, options)
-    say.result(f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nmodel card: {shown(path / 'README.md')}")
+    say.result(
+        f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nmodel card: {shown(path / 'README.md')}"
+    )
 
 
 def load_inputs(recipe: "SftRecipe", say: Say) -> Inputs:
@@ -91,9 +91,9 @@ def load_inputs(recipe: "SftRecipe", say: Say) -> Inputs:
     from ftune.models.load import load_config, load_tokenizer, locate_model
 
     located = locate_model(recipe.model.path)
-    access = {"revision": recipe.model.revision, "trust_remote_code": recipe.model.trust_remote_code}
-    config = load_config(located, **access).get_text_config()
-    tokenizer = load_tokenizer(located, **access)
+    revision, remote_code = recipe.model.revision, recipe.model.trust_remote_code
+    config = load_config(located, revision=revision, trust_remote_code=remote_code).get_text_config()
+    tokenizer = load_tokenizer(located, revision=revision, trust_remote_code=remote_code)
     template = recipe.model.template(tokenizer)
     positions = getattr(config, "max_position_embeddings", None)
     if positions and positions < recipe.data.max_length:
@@ -129,9 +129,7 @@ def resume_command(command: str) -> str:
     return " ".join([*(word for word in command.split() if word not in ("--resume", "--overwrite")), "--resume"])
 
 
-def _record(
-    recipe: "SftRecipe", folder: RunFolder, events: EventLog, inputs: Inputs, options: RunOptions
-) -> None:
+def _record(recipe: "SftRecipe", folder: RunFolder, events: EventLog, inputs: Inputs, options: RunOptions) -> None:
     """Write down what this run is made of, before any of it is used."""
     fingerprint = inputs.train.fingerprint
     if folder.found.facts.get("data", fingerprint) != fingerprint:
@@ -235,5 +233,7 @@ def _results(history: list[Event]) -> dict[str, float | None]:
         if event["kind"] == "step":
             results["training loss"] = event["loss"]
         elif event["kind"] == "eval":
-            results |= {f"validation {key.replace('_', ' ')}": event[key] for key in ("loss", "perplexity", "token_accuracy")}
+            results |= {
+                f"validation {key.replace('_', ' ')}": event[key] for key in ("loss", "perplexity", "token_accuracy")
+            }
     return results

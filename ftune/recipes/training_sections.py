@@ -23,7 +23,9 @@ class Optim(Section):
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     """Peak learning rate; `auto` takes the PEFT method's usual one (LoRA 2e-4, full 2e-5)."""
 
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
+        default_factory=lambda: [0.9, 0.999]
+    )
     """Decay of AdamW's two moments."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -54,7 +56,10 @@ class Optim(Section):
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A missing bitsandbytes."""
         if ("8bit" in self.optimizer or "paged" in self.optimizer) and find_spec("bitsandbytes") is None:
-            yield ("optimizer",), f"'{self.optimizer}' needs bitsandbytes; pip install 'ftune[quantization]' or use 'adamw'"
+            yield (
+                ("optimizer",),
+                f"'{self.optimizer}' needs bitsandbytes; pip install 'ftune[quantization]' or use 'adamw'",
+            )
 
 
 class Schedule(Section):
@@ -121,7 +126,8 @@ class Batch(Section):
             raise ValueError("give 'global_batch_size' or 'gradient_accumulation_steps', not both")
         if self.global_batch_size and self.global_batch_size % self.micro_batch_size:
             raise ValueError(
-                f"global_batch_size {self.global_batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size {self.micro_batch_size}"
             )
         return self
 
@@ -142,7 +148,7 @@ Interval = Count | Literal["epoch", "never"]
 
 
 def _strategy(every: int | str) -> tuple[str, int]:
-    """transformers' strategy name and step count of an interval."""
+    """Strategy name of transformers and step count of an interval."""
     if isinstance(every, int):
         return "steps", every
     return ("no" if every == "never" else every), 1
@@ -185,7 +191,7 @@ class Log(Section):
     every: Count = 1
     """Steps between log lines and points of the curves."""
 
-    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
     """Services that get the curves too; none by default."""
 
     def training_args(self) -> dict[str, object]:

@@ -45,7 +45,7 @@ class CardFacts:
     @property
     def is_adapter(self) -> bool:
         """Whether the result is loaded by peft, on top of its base model."""
-        return self.method != "full"
+        return self.folder == "adapter"
 
 
 def model_card(facts: CardFacts) -> str:

@@ -20,15 +20,16 @@ def probe_packing(model: PreTrainedModel, rows: list[list[int]]) -> float:
     examples = [{"input_ids": row, "labels": row} for row in rows[:2]]
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
 
-    def logits(batch: dict[str, Any]) -> torch.Tensor:
+    def logits_of(batch: dict[str, Any]) -> torch.Tensor:
         inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
         inputs.pop("labels")
-        return model(**inputs, use_cache=False).logits[0].float()
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+        return logits[0].float()
 
     was_training = model.training
     model.eval()
-    together = logits(collate(examples))
-    alone = torch.cat([logits(collate([example])) for example in examples])
+    together = logits_of(collate(examples))
+    alone = torch.cat([logits_of(collate([example])) for example in examples])
     model.train(was_training)
     difference = float((together - alone).abs().max())
     exact = next(model.parameters()).dtype == torch.float32 and together.dtype == torch.float32

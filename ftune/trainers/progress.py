@@ -40,18 +40,14 @@ class ProgressCallback(TrainerCallback):
             self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step, facts="")
             self.bar.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the time that went into steps; evaluations and saves are not in it."""
         now = time.monotonic()
         self.rates.append(now - self.mark)
         self.busy_s += now - self.mark
         self.mark = now
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Restart the step clock."""
         self.mark = time.monotonic()
 
@@ -70,8 +66,10 @@ class ProgressCallback(TrainerCallback):
         if "eval_loss" in logs:
             facts = {key: logs[f"eval_{key}"] for key in ("loss", "perplexity", "token_accuracy", "tokens")}
             self.events.write("eval", step=state.global_step, **facts)
-            self._say(f"step {state.global_step}: validation loss {facts['loss']:.4f}, "
-                      f"token accuracy {facts['token_accuracy']:.1%}")
+            self._say(
+                f"step {state.global_step}: validation loss {facts['loss']:.4f}, "
+                f"token accuracy {facts['token_accuracy']:.1%}"
+            )
         elif "loss" in logs:
             self._step(state, logs)
 
@@ -121,7 +119,7 @@ def peak_memory_gib() -> float:
     """Peak memory so far: of the GPU when one is used, else of this process."""
     import torch
 
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated()) / 2**30
     import resource
 

@@ -42,9 +42,11 @@ class ReliableTrainer(Trainer):
     `prepare_reliability` connects it to a run right after construction.
     """
 
-    def prepare_reliability(
-        self, events: EventLog, say: Say, facts: dict[str, object], origins: list[str]
-    ) -> None:
+    data_collator: Any
+    control: Any
+    _tr_loss: torch.Tensor
+
+    def prepare_reliability(self, events: EventLog, say: Say, facts: dict[str, object], origins: list[str]) -> None:
         """Connect the trainer to its run: where to write and say what happens, what a checkpoint's manifest tells.
 
         `origins` names the `file:line` of each row index.
@@ -53,7 +55,7 @@ class ReliableTrainer(Trainer):
         self.data_collator = CountingCollator(self.data_collator)
         self.tokens = self.trained_tokens = 0
         self._rows: list[int] = []
-        self._step_loss = 0.0
+        self._step_loss: torch.Tensor | float = 0.0
         self._skipped_in_a_row = 0
 
     # -- counting ------------------------------------------------------------------------------------------------------
@@ -70,13 +72,14 @@ class ReliableTrainer(Trainer):
                 self._rows += rows
                 self.tokens += tokens
                 self.trained_tokens += trained
-        return super()._prepare_inputs(inputs)
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return prepared
 
     # -- non-finite losses and gradients -------------------------------------------------------------------------------
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch; its loss is kept until the step is known to be finite."""
-        loss = super().training_step(*args, **kwargs)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
         self._step_loss = self._step_loss + loss
         return loss
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from ftune.core.say import Say
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_callback import PrinterCallback, ProgressCallback as UpstreamProgress
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import ProgressCallback as UpstreamProgress
 from trl import SFTConfig, SFTTrainer
 
 from ftune.core.errors import RecipeError
+from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.trainers.progress import ProgressCallback
 from ftune.trainers.reliable import ReliableTrainer
