@@ -53,7 +53,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
         "tags": ["ftune", "supervised-fine-tuning", "lora"],
         "datasets": ["org/rows"],
     }
-    local = front_matter(model_card(replace(FACTS, on_hub=False, hub_datasets=[], method="full")))
+    local = front_matter(model_card(replace(FACTS, on_hub=False, hub_datasets=[], method="full", folder="model")))
     assert local == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -75,13 +75,17 @@ def test_the_facts_are_told() -> None:
 
 
 @pytest.mark.parametrize("chat", [True, False])
-@pytest.mark.parametrize(("method", "loader"), [("lora", "AutoPeftModelForCausalLM"), ("full", "AutoModelForCausalLM")])
-def test_the_loading_code_is_code(method: str, loader: str, chat: bool) -> None:
-    code = fences(model_card(replace(FACTS, method=method, chat=chat)))["python"]
+@pytest.mark.parametrize(
+    ("method", "folder", "loader"),
+    [("lora", "adapter", "AutoPeftModelForCausalLM"), ("full", "model", "AutoModelForCausalLM")],
+)
+def test_the_loading_code_is_code(method: str, folder: str, loader: str, chat: bool) -> None:
+    code = fences(model_card(replace(FACTS, method=method, folder=folder, chat=chat)))["python"]
     names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     assert {loader, "AutoTokenizer"} <= names
     assert ("apply_chat_template" in code) is chat
-    assert ("peft" in code) is (method == "lora")
+    assert ("peft" in code) is (folder == "adapter")
+    assert f'from_pretrained("{folder}")' in code
 
 
 def test_facts_that_are_not_known_leave_no_trace() -> None:
