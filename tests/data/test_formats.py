@@ -92,6 +92,8 @@ def test_the_layout_with_more_structure_wins():
         ({"messages": [{"role": "user", "contents": "Hi"}]}, "'content' is missing; did you mean 'contents'"),
         ({"messages": [{"role": "user", "content": None}]}, "'content' is null; it must be text"),
         ({"conversations": [{"from": "function_call", "value": "{}"}]}, "'function_call' is not known"),
+        ({"messages": [{"role": "user", "content": "Hi"}], "tools": [{}]}, "'tools', which are not supported yet"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "'tool_calls', which are not"),
         ({"instruction": " ", "output": "x"}, "both empty"),
         ({"text": " \n"}, "'text' is empty"),
     ],
@@ -99,6 +101,11 @@ def test_the_layout_with_more_structure_wins():
 def test_what_does_not_fit_is_said_in_words(row, cause):
     with pytest.raises(DataError, match=cause):
         parse(row)
+
+
+def test_keys_that_are_not_used_are_named():
+    reason = detect(rows({"prompt": "a", "completion": "b", "label": True}, {"prompt": "a", "completion": "b"})).reason
+    assert reason == "keys 'prompt' and 'completion' in the first 2 rows; not used: key 'label'"
 
 
 def test_an_unknown_layout_says_what_was_found_and_what_is_known():

@@ -48,7 +48,7 @@ def trained_texts(family, example, **options):
             assert label == token
             run.append(token)
         elif run:
-            texts.append(family.tokenizer.decode(run))
+            texts.append(family.decode(run))
             run = []
     return texts
 
@@ -74,7 +74,7 @@ def test_exactly_the_answers_and_their_stop_tokens_are_trained(family, data):
 def test_control_tokens_come_from_the_template_only(family, data):
     example = data.draw(conversations(extra=family.control))
     tokens = family.rows().encode(example)
-    assert family.tokenizer.decode(tokens.input_ids) == rendered(family, example)
+    assert family.decode(tokens.input_ids) == rendered(family, example)
     control = set(family.tokenizer.convert_tokens_to_ids(list(family.control)))
     harmless = [Message(turn.role, "x") for turn in example.messages]
     expected = family.tokenizer(rendered(family, Conversation(tuple(harmless))), add_special_tokens=False)["input_ids"]

@@ -17,6 +17,7 @@ class AlpacaFormat(RowFormat):
 
     type: Literal["alpaca"] = "alpaca"
     keys: ClassVar[tuple[str, ...]] = ("instruction", "output")
+    optional: ClassVar[tuple[str, ...]] = ("input", "system")
     rank: ClassVar[int] = 30
 
     def to_example(self, row: Values) -> Example:

@@ -17,6 +17,9 @@ class RowFormat(Section):
     keys: ClassVar[tuple[str, ...]]
     """The keys that every row of this layout has."""
 
+    optional: ClassVar[tuple[str, ...]] = ()
+    """The keys that it reads where they are present."""
+
     rank: ClassVar[int] = 50
     """Where a row fits several layouts, the lowest rank is taken: the one that says more about the row."""
 

@@ -33,7 +33,9 @@ def detect(rows: Sequence[Row]) -> Detected:
                 f"{row.origin}: this row looks like {_name(other)} ({other_reason}), but {looked_at[0].origin} looks "
                 f"like {_name(first)} ({reason}); split the file, or name the layout with 'format:'"
             )
-    return Detected(first(), f"{reason} in the first {len(looked_at)} rows" if len(looked_at) > 1 else reason)
+    where = f" in the first {len(looked_at)} rows" if len(looked_at) > 1 else ""
+    unused = {key: None for row in looked_at for key in row.values if key not in first.keys + first.optional}
+    return Detected(first(), reason + where + (f"; not used: {quoted_keys(tuple(unused))}" if unused else ""))
 
 
 def _format_of(row: Row) -> tuple[type[RowFormat], str]:

@@ -17,6 +17,7 @@ class MessagesFormat(RowFormat):
 
     type: Literal["messages"] = "messages"
     keys: ClassVar[tuple[str, ...]] = ("messages",)
+    optional: ClassVar[tuple[str, ...]] = ("system",)
     rank: ClassVar[int] = 10
 
     def to_example(self, row: Values) -> Example:

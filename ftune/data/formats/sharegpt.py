@@ -29,6 +29,7 @@ class ShareGPTFormat(RowFormat):
 
     type: Literal["sharegpt"] = "sharegpt"
     keys: ClassVar[tuple[str, ...]] = ("conversations",)
+    optional: ClassVar[tuple[str, ...]] = ("system",)
     rank: ClassVar[int] = 20
 
     def to_example(self, row: Values) -> Example:

@@ -17,6 +17,8 @@ def conversation(row: Values, key: str, *, role: str, content: str, roles: Mappi
     turns = row.get(key)
     if not isinstance(turns, list):
         raise DataError(f"'{key}' is {described(turns)}; it must be a list of turns with '{role}' and '{content}'")
+    if row.get("tools"):
+        raise DataError("the row describes tools under 'tools', which are not supported yet; remove this column")
     if not turns:
         raise DataError(f"'{key}' is empty; a conversation needs at least a user and an assistant turn")
     messages = [_message(turn, f"{key}[{index}]", role, content, roles) for index, turn in enumerate(turns)]
@@ -28,6 +30,8 @@ def conversation(row: Values, key: str, *, role: str, content: str, roles: Mappi
 def _message(turn: object, place: str, role: str, content: str, roles: Mapping[str, str]) -> Message:
     if not isinstance(turn, dict):
         raise DataError(f"{place} is {described(turn)}; a turn is an object with '{role}' and '{content}'")
+    if turn.get("tool_calls"):
+        raise DataError(f"{place} calls tools under 'tool_calls', which are not supported yet")
     try:
         name, text = text_of(turn, role), text_of(turn, content)
     except DataError as error:
