@@ -85,7 +85,7 @@ def prepare(
             intake.take(row, tokens)
         if progress:
             progress(intake.counts.read)
-    return intake.prepared(format.type, reason, tokenizer, vocab_size or len(tokenizer))  # type: ignore[attr-defined]
+    return intake.prepared(format.name(), reason, tokenizer, vocab_size or len(tokenizer))
 
 
 def to_dataset(prepared: Prepared, indexes: Sequence[int] | None = None) -> "Dataset":

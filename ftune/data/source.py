@@ -1,6 +1,5 @@
 """Where rows come from: a file, a folder of files or a hub data set; every row knows its place."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from ftune.data.readers.json_rows import json_rows
 from ftune.data.readers.lines import line_rows
 from ftune.data.readers.parquet import parquet_rows
 from ftune.data.readers.tables import csv_rows, tsv_rows
+from ftune.data.reference import check_path, is_hub_id
 from ftune.data.row import Row as Row
 
 Reader = Callable[[Path], Iterator[Row]]
@@ -28,7 +28,6 @@ READERS: Mapping[str, Reader] = {
 }
 """File suffix to reader; all but Parquet may be compressed with gzip (`.jsonl.gz`, or under any name)."""
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 COLUMNS_LOOK_AT = 20
 
 
@@ -46,12 +45,12 @@ def read_rows(
     `columns` renames: new name to old name; other columns stay. `name`, `split` and `revision` are for hub sets.
     `limit` stops after so many rows. Raises DataError: what is damaged is named with file and line, ten at once.
     """
-    if Path(path).exists():
-        rows = _local_rows(Path(path))
-    elif HUB_NAME.fullmatch(path) and _suffix(Path(path)) not in READERS:
+    if problem := check_path(path):
+        raise DataError(problem)
+    if is_hub_id(path):
         rows = hub_rows(path, name=name, split=split, revision=revision)
     else:
-        raise DataError(f"{path}: no such file or folder{_neighbour(Path(path))}")
+        rows = _local_rows(Path(path).expanduser())
     rows = islice(_not_empty(rows, path), limit)
     return _renamed(rows, columns) if columns else rows
 
@@ -59,7 +58,7 @@ def read_rows(
 def _local_rows(path: Path) -> Iterator[Row]:
     if not path.is_dir():
         return _reader_of(path)(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in READERS)
+    files = sorted(file for file in path.rglob("[!.]*") if file.is_file() and _suffix(file) in READERS)
     if not files:
         raise DataError(f"{path}: this folder holds no data files; supported: {', '.join(READERS)}, also with .gz")
     return chain.from_iterable(_not_empty(_reader_of(file)(file), str(file)) for file in files)
@@ -107,11 +106,3 @@ def _renamed(rows: Iterator[Row], columns: Mapping[str, str]) -> Iterator[Row]:
         kept = {key: value for key, value in row.values.items() if key not in columns.values()}
         new = {new: row.values[old] for new, old in columns.items() if old in row.values}
         yield Row(kept | new, row.file, row.line)
-
-
-def _neighbour(path: Path) -> str:
-    """A did-you-mean among the files beside it; no list of a whole folder."""
-    if not path.parent.is_dir():
-        return f" (there is no folder {path.parent})"
-    hint = did_you_mean(path.name, (file.name for file in path.parent.iterdir()))
-    return hint if "did you mean" in hint else f" in {path.parent.resolve()}"

@@ -24,6 +24,11 @@ class RowFormat(Section):
     """Where a row fits several layouts, the lowest rank is taken: the one that says more about the row."""
 
     @classmethod
+    def name(cls) -> str:
+        """The `type` that a recipe gives for this layout."""
+        return str(cls.model_fields["type"].default)
+
+    @classmethod
     def matches(cls, row: Values) -> str | None:
         """Why this row is of this layout, in words, or None when it is not."""
         return quoted_keys(cls.keys) if all(key in row for key in cls.keys) else None

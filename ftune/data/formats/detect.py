@@ -30,8 +30,8 @@ def detect(rows: Sequence[Row]) -> Detected:
         other, other_reason = _format_of(row)
         if other is not first:
             raise DataError(
-                f"{row.origin}: this row looks like {_name(other)} ({other_reason}), but {looked_at[0].origin} looks "
-                f"like {_name(first)} ({reason}); split the file, or name the layout with 'format:'"
+                f"{row.origin}: this row looks like {other.name()} ({other_reason}), but {looked_at[0].origin} looks "
+                f"like {first.name()} ({reason}); split the file, or name the layout with 'format:'"
             )
     where = f" in the first {len(looked_at)} rows" if len(looked_at) > 1 else ""
     unused = {key: None for row in looked_at for key in row.values if key not in first.keys + first.optional}
@@ -42,7 +42,7 @@ def _format_of(row: Row) -> tuple[type[RowFormat], str]:
     for cls in _known():
         if reason := cls.matches(row.values):
             return cls, reason
-    known = "; ".join(f"{_name(cls)} needs {quoted_keys(cls.keys)}" for cls in _known())
+    known = "; ".join(f"{cls.name()} needs {quoted_keys(cls.keys)}" for cls in _known())
     found = quoted_keys(tuple(row.values)) if row.values else "no keys"
     raise DataError(
         f"{row.origin}: the layout of this row is not known: found {found}. {known}. "
@@ -52,7 +52,3 @@ def _format_of(row: Row) -> tuple[type[RowFormat], str]:
 
 def _known() -> list[type[RowFormat]]:
     return sorted(variants_of(RowFormat).values(), key=lambda cls: cls.rank)
-
-
-def _name(cls: type[RowFormat]) -> str:
-    return str(cls.model_fields["type"].default)
