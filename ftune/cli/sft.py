@@ -30,7 +30,14 @@ def run(
 
 
 def run_recipe(
-    command: str, path: Path, overrides: list[str] | None, *, dry_run: bool, resume: bool, overwrite: bool
+    command: str,
+    path: Path,
+    overrides: list[str] | None,
+    *,
+    text: str | None = None,
+    dry_run: bool,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Load a recipe and run it, or print what it resolves to."""
     import shlex
@@ -40,11 +47,11 @@ def run_recipe(
     from ftune.recipes.load import load_recipe
     from ftune.recipes.show import resolved_with_origins
 
-    loaded = load_recipe(command, path, overrides or ())
+    loaded = load_recipe(command, path, overrides or (), text=text)
     if dry_run:
         typer.echo(resolved_with_origins(loaded))
         return
     if resume and overwrite:
         raise RecipeError("--resume and --overwrite: choose one")
     words = ["ftune", *sys.argv[1:]]
-    loaded.recipe.run(RunOptions(loaded.text, shlex.join(words), resume=resume, overwrite=overwrite))
+    loaded.recipe.execute(RunOptions(loaded.text, shlex.join(words), resume=resume, overwrite=overwrite))

@@ -59,7 +59,7 @@ class Section(BaseModel):
 
 
 def field_docs(cls: type[Section]) -> dict[str, str]:
-    """The docstring under each field of a section and of its bases, joined to one line.
+    """The docstring under each field of a section and of its bases, joined to one line; a variant's own for `type`.
 
     pydantic can collect these too (`use_attribute_docstrings`), but does so at import, where it costs a quarter of the
     time of every command; here only the schema pays.
@@ -71,6 +71,7 @@ def field_docs(cls: type[Section]) -> dict[str, str]:
         for field, text in pairwise(statements):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
                 docs[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    docs.setdefault("type", (cls.__doc__ or "").partition("\n")[0])
     return docs
 
 

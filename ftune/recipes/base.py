@@ -40,5 +40,5 @@ class Recipe(Section):
         return self.model_dump(mode="json")
 
     @abstractmethod
-    def run(self, options: RunOptions) -> None:
+    def execute(self, options: RunOptions) -> None:
         """Do the work."""

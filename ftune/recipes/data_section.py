@@ -89,7 +89,7 @@ class Source(Section):
 class Validation(Section):
     """Rows that are held out: some of the training rows or a source of their own."""
 
-    source: Annotated[Source, BeforeValidator(lambda value: _bare_path(value))] | None = None
+    source: Annotated[Source, BeforeValidator(lambda value: bare_path(value))] | None = None
     """Rows of their own; a bare path under `validation` stands for this."""
 
     fraction: Share | None = None
@@ -113,13 +113,14 @@ class Validation(Section):
         return self
 
 
-def _bare_path(value: object) -> object:
+def bare_path(value: object) -> object:
+    """A bare path as the source that it stands for."""
     return {"path": value} if isinstance(value, str) else value
 
 
 def _sources(value: object) -> object:
     items = value if isinstance(value, list) else [value]
-    return [_bare_path(item) for item in items]
+    return [bare_path(item) for item in items]
 
 
 def _validation(value: object) -> object:

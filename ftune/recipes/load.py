@@ -1,7 +1,8 @@
 """From a YAML file and overrides to a validated recipe, or to every fault in it at once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from ftune.core.errors import RecipeError
 from ftune.core.overrides import apply_overrides, forget_below
-from ftune.core.section import Location
+from ftune.core.section import Location, Section
 from ftune.core.suggest import did_you_mean
 from ftune.core.variants import variants_of
 from ftune.core.yaml import Document, Fault, Mark, dotted, parse_yaml
@@ -39,13 +40,13 @@ class Loaded:
         return f"{mark.source}:{mark.line}" if mark.line else mark.source
 
 
-def load_recipe(command: str, path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Load the recipe of a command.
+def load_recipe(command: str, path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> Loaded:
+    """Load the recipe of a command from `path`, or from `text` that stands for it.
 
     Precedence: defaults < `extends` from left to right < the file < overrides. Raises RecipeError with one line a
     fault: `file:line:column: key: what is wrong; what to do`.
     """
-    text = _read(path)
+    text = _read(path) if text is None else text
     document = _compose(path, text, ())
     apply_overrides(document, overrides)
     value = document.value if document.value is not None else {}
@@ -59,12 +60,23 @@ def load_recipe(command: str, path: Path, overrides: Sequence[str] = ()) -> Load
     try:
         recipe = cls.model_validate(value, context=context)
     except ValidationError as error:
-        faults = [Fault(_mark(document, place), message) for place, message in explain(cls, value, error)]
+        explained = [*explain(cls, value, error), *_faults_of_whole_sections(cls, value, context)]
+        faults = [Fault(_mark(document, place), message) for place, message in explained]
         raise _error(document.faults + faults) from None
     faults = [Fault(_mark(document, place), f"{dotted(place)}: {message}") for place, message in recipe.all_faults()]
     if faults or document.faults:
         raise _error(document.faults + faults)
     return Loaded(recipe, path, text, tuple(overrides), document.marks)
+
+
+def load_resolved(command: str, path: Path) -> Recipe:
+    """The recipe that a run has written down with all its values. Raises RecipeError when it cannot be used."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        recipe: Recipe = variants_of(Recipe)[command].model_validate(value)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: not a resolved recipe of this ftune: {str(error).splitlines()[0]}") from error
+    return recipe
 
 
 def recipe_schema(command: str) -> dict[str, object]:
@@ -140,6 +152,18 @@ def _check_type(command: str, value: dict[str, object], document: Document) -> N
         hint = f"run 'ftune {found} ...'" if found in commands else f"write 'type: {command}'"
         fault = Fault(_mark(document, ("type",)), f"type: this is a recipe for '{found}', not for '{command}'; {hint}")
         raise _error([*document.faults, fault])
+
+
+def _faults_of_whole_sections(
+    cls: type[Recipe], value: dict[str, object], context: dict[str, object]
+) -> Iterator[tuple[Location, str]]:
+    """The machine's faults of the sections that are valid in themselves, when the recipe as a whole is not."""
+    for name, field in cls.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section) and name in value:
+            with suppress(ValidationError):
+                section = field.annotation.model_validate(value[name], context=context)
+                for place, message in section.all_faults():
+                    yield (name, *place), f"{dotted((name, *place))}: {message}"
 
 
 def _folders(document: Document) -> list[Path]:

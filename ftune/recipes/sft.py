@@ -92,7 +92,7 @@ class SftRecipe(Recipe):
             "backend": self.backend.training_args(),
         }
 
-    def run(self, options: RunOptions) -> None:
+    def execute(self, options: RunOptions) -> None:
         """Train, and leave the result in the run folder.
 
         Raises StoppedError when a signal ended it early, and the errors of whatever went wrong.

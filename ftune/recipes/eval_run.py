@@ -1,0 +1,180 @@
+"""What `ftune eval` does: prompts, completions of base and tuned model, scores."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftune.core.checkpoints import write_atomically
+from ftune.core.errors import DataError
+from ftune.core.paths import shown
+from ftune.core.quiet import quiet_bars
+from ftune.core.say import Say
+from ftune.data.example import Conversation, Message, PromptCompletion
+from ftune.evals.text_match import metrics_for
+from ftune.models.dtype import resolve_dtype, torch_name
+from ftune.recipes.load import load_resolved
+from ftune.recipes.sft import SftRecipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ftune.data.row import Row
+    from ftune.recipes.eval import EvalRecipe
+
+Completions = dict[str, list[str]]
+"""Completions of the rows by `before` and `after`."""
+
+
+def run_eval(recipe: "EvalRecipe") -> None:
+    """Complete the rows with the base and with the tuned model, score both, and tell."""
+    say = Say()
+    quiet_bars()
+    folder = Path(recipe.run)
+    trained = load_resolved("sft", folder / "recipe.resolved.json")
+    if not isinstance(trained, SftRecipe):
+        raise DataError(f"run: {shown(folder)} holds no run of 'ftune sft'")
+    rows = _rows(recipe, trained)
+    tokenizer, prompts, references, stop_ids = _prompts(trained, folder, rows)
+    metrics = metrics_for(references)
+    say.line(f"{len(rows):,} rows from {rows[0].file}; metrics: {', '.join(metrics)}")
+
+    def complete(model: "PreTrainedModel", name: str) -> list[str]:
+        from ftune.evals.generate import generate
+
+        started = time.monotonic()
+        with say.console.status(f"{name}: 0/{len(prompts)}") as status:
+            done = generate(
+                model,
+                tokenizer,
+                [ids for ids, _ in prompts],
+                stop_ids=stop_ids,
+                max_new_tokens=recipe.max_new_tokens,
+                batch_size=recipe.micro_batch_size,
+                progress=lambda count: status.update(f"{name}: {count}/{len(prompts)}"),
+            )
+        say.line(f"{name}: {len(prompts)} completions in {time.monotonic() - started:.0f} s")
+        return done
+
+    completions = _both(trained, folder, complete)
+    scores = {
+        name: {
+            when: [score(text, wanted) for text, wanted in zip(texts, references, strict=True)]
+            for when, texts in completions.items()
+        }
+        for name, score in metrics.items()
+    }
+    means = {name: {when: sum(each) / len(each) for when, each in both.items()} for name, both in scores.items()}
+    _write(folder, rows, prompts, references, completions, means)
+    _tell(say, recipe, len(rows), prompts, references, completions, means)
+
+
+def _rows(recipe: "EvalRecipe", trained: SftRecipe) -> "list[Row]":
+    source = recipe.rows or (trained.data.validation.source if trained.data.validation else None)
+    if source is None:
+        raise DataError("rows: the run has no validation source of its own; give the rows to evaluate: rows=FILE")
+    return source.read(recipe.seed)
+
+
+def _prompts(
+    trained: SftRecipe, folder: Path, rows: "list[Row]"
+) -> "tuple[PreTrainedTokenizerBase, list[tuple[list[int], str]], list[str], list[int]]":
+    """The tokenizer, each row's prompt as ids and as text, the answers wanted, and the ids that end an answer."""
+    from ftune.data.formats.detect import detect
+    from ftune.data.template import choose_template
+    from ftune.data.tokenize import RowTokenizer
+    from ftune.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(str(_result(trained, folder).resolve()))
+    template = choose_template(tokenizer) if tokenizer.chat_template else None
+    layout = trained.data.format or detect(rows[:20]).format
+    encoder = RowTokenizer(tokenizer, template, mask="last")
+    prompts: list[tuple[list[int], str]] = []
+    references: list[str] = []
+    stop_ids: dict[int, None] = {}
+    for row in rows:
+        example = layout.to_example(row.values)
+        if isinstance(example, Conversation) and example.messages[-1].role == "assistant":
+            text, answer = _last_question(example.messages), example.messages[-1].content
+        elif isinstance(example, PromptCompletion):
+            text, answer = example.prompt, example.completion
+        else:
+            raise DataError(f"{row.origin}: no answer to compare with; rows need a completion or a last assistant turn")
+        tokens = encoder.encode(example)
+        start = next(place for place, label in enumerate(tokens.labels) if label != -100)
+        prompts.append((tokens.input_ids[:start], text))
+        references.append(answer)
+        stop_ids[next(label for label in reversed(tokens.labels) if label != -100)] = None
+    return tokenizer, prompts, references, list(stop_ids)
+
+
+def _last_question(messages: tuple[Message, ...]) -> str:
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def _result(trained: SftRecipe, folder: Path) -> Path:
+    return folder / ("adapter" if trained.peft.library == "peft" else "model")
+
+
+def _both(trained: SftRecipe, folder: Path, complete: Callable[["PreTrainedModel", str], list[str]]) -> Completions:
+    """Completions before and after. An adapter is folded into its base for the second half: the same, but faster."""
+    import torch
+
+    from ftune.models.load import load_model, locate_model
+
+    on_gpu = torch.cuda.is_available() and trained.backend.device != "cpu"
+    dtype, device = resolve_dtype(trained.model.dtype, on_gpu=on_gpu), "cuda" if on_gpu else "cpu"
+    located = locate_model(trained.model.path)
+    base = trained.model.load(located, dtype, device)
+    before = complete(base, "before")
+    if trained.peft.library == "peft":
+        from peft import PeftModel
+
+        tuned = PeftModel.from_pretrained(base, str(_result(trained, folder)))
+        if trained.model.quantization.type == "none":
+            tuned.merge_adapter()
+    else:
+        del base
+        tuned = load_model(str(_result(trained, folder).resolve()), dtype=torch_name(dtype), device=device)
+    return {"before": before, "after": complete(tuned, "after")}
+
+
+def _write(
+    folder: Path,
+    rows: "list[Row]",
+    prompts: list[tuple[list[int], str]],
+    references: list[str],
+    completions: Completions,
+    means: dict[str, dict[str, float]],
+) -> None:
+    (folder / "eval").mkdir(exist_ok=True)
+    facts: dict[str, Any] = {"rows": len(rows), "file": rows[0].file, "metrics": means}
+    write_atomically(folder / "eval" / "eval.json", json.dumps(facts, indent=2) + "\n")
+    samples = [
+        {"row": row.origin, "prompt": prompt, "reference": wanted, "before": before, "after": after}
+        for row, (_, prompt), wanted, before, after in zip(
+            rows, prompts, references, completions["before"], completions["after"], strict=True
+        )
+    ]
+    lines = [json.dumps(sample, ensure_ascii=False) for sample in samples]
+    write_atomically(folder / "eval" / "samples.jsonl", "\n".join(lines) + "\n")
+
+
+def _tell(
+    say: Say,
+    recipe: "EvalRecipe",
+    rows: int,
+    prompts: list[tuple[list[int], str]],
+    references: list[str],
+    completions: Completions,
+    means: dict[str, dict[str, float]],
+) -> None:
+    say.result(f"\n{'on ' + str(rows) + ' held-out rows':<24}{'before':>10}{'after':>10}")
+    for name, mean in means.items():
+        say.result(f"{name:<24}{mean['before']:>10.1%}{mean['after']:>10.1%}")
+    for index in range(min(recipe.samples, rows)):
+        say.result(f"\nprompt  {prompts[index][1]}\nwanted  {references[index]}")
+        say.result(
+            f"before  {completions['before'][index].strip()[:300]}\nafter   {completions['after'][index].strip()}"
+        )
