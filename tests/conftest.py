@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-WORDS = "the cat sat on a mat and saw nine small birds fly over red roofs into warm wind".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "nine", "small", "birds", "fly", "over", "red", "roofs"]
 
 
 @dataclass(frozen=True)

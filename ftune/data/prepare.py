@@ -1,9 +1,11 @@
 """Rows to tokens, counted and checked: what `ftune data preview` shows is what training gets."""
 
+import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ftune.core.errors import DataError
@@ -69,19 +71,21 @@ def prepare(
     on_bad_row: OnBadRow = "error",
     on_long_row: OnLongRow = "error",
     vocab_size: int | None = None,
+    num_proc: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Prepared:
     """Read, understand, tokenise, count and check rows.
 
-    `format` None tells it from the first rows. `template` is needed for conversations only. `progress` is called with
-    the number of rows read so far. Raises DataError with up to ten faulty rows, or when no row is left.
+    `format` None tells it from the first rows. `template` is needed for conversations only. `num_proc` processes
+    tokenise; the result is the same for any number. `progress` is called with the number of rows read so far.
+    Raises DataError with up to ten faulty rows, or when no row is left.
     """
     rows = iter(rows)
     format, reason, rows = _known_format(rows, format)
     intake = _Intake(max_length, on_bad_row, on_long_row)
     encoder = RowTokenizer(tokenizer, template, mask=mask)
-    while batch := list(islice(rows, BATCH)):
-        for row, tokens in zip(batch, _encoded(encoder, format, batch), strict=True):
+    for batch, encoded in _encoded_batches(encoder, format, rows, num_proc):
+        for row, tokens in zip(batch, encoded, strict=True):
             intake.take(row, tokens)
         if progress:
             progress(intake.counts.read)
@@ -120,6 +124,33 @@ def _known_format(rows: Iterator[Row], format: RowFormat | None) -> tuple[RowFor
         return format, "named in the recipe", chain(first, rows)
     detected = detect(first)
     return detected.format, detected.reason, chain(first, rows)
+
+
+def _encoded_batches(
+    encoder: RowTokenizer, format: RowFormat, rows: Iterator[Row], num_proc: int
+) -> Iterator[tuple[list[Row], list[Tokens | DataError]]]:
+    """Batches of rows in their order with what became of them."""
+    batches = iter(lambda: list(islice(rows, BATCH)), [])
+    if num_proc == 1:
+        for batch in batches:
+            yield batch, _encoded(encoder, format, batch)
+        return
+    with get_context("fork").Pool(num_proc, _begin_work, (encoder, format)) as pool:
+        yield from pool.imap(_work, batches)
+
+
+_worker: tuple[RowTokenizer, RowFormat]
+
+
+def _begin_work(encoder: RowTokenizer, format: RowFormat) -> None:
+    """Set up a worker process. Its tokenizer must not use threads: they do not survive the fork."""
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker = (encoder, format)
+
+
+def _work(batch: list[Row]) -> tuple[list[Row], list[Tokens | DataError]]:
+    return batch, _encoded(*_worker, batch)
 
 
 def _encoded(encoder: RowTokenizer, format: RowFormat, rows: Sequence[Row]) -> list[Tokens | DataError]:

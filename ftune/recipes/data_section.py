@@ -98,13 +98,24 @@ class Validation(Section):
     count: Count | None = None
     """Number of training rows to hold out."""
 
-    def hold_out(self, rows: "list[Row]", seed: int) -> "tuple[list[Row], list[Row]]":
-        """The rows that stay for training and those held out, without an exact duplicate on both sides."""
+    def hold_out(self, sources: "list[list[Row]]", seed: int) -> "tuple[list[list[Row]], list[list[Row]]]":
+        """The rows of each source that stay for training, and those held out: its own, or drawn from all sources.
+
+        Exact duplicates are never on both sides, whichever source they come from.
+        """
         from ftune.data.split import split
 
-        keys = [json.dumps(row.values, sort_keys=True, default=str) for row in rows]
-        train, held_out = split(keys, self.fraction or self.count or 0, seed)
-        return [rows[index] for index in train], [rows[index] for index in held_out]
+        if self.source is not None:
+            return sources, [self.source.read(seed)]
+        places = [(number, row) for number, rows in enumerate(sources) for row in rows]
+        keys = [json.dumps(row.values, sort_keys=True, default=str) for _, row in places]
+        sides = split(keys, self.fraction or self.count or 0, seed)
+        train: list[list[Row]] = [[] for _ in sources]
+        out: list[list[Row]] = [[] for _ in sources]
+        for side, indexes in zip((train, out), sides, strict=True):
+            for number, row in map(places.__getitem__, indexes):
+                side[number].append(row)
+        return train, out
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -203,19 +214,17 @@ class Data(Section):
                 on_bad_row=self.on_bad_row,
                 on_long_row=self.on_long_row,
                 vocab_size=vocab_size,
+                num_proc=self.num_proc,
             )
 
-        parts, held_out = [], []
-        for source in self.train:
-            rows = source.read(seed)
-            if self.validation is not None and self.validation.source is None:
-                rows, out = self.validation.hold_out(rows, seed)
-                held_out.append(prepared(out))
-            parts.append(prepared(rows))
-        if self.validation is not None and self.validation.source is not None:
-            held_out.append(prepared(self.validation.source.read(seed)))
-        train = join(
-            parts,
-            [taken(len(part.input_ids), source.weight, seed) for part, source in zip(parts, self.train, strict=True)],
-        )
-        return train, join(held_out, [range(len(part.input_ids)) for part in held_out]) if held_out else None
+        sources = [source.read(seed) for source in self.train]
+        held_out: list[list[Row]] = []
+        if self.validation is not None:
+            sources, held_out = self.validation.hold_out(sources, seed)
+        parts = [prepared(rows) for rows in sources]
+        takes = [
+            taken(len(part.input_ids), source.weight, seed) for part, source in zip(parts, self.train, strict=True)
+        ]
+        kept = [prepared(rows) for rows in held_out if rows]
+        train = join(parts, takes)
+        return train, join(kept, [range(len(part.input_ids)) for part in kept]) if kept else None

@@ -56,7 +56,7 @@ def load_recipe(command: str, path: Path, overrides: Sequence[str] = (), *, text
     _check_type(command, value, document)
     value.setdefault("output_dir", f"runs/{path.stem}")
     cls = variants_of(Recipe)[command]
-    context = {"folders": [Path(), *_folders(document)]}
+    context: dict[str, object] = {"folders": [Path(), *_folders(document)]}
     try:
         recipe = cls.model_validate(value, context=context)
     except ValidationError as error:

@@ -63,6 +63,8 @@ def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
     say = Say()
     path = Path(recipe.output_dir)
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
+    if options.resume:
+        say.line(f"resumed from step {folder.found.step}")
     if folder.finished:
         say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
         return
@@ -80,7 +82,7 @@ def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
                 f"Go on with:\n  {resume_command(options.command)}"
             )
         result = _save(recipe, folder, inputs, model)
-    _report(recipe, folder, inputs, options)
+        _report(recipe, folder, inputs, options, outcome)
     say.result(
         f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nmodel card: {shown(path / 'README.md')}"
     )
@@ -199,7 +201,7 @@ def _result_name(recipe: "SftRecipe") -> str:
     return "adapter" if recipe.peft.library == "peft" else "model"
 
 
-def _report(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, options: RunOptions) -> None:
+def _report(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, options: RunOptions, outcome: "Outcome") -> None:
     """Curves and model card, drawn from the events alone."""
     history = read_events(folder.path / "events.jsonl")
     draw_curves(history, folder.path / "curves.png", folder.path.name)
@@ -219,8 +221,8 @@ def _report(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, options: Run
         hub_datasets=[source.path for source in recipe.data.train if is_hub_data(source.path)],
         counts={"rows": counts.kept, "tokens": counts.tokens, "trained tokens": counts.trained_tokens},
         results=_results(history),
-        hardware=", ".join(facts["gpus"] or [str(facts["cpu"])]),
-        duration_s=next(event["seconds"] for event in reversed(history) if event["kind"] == "end"),
+        hardware=", ".join(facts["gpus"]) or "{threads} threads of {model}".format(**facts["cpu"]),
+        duration_s=outcome.seconds,
         versions=facts["versions"],
     )
     write_atomically(folder.path / "README.md", model_card(card))

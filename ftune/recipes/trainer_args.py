@@ -51,6 +51,7 @@ _FIXED = {
     "save_only_model": "a checkpoint must be resumable",
     "auto_find_batch_size": "it changes the batch size behind the recipe",
     "push_to_hub": "pushing is a step of its own after the run",
+    "load_best_model_at_end": "checkpoints are verified and rotated by ftune",
     "do_train": "it does nothing here",
     "do_eval": "it does nothing here",
     "do_predict": "it does nothing here",

@@ -4,17 +4,18 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftune.core.checkpoints import Found, newest_valid, storage_errors, write_atomically
-from ftune.core.errors import CheckpointError, DivergedError, RecipeError, StoppedError
+from ftune.core.errors import CheckpointError, DivergedError, RecipeError, StoppedError, StorageError
 from ftune.core.paths import shown
 from ftune.report.events import EventLog
 
 STATE = "ftune.json"
+FIRST_FILES = ("recipe.yaml", "recipe.resolved.json", STATE)
 MAY_CHANGE = ("output_dir", "extends", "log", "checkpoint", "eval", "schedule.epochs", "schedule.max_steps")
 """Recipe keys that a resumed run may have changed: they alter what is shown or kept, or how long it goes on."""
 
@@ -36,26 +37,26 @@ class RunFolder:
         needs the recipe it was started with, but for MAY_CHANGE. Raises RecipeError, CheckpointError or StorageError.
         """
         started = (path / STATE).is_file()
-        found = Found()
+        if path.exists() and not path.is_dir():
+            raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
         if started and resume:
             _check_same(path, recipe)
-            found = newest_valid(path)
-        elif path.is_dir() and any(path.iterdir()):
+            folder = cls(path, newest_valid(path), finished=read_state(path) == "done")
+            if not folder.finished:
+                folder.write_json("recipe.resolved.json", recipe)
+                folder.set_state("running")
+            return folder
+        if path.is_dir() and not _only_begun(path):
             if not (overwrite and started):
                 raise RecipeError(_refusal(path, started=started))
             with storage_errors(path):
                 shutil.rmtree(path)
-        elif path.exists() and not path.is_dir():
-            raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, found, finished=resume and read_state(path) == "done")
-        if folder.finished:
-            return folder
-        if not (started and resume):
-            write_atomically(path / "recipe.yaml", text)
+        folder = cls(path, Found(), finished=False)
+        write_atomically(path / "recipe.yaml", text)
         folder.write_json("recipe.resolved.json", recipe)
-        folder.set_state("running")
+        folder.set_state("running")  # last: from here on the folder is a run
         return folder
 
     def write_json(self, name: str, content: Any) -> None:
@@ -83,8 +84,11 @@ class RunFolder:
                 state = "diverged"
                 raise
             finally:
-                events.write("end", status=state, seconds=round(time.monotonic() - started, 1))
-                self.set_state(state)
+                with (
+                    suppress(StorageError) if state != "done" else nullcontext()
+                ):  # the first failure is the one to tell
+                    events.write("end", status=state, seconds=round(time.monotonic() - started, 1))
+                    self.set_state(state)
 
 
 def read_state(path: Path) -> str:
@@ -105,6 +109,11 @@ def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[
         elif before != after:
             found.append((name, before, after))
     return found
+
+
+def _only_begun(path: Path) -> bool:
+    """Whether a folder is empty, or was left by a run that was killed before it had begun."""
+    return all(file.name.removeprefix(".").removesuffix(".tmp") in FIRST_FILES for file in path.iterdir())
 
 
 def _check_same(path: Path, recipe: dict[str, Any]) -> None:

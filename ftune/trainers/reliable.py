@@ -154,21 +154,24 @@ class ReliableTrainer(Trainer):
         started = time.monotonic()
         step = self.state.global_step
         run_dir = Path(self.args.output_dir)
-        staging = stage(run_dir, step)
         limit = self.args.save_total_limit
-        self.args.output_dir, self.args.save_total_limit = str(staging.parent), None
         target = run_dir / f"checkpoint-{step}"
         try:
+            staging = stage(run_dir, step)
+            self.args.output_dir, self.args.save_total_limit = str(staging.parent), None
             with writing(staging):
                 super()._save_checkpoint(model, trial)
             commit(staging, target, {"step": step, "world_size": self.args.world_size, **self.facts})
+            rotate(run_dir, limit or 1, protect=[target])
         except StorageError as error:
             self._go_on_unsaved(error)
             return
         finally:
             self.args.output_dir, self.args.save_total_limit = str(run_dir), limit
-        rotate(run_dir, limit or 1, protect=[target])
         self.events.write("checkpoint", step=step, path=target.name, seconds=round(time.monotonic() - started, 3))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Upstream writes a card with every checkpoint; the run has one card, written at its end."""
 
     def _go_on_unsaved(self, error: StorageError) -> None:
         """A full disk does not end a run that can still finish; a save on the way out must not fail in silence."""

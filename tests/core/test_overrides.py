@@ -10,7 +10,12 @@ from ftune.core.overrides import apply_overrides
 from ftune.core.yaml import Document, parse_yaml
 
 names = st.from_regex(r"[a-z][a-z_]{0,6}", fullmatch=True)
-values = st.booleans() | st.integers() | st.text(st.characters(max_codepoint=0xD7FF), max_size=20) | st.lists(st.integers(), max_size=3)
+values = (
+    st.booleans()
+    | st.integers()
+    | st.text(st.characters(max_codepoint=0xD7FF), max_size=20)
+    | st.lists(st.integers(), max_size=3)
+)
 
 
 def overridden(text: str, *overrides: str) -> Document:

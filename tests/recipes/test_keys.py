@@ -1,0 +1,294 @@
+"""Every accepted key does something: one case a key, and a test that no key is without one."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftune.core.section import Section
+from ftune.core.variants import variants_of
+from ftune.data.formats.base import RowFormat
+from ftune.recipes.explain import _sections_in
+from ftune.recipes.load import load_recipe
+from ftune.recipes.sft import SftRecipe
+from tests.conftest import chat_rows, write_rows
+
+TRAINING = {
+    "seed": ("seed=7", "seed", 7),
+    "output_dir": ("output_dir=elsewhere", "output_dir", "elsewhere"),
+    "optim.optimizer": ("optim.optimizer=adafactor", "optim", "adafactor"),
+    "optim.learning_rate": ("optim.learning_rate=3e-3", "learning_rate", 3e-3),
+    "optim.betas": ("optim.betas=[0.8, 0.9]", "adam_beta2", 0.9),
+    "optim.weight_decay": ("optim.weight_decay=0.5", "weight_decay", 0.5),
+    "optim.max_grad_norm": ("optim.max_grad_norm=9.0", "max_grad_norm", 9.0),
+    "schedule.epochs": ("schedule={epochs: 2.5}", "num_train_epochs", 2.5),
+    "schedule.max_steps": ("schedule.max_steps=77", "max_steps", 77),
+    "schedule.warmup": ("schedule.warmup=5", "warmup_steps", 5),
+    "schedule.type": ("schedule.type=linear", "lr_scheduler_type", "linear"),
+    "batch.micro_batch_size": ("batch.micro_batch_size=3", "per_device_train_batch_size", 3),
+    "batch.global_batch_size": ("batch.global_batch_size=12", "gradient_accumulation_steps", 6),
+    "batch.gradient_accumulation_steps": ("batch.gradient_accumulation_steps=5", "gradient_accumulation_steps", 5),
+    "batch.activation_checkpointing": ("batch.activation_checkpointing=true", "gradient_checkpointing", True),
+    "checkpoint.every": ("checkpoint.every=9", "save_steps", 9),
+    "checkpoint.keep": ("checkpoint.keep=5", "save_total_limit", 5),
+    "eval.every": ("eval.every=4", "eval_steps", 4),
+    "eval.micro_batch_size": ("eval.micro_batch_size=6", "per_device_eval_batch_size", 6),
+    "log.every": ("log.every=3", "logging_steps", 3),
+    "backend.device": ("backend.device=cpu", "use_cpu", True),
+    "trainer_args": ("trainer_args={label_smoothing_factor: 0.1}", "label_smoothing_factor", 0.1),
+}
+
+
+@pytest.mark.parametrize("key", TRAINING)
+def test_keys_that_become_training_arguments(recipe: Callable[..., Path], key: str) -> None:
+    override, name, value = TRAINING[key]
+    path = recipe(data={"train": "rows.jsonl", "validation": 0.25})
+    before, after = (load_recipe("sft", path, given).recipe for given in ([], [override]))
+    assert isinstance(before, SftRecipe)
+    assert isinstance(after, SftRecipe)
+    assert after.training_args()[name] == value
+    assert before.training_args().get(name) != value
+
+
+def test_log_trackers(recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftune.recipes.training_sections.find_spec", lambda name: object())
+    loaded = load_recipe("sft", recipe(log={"trackers": ["tensorboard"]})).recipe
+    assert isinstance(loaded, SftRecipe)
+    assert loaded.training_args()["report_to"] == ["tensorboard"]
+
+
+def test_training_arguments_are_those_of_the_installed_trl(recipe: Callable[..., Path]) -> None:
+    from trl import SFTConfig
+
+    loaded = load_recipe("sft", recipe(data={"train": "rows.jsonl", "validation": 0.25})).recipe
+    assert isinstance(loaded, SftRecipe)
+    config = SFTConfig(**loaded.training_args(), bf16=False)
+    for name in ("learning_rate", "weight_decay", "max_steps", "save_steps", "seed"):
+        assert getattr(config, name) == loaded.training_args()[name]
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+ODD = [
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    {"messages": [{"role": "user", "content": "no answer"}]},
+    {"messages": [{"role": "user", "content": "long"}, {"role": "assistant", "content": "long " * 200}]},
+    {
+        "messages": [
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "first"},
+            {"role": "user", "content": "two"},
+            {"role": "assistant", "content": "second"},
+        ]
+    },
+]
+
+
+@pytest.fixture
+def load(recipe: Callable[..., Path], tmp_path: Path, tiny_model: Path) -> Callable[..., Any]:
+    """Loads the rows of a recipe whose data section is given."""
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ODD))
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps({"q": f"{n}?", "a": f"{n}!"}) + "\n" for n in range(9)))
+
+    def call(**data: object) -> Any:
+        from transformers import AutoTokenizer
+
+        loaded = load_recipe("sft", recipe(data=data)).recipe
+        assert isinstance(loaded, SftRecipe)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        template = loaded.model.template(tokenizer)
+        return loaded.data.load(tokenizer, template, seed=1, vocab_size=len(tokenizer), positions=None)
+
+    return call
+
+
+def test_data_train_path_rows_weight_columns_and_lists(load: Callable[..., Any]) -> None:
+    assert load(train="rows.jsonl")[0].counts.kept == 24
+    assert load(train={"path": "rows.jsonl", "rows": 5})[0].counts.kept == 5
+    assert load(train={"path": "rows.jsonl", "weight": 2.5})[0].counts.kept == 60
+    columns = {"prompt": "q", "completion": "a"}
+    both = load(train=[{"path": "qa.jsonl", "columns": columns}, "rows.jsonl"])[0]
+    assert both.counts.kept == 33
+    assert both.format == "prompt_completion, messages"
+
+
+def test_data_train_of_the_hub(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]) -> None:
+    asked: dict[str, object] = {}
+
+    def read_rows(path: str, **how: object) -> Iterator[object]:
+        from ftune.data.row import Row
+
+        asked.update(path=path, **how)
+        yield Row(ODD[0], path, 1)
+
+    monkeypatch.setattr("ftune.data.source.read_rows", read_rows)
+    load(train={"path": "org/set", "name": "main", "split": "test", "revision": "abc"})
+    assert asked == {"path": "org/set", "name": "main", "split": "test", "revision": "abc", "columns": None}
+
+
+@pytest.mark.parametrize(
+    ("validation", "train", "held_out"),
+    [(0.25, 18, 6), (4, 20, 4), ({"fraction": 0.5}, 12, 12), ({"count": 3}, 21, 3), ("qa2.jsonl", 24, 2)],
+)
+def test_data_validation(
+    load: Callable[..., Any], tmp_path: Path, validation: object, train: int, held_out: int
+) -> None:
+    (tmp_path / "qa2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (ODD[0], ODD[3])))
+    prepared, out = load(train="rows.jsonl", validation=validation)
+    assert (prepared.counts.kept, out.counts.kept) == (train, held_out)
+
+
+def test_data_format_forces_a_layout(load: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "both.jsonl").write_text(json.dumps({"text": "plain", "prompt": "p", "completion": "c"}) + "\n")
+    assert load(train="both.jsonl", format="text")[0].format == "text"
+    assert load(train="both.jsonl", format={"type": "prompt_completion"})[0].format == "prompt_completion"
+
+
+def test_data_mask(load: Callable[..., Any]) -> None:
+    trained = {
+        mask: load(train="odd.jsonl", mask=mask, on_bad_row="drop", max_length=1000)[0].counts.trained_tokens
+        for mask in ("assistant", "last", "completion", "all")
+    }
+    assert trained["last"] < trained["assistant"] < trained["all"]
+    assert trained["completion"] == trained["last"]
+
+
+def test_data_on_bad_row_and_on_long_row_and_max_length(load: Callable[..., Any]) -> None:
+    from ftune.core.errors import DataError
+
+    with pytest.raises(DataError, match=r"odd.jsonl:2: nothing to train on"):
+        load(train="odd.jsonl", max_length=2000)
+    assert load(train="odd.jsonl", max_length=2000, on_bad_row="drop")[0].counts.kept == 3
+    assert load(train="odd.jsonl", max_length=64, on_bad_row="drop")[0].counts.kept == 2
+    cut = load(train="odd.jsonl", max_length=64, on_bad_row="drop", on_long_row="truncate")[0]
+    assert (cut.counts.kept, cut.counts.truncated_stop_tokens, max(map(len, cut.input_ids))) == (3, 1, 64)
+    with pytest.raises(DataError, match=r"odd.jsonl:3: .* max_length is 64"):
+        load(train="odd.jsonl", max_length=64, on_bad_row="drop", on_long_row="error")
+
+
+def test_data_num_proc_changes_processes_and_not_the_result(
+    load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import multiprocessing
+
+    write_rows(tmp_path / "many.jsonl", chat_rows(2500))
+    started = []
+    honest = multiprocessing.context.ForkContext.Pool
+    monkeypatch.setattr(
+        "multiprocessing.context.ForkContext.Pool",
+        lambda self, number, *rest: started.append(number) or honest(self, number, *rest),
+    )
+    alone, several = load(train="many.jsonl", num_proc=1)[0], load(train="many.jsonl", num_proc=2)[0]
+    assert started == [2]
+    assert several.fingerprint == alone.fingerprint
+    assert several.origins == alone.origins
+
+
+def test_duplicates_in_two_sources_are_never_on_both_sides(load: Callable[..., Any], tmp_path: Path) -> None:
+    shutil.copyfile(tmp_path / "rows.jsonl", tmp_path / "again.jsonl")
+    train, held_out = load(train=["rows.jsonl", "again.jsonl"], validation=8)
+    sides = [{tuple(ids) for ids in side.input_ids} for side in (train, held_out)]
+    assert sides[0] & sides[1] == set()
+    assert (train.counts.kept, held_out.counts.kept) == (40, 8)
+
+
+# -- model, peft -------------------------------------------------------------------------------------------------------
+
+
+def model_of(path: Path, *overrides: str) -> Any:
+    loaded = load_recipe("sft", path, overrides).recipe
+    assert isinstance(loaded, SftRecipe)
+    return loaded
+
+
+def test_model_dtype_attention_and_template(recipe: Callable[..., Path], tmp_path: Path, tiny_model: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    (tmp_path / "mine.jinja").write_text("{{ messages[0]['content'] }}")
+    section = model_of(recipe(), "model.attention=eager", "model.chat_template=mine.jinja").model
+    model = section.load(str(tiny_model), "bf16", "cpu")
+    assert model.dtype == torch.bfloat16
+    assert model.config._attn_implementation == "eager"
+    assert section.template(AutoTokenizer.from_pretrained(tiny_model)).text == "{{ messages[0]['content'] }}"
+
+
+def test_model_revision_and_remote_code_reach_the_loader(
+    recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("ftune.models.load.load_model", lambda path, **how: asked.update(how))
+    path = recipe(model={"path": "org/name", "revision": "abc", "trust_remote_code": True})
+    model_of(path).model.load("org/name", "fp32", "cpu")
+    assert asked["revision"] == "abc"
+    assert asked["trust_remote_code"] is True
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "value"),
+    [
+        ("model.quantization=nf4", "load_in_4bit", True),
+        ("model.quantization={type: nf4, double_quant: false}", "bnb_4bit_use_double_quant", False),
+        ("model.quantization={type: nf4, compute_dtype: fp16}", "bnb_4bit_compute_dtype", "float16"),
+        ("model.quantization=int8", "load_in_8bit", True),
+        ("model.quantization={type: int8, threshold: 3.0}", "llm_int8_threshold", 3.0),
+    ],
+)
+def test_model_quantization(
+    recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, override: str, name: str, value: object
+) -> None:
+    import torch
+
+    monkeypatch.setattr("ftune.models.quantization.base.find_spec", lambda name: object())
+    monkeypatch.setattr("transformers.utils.quantization_config.BitsAndBytesConfig.post_init", lambda self: None)
+    config = model_of(recipe(), override).model.quantization.loader_args("bfloat16")["quantization_config"]
+    found = getattr(config, name)
+    assert (str(found).removeprefix("torch.") if isinstance(found, torch.dtype) else found) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "value"),
+    [
+        ("peft.rank=2", "r", 2),
+        ("peft.alpha=5.0", "lora_alpha", 5.0),
+        ("peft.dropout=0.1", "lora_dropout", 0.1),
+        ("peft.target_modules=[q_proj]", "target_modules", {"q_proj"}),
+        ("peft.rslora=true", "use_rslora", True),
+        ("peft.dora=true", "use_dora", True),
+    ],
+)
+def test_peft_lora(recipe: Callable[..., Path], tiny_model: Path, override: str, name: str, value: object) -> None:
+    loaded = model_of(recipe(), override)
+    wrapped = loaded.peft.wrap(loaded.model.load(str(tiny_model), "fp32", "cpu"))
+    assert getattr(wrapped.peft_config["default"], name) == value
+
+
+COVERED = {
+    *TRAINING, "log.trackers", "extends", "type", "peft.type", "backend.type",
+    "data.train", "data.train.path", "data.train.rows", "data.train.weight", "data.train.columns", "data.train.name",
+    "data.train.split", "data.train.revision", "data.validation", "data.validation.source", "data.validation.fraction",
+    "data.validation.count", "data.format", "data.mask", "data.max_length", "data.on_bad_row", "data.on_long_row",
+    "data.packing", "data.num_proc",
+    "model.path", "model.revision", "model.dtype", "model.attention", "model.chat_template", "model.quantization",
+    "model.trust_remote_code", "model.quantization.type", "model.quantization.double_quant",
+    "model.quantization.compute_dtype", "model.quantization.threshold",
+    "peft.rank", "peft.alpha", "peft.dropout", "peft.target_modules", "peft.rslora", "peft.dora",
+}  # fmt: skip
+"""Keys with a case here, or in test_load (extends), tests/trainers/test_sft.py (packing) and tests/data (formats)."""
+
+
+def keys_of(section: type[Section], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = [found for found in _sections_in(field.annotation) if not issubclass(found, RowFormat)]
+        if not inner or inner[0].__name__ in ("Source", "Validation"):
+            yield f"{prefix}{name}"
+        for found in inner:
+            yield from keys_of(found, f"{prefix}{name}.") if found.__name__ != "Source" or name == "train" else ()
+
+
+def test_no_key_is_without_a_case() -> None:
+    assert set(variants_of(RowFormat))
+    assert sorted(set(keys_of(SftRecipe)) - COVERED) == []
