@@ -31,6 +31,10 @@ class Lora(PeftMethod):
     target_modules: Literal["auto"] | list[str] = "auto"
     """Names of the linear layers to adapt, such as `[q_proj, v_proj]`; `auto` takes all of them but the output head."""
 
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Indexes of the decoder layers to adapt, from 0; all by default. Layers below the lowest one cost no backward
+    pass."""
+
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv:2312.03732), so that large ranks keep learning."""
 
@@ -41,22 +45,28 @@ class Lora(PeftMethod):
         """The model as a PEFT model with LoRA on the target modules."""
         from peft import LoraConfig, get_peft_model
 
-        known = linear_names(model)
-        if self.target_modules != "auto":
-            for name in self.target_modules:
-                if not any(path == name or path.endswith(f".{name}") for path in known):
-                    leaves = sorted({path.rpartition(".")[2] for path in known})
-                    raise ModelError(f"peft.target_modules: no linear layer '{name}'{did_you_mean(name, leaves)}")
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules="all-linear" if self.target_modules == "auto" else self.target_modules,
+            target_modules=self._targets(model),
+            layers_to_transform=self.layers,
             use_rslora=self.rslora,
             use_dora=self.dora,
         )
         return get_peft_model(model, config)
+
+    def _targets(self, model: "PreTrainedModel") -> list[str]:
+        """Names of the layers to adapt, each of which the model has."""
+        paths = linear_names(model)
+        leaves = sorted({path.rpartition(".")[2] for path in paths})
+        if self.target_modules == "auto":
+            return leaves
+        for name in self.target_modules:
+            if not any(path == name or path.endswith(f".{name}") for path in paths):
+                raise ModelError(f"peft.target_modules: no linear layer '{name}'{did_you_mean(name, leaves)}")
+        return self.target_modules
 
 
 def linear_names(model: "PreTrainedModel") -> list[str]:

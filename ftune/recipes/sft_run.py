@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftune.core.allocator import keep_freed_memory
 from ftune.core.checkpoints import write_atomically
 from ftune.core.errors import CheckpointError, DataError, StoppedError
 from ftune.core.paths import shown
@@ -161,6 +162,8 @@ def _train(
     set_seed(recipe.seed)
     on_gpu = torch.cuda.is_available() and recipe.backend.device != "cpu"
     dtype = resolve_dtype(recipe.model.dtype, on_gpu=on_gpu)
+    if not on_gpu:
+        keep_freed_memory()
     weights = "fp32" if recipe.peft.trains_base else dtype
     model = recipe.peft.wrap(recipe.model.load(inputs.located, weights, "cuda" if on_gpu else "cpu"))
     trainable, total = count_parameters(model)

@@ -256,6 +256,7 @@ def test_model_quantization(
         ("peft.alpha=5.0", "lora_alpha", 5.0),
         ("peft.dropout=0.1", "lora_dropout", 0.1),
         ("peft.target_modules=[q_proj]", "target_modules", {"q_proj"}),
+        ("peft.layers=[1]", "layers_to_transform", [1]),
         ("peft.rslora=true", "use_rslora", True),
         ("peft.dora=true", "use_dora", True),
     ],
@@ -275,7 +276,7 @@ COVERED = {
     "model.path", "model.revision", "model.dtype", "model.attention", "model.chat_template", "model.quantization",
     "model.trust_remote_code", "model.quantization.type", "model.quantization.double_quant",
     "model.quantization.compute_dtype", "model.quantization.threshold",
-    "peft.rank", "peft.alpha", "peft.dropout", "peft.target_modules", "peft.rslora", "peft.dora",
+    "peft.rank", "peft.alpha", "peft.dropout", "peft.target_modules", "peft.layers", "peft.rslora", "peft.dora",
 }  # fmt: skip
 """Keys with a case here, or in test_load (extends), tests/trainers/test_sft.py (packing) and tests/data (formats)."""
 

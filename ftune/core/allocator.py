@@ -1,0 +1,20 @@
+"""The C allocator, tuned for tensors that come and go at every step."""
+
+import ctypes
+import platform
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""Parameters of glibc's mallopt(3)."""
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep freed memory for its next tensors instead of giving it back to the system.
+
+    By default glibc maps and unmaps every large tensor anew; the page faults cost a fifth of a training step on a CPU
+    (`scripts/benchmarks/allocator.py` measures it). Returns whether it was done: only glibc can.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    wanted = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
+    return all([mallopt(name, value) for name, value in wanted.items()])
