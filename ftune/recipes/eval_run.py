@@ -67,7 +67,9 @@ def run_eval(recipe: "EvalRecipe") -> None:
     }
     means = {name: {when: sum(each) / len(each) for when, each in both.items()} for name, both in scores.items()}
     _write(folder, rows, prompts, references, completions, means)
-    _tell(say, recipe, len(rows), prompts, references, completions, means)
+    table = _table(recipe, prompts, references, completions, means)
+    write_atomically(folder / "eval" / "table.txt", table + "\n")
+    say.result(table)
 
 
 def _rows(recipe: "EvalRecipe", trained: SftRecipe) -> "list[Row]":
@@ -161,20 +163,17 @@ def _write(
     write_atomically(folder / "eval" / "samples.jsonl", "\n".join(lines) + "\n")
 
 
-def _tell(
-    say: Say,
+def _table(
     recipe: "EvalRecipe",
-    rows: int,
     prompts: list[tuple[list[int], str]],
     references: list[str],
     completions: Completions,
     means: dict[str, dict[str, float]],
-) -> None:
-    say.result(f"\n{'on ' + str(rows) + ' held-out rows':<24}{'before':>10}{'after':>10}")
-    for name, mean in means.items():
-        say.result(f"{name:<24}{mean['before']:>10.1%}{mean['after']:>10.1%}")
-    for index in range(min(recipe.samples, rows)):
-        say.result(f"\nprompt  {prompts[index][1]}\nwanted  {references[index]}")
-        say.result(
-            f"before  {completions['before'][index].strip()[:300]}\nafter   {completions['after'][index].strip()}"
-        )
+) -> str:
+    """The means before and after, then a few rows with what both models made of them."""
+    lines = [f"{'on ' + str(len(prompts)) + ' held-out rows':<24}{'before':>10}{'after':>10}"]
+    lines += [f"{name:<24}{mean['before']:>10.1%}{mean['after']:>10.1%}" for name, mean in means.items()]
+    for index in range(min(recipe.samples, len(prompts))):
+        lines += ["", f"prompt  {prompts[index][1]}", f"wanted  {references[index]}"]
+        lines += [f"{when:<8}{' '.join(texts[index].split())[:300]}" for when, texts in completions.items()]
+    return "\n".join(lines)

@@ -81,7 +81,10 @@ def load_resolved(command: str, path: Path) -> Recipe:
 
 def recipe_schema(command: str) -> dict[str, object]:
     """The JSON Schema (draft 2020-12) of a command's recipes, for editors and tools."""
-    schema = variants_of(Recipe)[command].model_json_schema()
+    commands = variants_of(Recipe)
+    if command not in commands:
+        raise RecipeError(f"no command '{command}' has recipes{did_you_mean(command, commands)}")
+    schema = commands[command].model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **json.loads(json.dumps(schema))}
 
 

@@ -1,0 +1,124 @@
+"""Runs that are stopped from outside, as processes of their own: nothing is lost, and the resumed run is the same."""
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ftune.report.events import read_events
+from ftune.report.run_folder import read_state
+from tests.conftest import Done, spawn
+
+Write = Callable[..., Path]
+STEPS = 60
+
+
+def steps(run: Path) -> int:
+    events = run / "events.jsonl"
+    return sum('"kind": "step"' in line for line in events.read_text().splitlines()) if events.exists() else 0
+
+
+def wait_for_step(run: Path, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while steps(run) < number:
+        assert time.monotonic() < deadline, "the run did not get there"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def whole(recipe: Write, ftune: Callable[..., Done], tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A recipe, and the result of its run without a stop."""
+    path = recipe(schedule={"max_steps": STEPS}, checkpoint={"every": 5}, peft={"type": "lora", "dropout": 0.1})
+    assert ftune("sft", path, "output_dir=runs/whole").code == 0
+    return path, load_file(tmp_path / "runs/whole/adapter/adapter_model.safetensors")
+
+
+def same(run: Path, wanted: dict[str, torch.Tensor]) -> bool:
+    found = load_file(run / "adapter/adapter_model.safetensors")
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_kill_9_then_resume_is_the_run_that_never_stopped(
+    whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    path, wanted = whole
+    run = tmp_path / "runs/tiny"
+    for number in (7, 23):
+        process = spawn("sft", path, "--resume", cwd=tmp_path)
+        wait_for_step(run, number)
+        process.kill()
+        process.communicate()
+    process = spawn("sft", path, "--resume", cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "resumed from step" in err
+    assert same(run, wanted)
+    assert [event["step"] for event in read_events(run / "events.jsonl") if event["kind"] == "step"] == [
+        *range(1, STEPS + 1)
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_says_how_to_go_on_and_exits_75(
+    whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, number: signal.Signals
+) -> None:
+    path, wanted = whole
+    run = tmp_path / "runs/tiny"
+    process = spawn("sft", path, cwd=tmp_path)
+    wait_for_step(run, 7)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert f"stopped by {number.name} at step" in err
+    assert f"ftune sft {path} --resume" in err
+    assert read_state(run) == "stopped"
+    stopped_at = steps(run)
+    assert (run / f"checkpoint-{stopped_at}").is_dir()
+    assert not (run / "adapter").exists()
+    process = spawn("sft", path, "--resume", cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f"resumed from step {stopped_at}" in err
+    assert same(run, wanted)
+
+
+def test_a_second_signal_ends_at_once(recipe: Write, tmp_path: Path) -> None:
+    path = recipe(schedule={"max_steps": 100_000}, checkpoint={"every": "never"}, batch={"micro_batch_size": 24})
+    process = spawn("sft", path, cwd=tmp_path)
+    wait_for_step(tmp_path / "runs/tiny", 2)
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.001)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (75, 130, 143)
+
+
+def test_a_full_disk_ends_with_74_and_keeps_what_was_saved(recipe: Write, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the result is refused by the system as on a full one."""
+    path = recipe(peft="full", schedule={"max_steps": 4}, checkpoint={"every": 2})
+    limit = 100_000
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    import subprocess
+    import sys
+
+    process = subprocess.run(
+        [sys.executable, "-m", "ftune", "sft", str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        preexec_fn=limited, check=False,
+    )  # fmt: skip
+    assert process.returncode == 74, process.stderr
+    assert "checkpoint not saved, training goes on" in process.stderr
+    assert "Traceback" not in process.stderr
+    run = tmp_path / "runs/tiny"
+    assert not (run / "model").exists()
+    assert not list(run.glob(".staging/*/*"))
