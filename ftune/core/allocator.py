@@ -17,4 +17,5 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     wanted = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
-    return all([mallopt(name, value) for name, value in wanted.items()])
+    done = [mallopt(name, value) for name, value in wanted.items()]
+    return all(done)

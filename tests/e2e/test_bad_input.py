@@ -19,7 +19,7 @@ FILES = {
     "truncated.jsonl": (GOOD.encode() + b"\n" + GOOD[:40].encode(), "truncated.jsonl:2:"),
     "truncated.json": (b'[{"text": "a"},\n {"text": "b"', "truncated.json:2:"),
     "latin.jsonl": ('{"text": "caf\xe9"}\n'.encode("latin-1"), "latin.jsonl:1"),
-    "unknown.jsonl": (b'{"foo": "a", "bar": "b"}\n', "found 'foo' and 'bar'"),
+    "unknown.jsonl": (b'{"foo": "a", "bar": "b"}\n', "'foo'"),
     "mixed.jsonl": (GOOD.encode() + b'\n{"instruction": "a", "output": "b"}\n', "mixed.jsonl:2"),
     "scalars.jsonl": (b"1\n2\n", "scalars.jsonl:1"),
     "wide.csv": (b"prompt,completion\na,b\nc,d,e\n", "wide.csv:3"),

@@ -1,0 +1,54 @@
+"""Every shipped recipe loads, validates, names its schema and dry-runs; the shipped schemas are current."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftune.recipes.catalogue import names, recipes_folder
+from ftune.recipes.load import load_recipe, recipe_schema
+from tests.conftest import Done
+
+RECIPES = [name for name, _ in names()]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_is_valid_and_short(name: str, ftune: Callable[..., Done]) -> None:
+    path = recipes_folder() / f"{name}.yaml"
+    text = path.read_text()
+    kind = yaml.safe_load(text)["type"]
+    load_recipe(kind, path)
+    assert len(text.splitlines()) <= 40
+    schema = re.match(r"# yaml-language-server: \$schema=(.*)\n# \S", text)
+    assert schema, "the first line names the schema, the second says what the recipe is for"
+    assert (path.parent / schema[1]).is_file()
+    assert ftune(kind, path, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_trains_two_steps_on_the_tiny_model(
+    name: str, ftune: Callable[..., Done], tiny_model: Path, tmp_path: Path
+) -> None:
+    path = recipes_folder() / f"{name}.yaml"
+    tiny = [f"model.path={tiny_model}", f"output_dir={tmp_path / 'run'}", "schedule={max_steps: 2}"]
+    tiny += ["peft.layers=[0]"] if "layers:" in path.read_text() else []
+    done = ftune("sft", path, *tiny)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("command", ["sft", "eval"])
+def test_shipped_schemas_are_current(command: str) -> None:
+    shipped = json.loads((recipes_folder() / "schema" / f"{command}.json").read_text())
+    assert shipped == recipe_schema(command), f"run: ftune schema {command} > recipes/schema/{command}.json"
+
+
+def test_copy_brings_the_rows_along(ftune: Callable[..., Done], tmp_path: Path) -> None:
+    done = ftune("recipes", "copy", "quickstart", tmp_path / "mine.yaml")
+    assert done.code == 0, done.err
+    assert (tmp_path / "data/orders/train.jsonl").is_file()
+    loaded = load_recipe("sft", tmp_path / "mine.yaml")
+    assert loaded.recipe.resolved()["data"]["train"][0]["path"] == str(tmp_path / "data/orders/train.jsonl")
+    assert "there already" in ftune("recipes", "copy", "quickstart", tmp_path / "mine.yaml").err
