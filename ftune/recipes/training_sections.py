@@ -111,7 +111,7 @@ class Batch(Section):
     """Micro-batches of one optimiser step, instead of `global_batch_size`; 1 when neither is given."""
 
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about a quarter slower."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
 
     def training_args(self, world_size: int) -> dict[str, object]:
         """Batch sizes for this many processes, and activation checkpointing."""
