@@ -37,7 +37,7 @@ def rows(section: type[Section], prefix: str) -> Iterator[str]:
         default = field.get_default(call_default_factory=True)
         meaning = field_docs(section).get(name, "")
         if inner and is_variant(inner[0]):
-            chosen = f"`{default.type}`" if isinstance(default, Section) else shown(default)
+            chosen = f"`{getattr(default, 'type', '')}`" if default is not None else "`auto`"
             yield f"| `{key}` | {chosen} | {meaning} |"
             for variant in inner:
                 kind = str(get_args(variant.model_fields["type"].annotation)[0])

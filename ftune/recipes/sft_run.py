@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from ftune.trainers.sft import Outcome
 
 
+MAX_DROPPED = 0.05
+"""Share of dropped rows from which a person is warned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What training starts from, before a weight is loaded."""
@@ -116,6 +120,12 @@ def tell_rows(inputs: Inputs, say: Say) -> None:
     if inputs.validation is not None:
         counts = inputs.validation.counts
         say.line(f"  held out: {counts.kept:,} rows, {counts.trained_tokens:,} trained tokens")
+    dropped = sum(train.counts.dropped.values())
+    if dropped > MAX_DROPPED * train.counts.read:
+        say.warning(
+            f"{dropped / train.counts.read:.0%} of the rows were dropped; "
+            f"data.max_length, data.on_long_row and data.on_bad_row decide about them"
+        )
     for check in train.checks:
         say.line(f"  {'ok' if check.ok else 'FAILED'}: {check.name} ({check.detail})")
     failed = [
