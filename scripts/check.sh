@@ -7,4 +7,4 @@ ruff format --check .
 ruff check .
 mypy
 lint-imports --no-logo
-pytest "$@"
+pytest -n 2 "$@"

@@ -9,9 +9,9 @@ from rich.console import Console
 class Say:
     """The voice of a run. Colour and width follow the terminal, NO_COLOR and TERM."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self) -> None:
         plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        self.console = Console(file=sys.stderr, highlight=False, no_color=plain or None, quiet=quiet, soft_wrap=True)
+        self.console = Console(file=sys.stderr, highlight=False, no_color=plain or None, soft_wrap=True)
         self.out = Console(file=sys.stdout, highlight=False, no_color=plain or None, soft_wrap=True)
 
     def line(self, text: str) -> None:

@@ -206,6 +206,8 @@ def _save(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, model: "PreTra
     from ftune.models.save import save_result
 
     result = folder.path / _result_name(recipe)
+    for config in getattr(model, "peft_config", {}).values():
+        config.revision = recipe.model.revision
     save_result(model, inputs.tokenizer, inputs.template.text if inputs.template else None, result)
     return result
 

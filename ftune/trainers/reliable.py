@@ -79,6 +79,8 @@ class ReliableTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch; its loss is kept until the step is known to be finite."""
+        if isinstance(self._step_loss, float):  # the first micro-batch of a step
+            self._loss_before_step = self._tr_loss.clone()
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self._step_loss = self._step_loss + loss
         return loss
@@ -97,7 +99,8 @@ class ReliableTrainer(Trainer):
             self._skipped_in_a_row = 0
             return norm
         model.zero_grad(set_to_none=True)
-        self._forget_step(loss)
+        self._tr_loss = self._loss_before_step  # the mean loss that is logged next leaves this step out
+        self._globalstep_last_logged += 1
         self._skipped_in_a_row += 1
         step = self.state.global_step + 1
         why = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {float(norm)}"
@@ -111,11 +114,6 @@ class ReliableTrainer(Trainer):
                 f"lower optim.learning_rate or look at these rows"
             )
         return norm
-
-    def _forget_step(self, loss: float) -> None:
-        """Leave the skipped step out of the mean loss that is logged next."""
-        self._tr_loss = torch.zeros_like(self._tr_loss) if not math.isfinite(loss) else self._tr_loss - loss
-        self._globalstep_last_logged += 1
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as UpstreamProgress
 from trl import SFTConfig, SFTTrainer
 
-from ftune.core.errors import RecipeError
+from ftune.core.errors import LaunchError, RecipeError
 from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.trainers.progress import ProgressCallback
@@ -74,6 +74,12 @@ def train_sft(
     try:
         with stop.listening():
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        raise LaunchError(
+            f"out of GPU memory at step {trainer.state.global_step + 1}: {str(error).partition('. ')[0]}; in this order: "
+            f"halve batch.micro_batch_size (batch.global_batch_size keeps the result), lower data.max_length, set "
+            f"batch.activation_checkpointing: true, model.quantization: nf4"
+        ) from error
     finally:
         progress.close()
     reached = trainer.state.global_step
