@@ -1,6 +1,7 @@
 """What `ftune sft` does, in order: rows, model, training, result. Each part is made by the layers below."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,11 +140,14 @@ def tell_rows(inputs: Inputs, say: Say) -> None:
 
 def resume_command(command: str) -> str:
     """The command that resumes the run which `command` started."""
-    return " ".join([*(word for word in command.split() if word not in ("--resume", "--overwrite")), "--resume"])
+    words = [word for word in shlex.split(command) if word not in ("--resume", "--overwrite")]
+    return shlex.join([*words, "--resume"])
 
 
 def _record(recipe: "SftRecipe", folder: RunFolder, events: EventLog, inputs: Inputs, options: RunOptions) -> None:
     """Write down what this run is made of, before any of it is used."""
+    import torch  # noqa: F401 - with it, the environment names the GPUs
+
     fingerprint = inputs.train.fingerprint
     if folder.found.facts.get("data", fingerprint) != fingerprint:
         raise CheckpointError(

@@ -76,9 +76,9 @@ def train_sft(
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         raise LaunchError(
-            f"out of GPU memory at step {trainer.state.global_step + 1}: {str(error).partition('. ')[0]}; in this order: "
-            f"halve batch.micro_batch_size (batch.global_batch_size keeps the result), lower data.max_length, set "
-            f"batch.activation_checkpointing: true, model.quantization: nf4"
+            f"out of GPU memory at step {trainer.state.global_step + 1} ({str(error).partition('. ')[0]}); "
+            f"halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
+            f"set batch.activation_checkpointing: true or model.quantization: nf4, in this order"
         ) from error
     finally:
         progress.close()
