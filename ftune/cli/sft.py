@@ -8,7 +8,7 @@ import typer
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Recipe values to change.", show_default=False)
+    list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Recipe values to change.", show_default=False)
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print every value and where it comes from, and stop.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")]
