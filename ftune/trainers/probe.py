@@ -13,8 +13,9 @@ from ftune.core.errors import ModelError
 def probe_packing(model: PreTrainedModel, rows: list[list[int]]) -> float:
     """Largest absolute difference of logits between two rows packed into one sequence and each alone.
 
-    Runs the real model with its real attention. Raises ModelError over 1e-3 in fp32 (1e-2 of the largest logit in 16
-    bit): then one document reads another and packing would train on nonsense.
+    Runs the real model with its real attention. Raises ModelError over 1e-3 in fp32 (16 bit: over 0.15 of the largest
+    logit, where rounding was measured to make up to 0.05 and a leak 0.5 and more): then one document reads another and
+    packing would train on nonsense.
     """
     device = next(model.parameters()).device
     examples = [{"input_ids": row, "labels": row} for row in rows[:2]]
@@ -33,7 +34,7 @@ def probe_packing(model: PreTrainedModel, rows: list[list[int]]) -> float:
     model.train(was_training)
     difference = float((together - alone).abs().max())
     exact = next(model.parameters()).dtype == torch.float32 and together.dtype == torch.float32
-    limit = 1e-3 if exact else 1e-2 * max(1.0, float(alone.abs().max()))
+    limit = 1e-3 if exact else 0.15 * float(alone.abs().max())
     if difference > limit:
         raise ModelError(
             f"data.packing: packed rows see each other with this model and attention (logits differ by "

@@ -119,7 +119,7 @@ def peak_memory_gib() -> float:
     """Peak memory so far: of the GPU when one is used, else of this process."""
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return float(torch.cuda.max_memory_allocated()) / 2**30
     import resource
 

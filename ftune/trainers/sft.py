@@ -38,6 +38,7 @@ class Outcome:
     seconds: float
     stopped_by: str
     """Name of the signal that stopped it early; empty when it ran to its end."""
+    on_gpu: bool
 
 
 def train_sft(
@@ -68,9 +69,10 @@ def train_sft(
     progress, stop = ProgressCallback(trainer, events, say.console), StopAtStepEnd()
     trainer.add_callback(progress)
     trainer.add_callback(stop)
+    on_gpu = trainer.args.device.type == "cuda"
     if checkpoint is not None and _step_of(checkpoint) >= steps:  # killed between the last step and the result
         trainer._load_from_checkpoint(str(checkpoint))
-        return Outcome(steps, steps, 0.0, "")
+        return Outcome(steps, steps, 0.0, "", on_gpu)
     try:
         with stop.listening():
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -84,7 +86,7 @@ def train_sft(
         progress.close()
     reached = trainer.state.global_step
     stopped_by = stop.received.name if stop.received and reached < trainer.state.max_steps else ""
-    return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by)
+    return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by, on_gpu)
 
 
 def _build(
@@ -107,9 +109,15 @@ def _build(
         )
     except (ValueError, TypeError) as error:
         raise RecipeError(f"trainer_args: {str(error).splitlines()[0]}") from error
-    return ReliableSFTTrainer(
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # one process uses one GPU; transformers would spread the model over all it sees
+    trainer = ReliableSFTTrainer(
         model=model, args=config, train_dataset=train, eval_dataset=validation, processing_class=tokenizer
     )
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # TRL casts adapters on quantised weights to bf16; a resume would bring fp32 back
+            parameter.data = parameter.data.float()
+    return trainer
 
 
 def _step_of(checkpoint: Path) -> int:

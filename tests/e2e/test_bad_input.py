@@ -76,6 +76,10 @@ def test_unknown_target_modules_list_what_exists(recipe: Write, ftune: Run) -> N
     check(ftune("sft", path), "no linear layer 'q_prj'; did you mean 'q_proj'?")
 
 
+def test_layers_that_the_model_does_not_have(recipe: Write, ftune: Run) -> None:
+    check(ftune("sft", recipe(peft={"type": "lora", "layers": [1, 2]})), "the model has layers 0 to 1")
+
+
 def test_chat_rows_without_a_template(recipe: Write, ftune: Run, tmp_path: Path, tiny_model: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(tiny_model, bare)

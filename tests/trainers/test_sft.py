@@ -95,7 +95,7 @@ def first_loss(ftune: Run, tmp_path: Path, path: Path, *overrides: str) -> float
 
 
 def test_packed_rows_have_the_loss_of_the_same_rows_alone(recipe: Write, ftune: Run, tmp_path: Path) -> None:
-    path = recipe(batch={"micro_batch_size": 24})
+    path = recipe(batch={"micro_batch_size": 24}, backend={"type": "single", "device": "cpu"})
     alone = first_loss(ftune, tmp_path, path)
     packed = first_loss(ftune, tmp_path, path, "data.packing=true", "data.max_length=4096")
     halves = first_loss(ftune, tmp_path, path, "data.packing=true", "data.max_length=400")
@@ -104,7 +104,7 @@ def test_packed_rows_have_the_loss_of_the_same_rows_alone(recipe: Write, ftune: 
 
 
 def test_accumulation_is_weighted_by_tokens(recipe: Write, ftune: Run, tmp_path: Path) -> None:
-    path = recipe(checkpoint={"every": "never"}, schedule={"max_steps": 3})
+    path = recipe(checkpoint={"every": "never"}, schedule={"max_steps": 3}, backend={"type": "single", "device": "cpu"})
     whole = ["batch={micro_batch_size: 8}", "output_dir=runs/whole"]
     parts = ["batch={micro_batch_size: 1, global_batch_size: 8}", "output_dir=runs/parts"]
     assert ftune("sft", path, *whole).code == 0
