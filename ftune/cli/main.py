@@ -9,7 +9,7 @@ import typer
 from ftune import __version__
 from ftune.cli import data, eval, recipes, schema, sft
 from ftune.core.errors import FtuneError
-from ftune.core.quiet import quiet_upstream, share_cores
+from ftune.core.quiet import quiet_upstream
 
 app = typer.Typer(
     name="ftune",
@@ -49,7 +49,6 @@ def _options(
 ) -> None:
     os.environ["FTUNE_DEBUG"] = "1" if debug else "0"
     quiet_upstream(debug=debug)
-    share_cores()
 
 
 def main() -> None:

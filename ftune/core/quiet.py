@@ -1,4 +1,4 @@
-"""Upstream libraries as good neighbours: no progress bars, no advice, no telemetry, no spinning threads."""
+"""Upstream libraries without their noise: no progress bars, no advice, no telemetry."""
 
 import logging
 import os
@@ -24,16 +24,6 @@ def quiet_upstream(*, debug: bool = False) -> None:
     logging.captureWarnings(capture=True)
     for name in ("py.warnings", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def share_cores() -> None:
-    """Let waiting CPU threads sleep instead of spin; call before torch is imported.
-
-    OpenMP's threads spin at every barrier by default: with one more busy process on the machine a training step takes
-    several times as long. Variables that the user has set win.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def quiet_bars() -> None:
