@@ -32,9 +32,6 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of initialisation, dropout, draws and the order of rows."""
 
-    output_dir: str = "runs/recipe"
-    """Folder of the run; by default `runs/` and the recipe's file name."""
-
     def resolved(self) -> dict[str, Any]:
         """All keys with their values, defaults included, as plain JSON."""
         return self.model_dump(mode="json")

@@ -58,9 +58,6 @@ class Source(Section):
     rows: Count | None = None
     """Take this many rows, drawn with the recipe's seed; all by default."""
 
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """How often each row is taken in an epoch: 2 twice, 0.5 half of the rows, drawn with the recipe's seed."""
-
     @model_validator(mode="before")
     @classmethod
     def _find(cls, value: Any, info: ValidationInfo) -> Any:
@@ -84,6 +81,13 @@ class Source(Section):
         """A local file that is not there."""
         if problem := check_path(self.path):
             yield ("path",), problem
+
+
+class TrainingSource(Source):
+    """A source of training rows."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often each row is taken in an epoch: 2 twice, 0.5 half of the rows, drawn with the recipe's seed."""
 
 
 class Validation(Section):
@@ -152,9 +156,9 @@ class Data(Section):
     """Rows, what of them is trained on, and how long they may be."""
 
     train: Annotated[
-        list[Source],
+        list[TrainingSource],
         Field(min_length=1),
-        BeforeValidator(_sources, json_schema_input_type=str | Source | list[str | Source]),
+        BeforeValidator(_sources, json_schema_input_type=str | TrainingSource | list[str | TrainingSource]),
     ]
     """Training rows: a path, a source or a list of them."""
 

@@ -54,8 +54,9 @@ def load_recipe(command: str, path: Path, overrides: Sequence[str] = (), *, text
         document.faults.append(Fault(Mark(str(path), 1, 1), "a recipe is a mapping of keys to values"))
         raise _error(document.faults)
     _check_type(command, value, document)
-    value.setdefault("output_dir", f"runs/{path.stem}")
     cls = variants_of(Recipe)[command]
+    if "output_dir" in cls.model_fields:
+        value.setdefault("output_dir", f"runs/{path.stem}")
     context: dict[str, object] = {"folders": [Path(), *_folders(document)]}
     try:
         recipe = cls.model_validate(value, context=context)

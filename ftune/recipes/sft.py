@@ -24,6 +24,9 @@ class SftRecipe(Recipe):
     type: Literal["sft"] = "sft"
     """The command."""
 
+    output_dir: str = "runs/recipe"
+    """Folder of the run; by default `runs/` and the recipe's file name."""
+
     model: Model
     """The model that is tuned."""
 

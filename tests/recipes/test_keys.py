@@ -284,7 +284,7 @@ COVERED = {
 def keys_of(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         inner = [found for found in _sections_in(field.annotation) if not issubclass(found, RowFormat)]
-        if not inner or inner[0].__name__ in ("Source", "Validation"):
+        if not inner or inner[0].__name__ in ("Source", "TrainingSource", "Validation"):
             yield f"{prefix}{name}"
         for found in inner:
             yield from keys_of(found, f"{prefix}{name}.") if found.__name__ != "Source" or name == "train" else ()

@@ -88,6 +88,7 @@ def test_missing_files_and_unknown_keys_come_together(recipe: Callable[..., Path
         ({"data": {"train": "rows.jsonl", "validation": {"fraction": 0.1, "count": 3}}}, "give one of"),
         ({"data": {"train": "rows.jsonl", "validation": 1.5}}, "below 1"),
         ({"data": {"train": []}}, "data.train"),
+        ({"data": {"train": "rows.jsonl", "validation": {"path": "rows.jsonl", "weight": 2.0}}}, "weight: unknown key"),
         ({"trainer_args": {"learning_rate": 1}}, "belongs to optim; set it there"),
         ({"trainer_args": {"bf16": True}}, "belongs to model.dtype"),
         ({"trainer_args": {"logging_nan_inf_filter": True}}, "cannot be set"),
