@@ -26,6 +26,6 @@ def preview(
     Example: ftune data preview recipes/lora.yaml --rows 5
     """
     from ftune.recipes.load import load_recipe
-    from ftune.recipes.preview import preview as print_preview
+    from ftune.recipes.runs.preview import preview as print_preview
 
     print_preview(load_recipe("sft", recipe, overrides or ()).recipe, rows=rows, as_json=json)

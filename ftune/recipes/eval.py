@@ -43,6 +43,6 @@ class EvalRecipe(Recipe):
 
     def execute(self, options: RunOptions) -> None:
         """Generate, score, print the table and write it to the run's folder."""
-        from ftune.recipes.eval_run import run_eval
+        from ftune.recipes.runs.eval import run_eval
 
         run_eval(self)

@@ -100,6 +100,6 @@ class SftRecipe(Recipe):
 
         Raises StoppedError when a signal ended it early, and the errors of whatever went wrong.
         """
-        from ftune.recipes.sft_run import run_sft
+        from ftune.recipes.runs.sft import run_sft
 
         run_sft(self, options)

@@ -5,8 +5,8 @@ import json
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe
+from ftune.recipes.runs.sft import load_inputs
 from ftune.recipes.sft import SftRecipe
-from ftune.recipes.sft_run import load_inputs
 
 
 def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
