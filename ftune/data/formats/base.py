@@ -1,12 +1,12 @@
 """What every row format has: the keys it needs, and one verb that turns a row into an example."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
 
 from ftune.core.errors import DataError
 from ftune.core.section import Section
 from ftune.core.suggest import did_you_mean
-from ftune.data.example import Example
+from ftune.data.example import Example, Skipped
 
 Values = Mapping[str, object]
 
@@ -33,9 +33,17 @@ class RowFormat(Section):
         """Why this row is of this layout, in words, or None when it is not."""
         return quoted_keys(cls.keys) if all(key in row for key in cls.keys) else None
 
-    def to_example(self, row: Values) -> Example:
+    def to_example(self, row: Values) -> Example | Skipped:
         """The row's meaning. Raises DataError without file and line, which the caller knows."""
         raise NotImplementedError
+
+    def bound(self, first: Sequence[Values], seed: int) -> Self:
+        """This format with what it takes from the first rows of its source, such as the examples of k-shot prompts."""
+        return self
+
+    def choices(self, row: Values) -> tuple[str, ...]:
+        """The answers that this row's answer is one of, in order, where the layout knows them (label words)."""
+        return ()
 
 
 def quoted_keys(keys: tuple[str, ...]) -> str:
