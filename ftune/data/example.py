@@ -75,7 +75,10 @@ class Feedback:
     good: bool
 
 
-Example: TypeAlias = Conversation | PromptCompletion | Text | Preference | Feedback
+Plain: TypeAlias = Answered | Text
+"""What is one sequence of tokens."""
+
+Example: TypeAlias = Plain | Preference | Feedback
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ftune.core.errors import DataError
 from ftune.data.checks import Check, check_rows
 from ftune.data.counts import Counts
-from ftune.data.example import Example
+from ftune.data.example import Feedback, Plain, Preference, Skipped
 from ftune.data.formats.base import RowFormat
 from ftune.data.formats.detect import LOOK_AT, detect
 from ftune.data.mask import MaskName
@@ -160,9 +160,12 @@ def _encoded(encoder: RowTokenizer, format: RowFormat, rows: Sequence[Row]) -> l
     return [example if isinstance(example, DataError) else next(tokens) for example in read]
 
 
-def _example(format: RowFormat, row: Row) -> Example | DataError:
+def _example(format: RowFormat, row: Row) -> Plain | DataError:
     try:
-        return format.to_example(row.values)
+        example = format.to_example(row.values)
+        if isinstance(example, Preference | Feedback | Skipped):
+            raise DataError("the row has no single answer to train on")
+        return example
     except DataError as error:
         return error
 

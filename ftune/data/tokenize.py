@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftune.core.errors import DataError
-from ftune.data.example import Conversation, Example, PromptCompletion, Text
+from ftune.data.example import Conversation, Plain, PromptCompletion, Text
 from ftune.data.mask import Locator, MaskName, with_mask
 from ftune.data.template import Template, adds_bos, render
 
@@ -103,21 +103,21 @@ class RowTokenizer:
         self._blank_first = _puts_blank_first(tokenizer)
         self._needs_context = self._blank_first or any(token.rstrip for token in added)
 
-    def encode(self, example: Example) -> Tokens:
+    def encode(self, example: Plain) -> Tokens:
         """One example. DataError where it cannot be masked or the tokenizer lacks what it needs."""
         (tokens,) = self.encode_batch([example])
         if isinstance(tokens, DataError):
             raise tokens
         return tokens
 
-    def encode_batch(self, examples: Sequence[Example]) -> list[Tokens | DataError]:
+    def encode_batch(self, examples: Sequence[Plain]) -> list[Tokens | DataError]:
         """Many examples in one call of the tokenizer, in order; an example that cannot be encoded gives its error."""
         plans = [self._plan_or_error(example) for example in examples]
         pieces = [piece for plan in plans if isinstance(plan, _Plan) for piece in plan.pieces]
         encoded = iter(self._encode_pieces(pieces))
         return [_assembled(plan, encoded) if isinstance(plan, _Plan) else plan for plan in plans]
 
-    def _plan_or_error(self, example: Example) -> _Plan | DataError:
+    def _plan_or_error(self, example: Plain) -> _Plan | DataError:
         try:
             match example:
                 case Conversation():
