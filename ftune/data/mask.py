@@ -2,18 +2,22 @@
 
 The template is rendered with a sentinel in place of every content. What stands between the sentinels is the template's
 own text, and the real rendering must be exactly that text with the contents put back (as they are, or stripped). Where
-that fails (Qwen3 and DeepSeek-R1 rewrite what is before `</think>`), each turn is found by itself: with a sentinel in
-this one turn only, what comes before and after it must be the beginning and the end of the real rendering. A turn that
-can be found in neither way is an error, not a guess.
+that fails (Qwen3 and DeepSeek-R1 rewrite what is before `</think>`), each answer is found by itself: with a sentinel in
+this one turn only, what comes before and after it must be the beginning and the end of the real rendering. So is each
+answer that calls tools, with the sentinel in place of text and calls: what the model writes is what stands there. If
+the template surrounds a call in another way than a text, the answer begins where the generation prompt ends, and ends
+before the stop token of the rendering that ends with it. An answer that can be found in no way is an error, not a
+guess.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from ftune.core.errors import DataError
-from ftune.data.example import Message
+from ftune.data.example import Conversation, Message
+from ftune.data.template import Render, Tools, Turn, as_turn
 
 MaskName: TypeAlias = Literal["assistant", "completion", "last", "all"]
 """What is trained. Of chats: `assistant` every assistant turn, `completion` and `last` the last one, `all` every token.
@@ -38,59 +42,95 @@ class Segment:
 
 
 class Locator:
-    """Finds the contents of conversations in what one template renders of them."""
+    """Finds the answers of conversations in what one template renders of them."""
 
-    def __init__(self, render: Callable[[Sequence[dict[str, str]], bool], str]) -> None:
-        """`render(messages, generation_prompt)` applies the template."""
+    def __init__(self, render: Render, stop: re.Pattern[str]) -> None:
+        """`render` applies the template; `stop` matches a token that ends a turn."""
         self._render = render
+        self._stop = stop
         self._skeletons: dict[tuple[str, ...], Skeleton] = {}
 
-    def locate(self, messages: Sequence[Message]) -> list[Segment]:
+    def locate(self, conversation: Conversation) -> list[Segment]:
         """The rendering in segments whose texts, put together, are exactly the rendering.
 
-        Every assistant content is among them. Other contents are where they could be found. DataError names the turn
-        that could not be.
+        Every answer is among them; other contents may be part of what surrounds them. DataError names the answer that
+        could not be found.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        rendered = self._render(turns, False)
-        segments = _filled(self._skeleton(turns), messages, rendered)
-        return segments or self._turn_by_turn(turns, rendered)
+        turns, tools = [as_turn(message) for message in conversation.messages], conversation.tools
+        rendered = self._render(turns, tools, False)
+        if not any(message.tool_calls for message in conversation.messages):
+            segments = _filled(self._skeleton(turns, tools), conversation.messages, rendered)
+            if segments:
+                return segments
+        return self._turn_by_turn(turns, tools, rendered)
 
-    def _skeleton(self, turns: list[dict[str, str]]) -> Skeleton:
-        """The template's own text around these roles; it depends on nothing but the roles, so it is kept."""
+    def _skeleton(self, turns: list[Turn], tools: Tools) -> Skeleton:
+        """The template's own text around these roles; without tools it depends on nothing else, so it is kept."""
         roles = tuple(turn["role"] for turn in turns)
-        if roles not in self._skeletons:
-            sentinels = [{"role": role, "content": SENTINEL.format(index)} for index, role in enumerate(roles)]
-            parts = re.split(SENTINEL.format(r"(\d+)"), self._render(sentinels, False))
-            self._skeletons[roles] = [int(part) if index % 2 else part for index, part in enumerate(parts)]
-        return self._skeletons[roles]
+        if roles in self._skeletons and not tools:
+            return self._skeletons[roles]
+        sentinels = [{"role": role, "content": SENTINEL.format(index)} for index, role in enumerate(roles)]
+        parts = re.split(SENTINEL.format(r"(\d+)"), self._render(sentinels, tools, False))
+        skeleton: Skeleton = [int(part) if index % 2 else part for index, part in enumerate(parts)]
+        if not tools:
+            self._skeletons[roles] = skeleton
+        return skeleton
 
-    def _turn_by_turn(self, turns: list[dict[str, str]], rendered: str) -> list[Segment]:
+    def _turn_by_turn(self, turns: list[Turn], tools: Tools, rendered: str) -> list[Segment]:
         spans = []
         for index, turn in enumerate(turns):
-            span = self._span(turns, index, rendered)
-            if span is None and turn["role"] == "assistant":
+            if turn["role"] != "assistant":
+                continue
+            span = self._span(turns, index, tools, rendered)
+            if span is None:
                 raise DataError(
                     f"turn {index + 1} (assistant): the chat template rewrites this turn so that its text cannot be "
                     "told from the template's own; name another template with 'model.chat_template'"
                 )
-            if span is not None:
-                spans.append((*span, index))
-        return _cut(rendered, sorted(spans))
+            spans.append((*span, index))
+        return _cut(rendered, spans)
 
-    def _span(self, turns: list[dict[str, str]], index: int, rendered: str) -> tuple[int, int] | None:
-        """Where turn `index` stands in `rendered`: after the template's text before it, before the text after it.
+    def _span(self, turns: list[Turn], index: int, tools: Tools, rendered: str) -> tuple[int, int] | None:
+        """Where answer `index` stands in `rendered`: after the template's text before it, before the text after it.
 
-        An answer may also begin where the generation prompt ends: the model then writes all that follows.
+        It may also begin where the generation prompt ends: the model then writes all that follows.
         """
-        marked = [*turns[:index], {**turns[index], "content": SENTINEL.format("")}, *turns[index + 1 :]]
-        before, found, after = self._render(marked, False).partition(SENTINEL.format(""))
-        if not found or SENTINEL.format("") in after or not rendered.endswith(after):
+        calls = "tool_calls" in turns[index]
+        around = self._around(turns, index, tools)
+        if around is None and not calls:
             return None
-        if not rendered.startswith(before) and turns[index]["role"] == "assistant":
-            before = self._render(turns[:index], True)
-        end = len(rendered) - len(after)
-        return (len(before), end) if rendered.startswith(before) and len(before) <= end else None
+        before, after = around or (None, None)
+        if before is None or not rendered.startswith(before):
+            before = self._rendered(turns[:index], tools, generation_prompt=True)
+        if after is not None and rendered.endswith(after):
+            end: int | None = len(rendered) - len(after)
+        else:
+            end = self._end_of(turns[: index + 1], tools, rendered) if calls else None
+        if before is None or end is None or not rendered.startswith(before) or len(before) > end:
+            return None
+        return len(before), end
+
+    def _around(self, turns: list[Turn], index: int, tools: Tools) -> tuple[str, str] | None:
+        """What the template renders before and after a sentinel in turn `index`; None where it rewrites even that."""
+        sentinel = {"role": "assistant", "content": SENTINEL.format("")}
+        text = self._rendered([*turns[:index], sentinel, *turns[index + 1 :]], tools) or ""
+        before, *after = text.split(SENTINEL.format(""))
+        return (before, after[0]) if len(after) == 1 else None
+
+    def _end_of(self, turns: list[Turn], tools: Tools, rendered: str) -> int | None:
+        """Where the stop token stands with which the rendering of these turns ends."""
+        text = self._rendered(turns, tools)
+        if text is None or not rendered.startswith(text):
+            return None
+        stops = [match for match in self._stop.finditer(text) if not text[match.end() :].strip()]
+        return stops[0].start() if stops else len(text)
+
+    def _rendered(self, turns: list[Turn], tools: Tools, *, generation_prompt: bool = False) -> str | None:
+        """A rendering that need not be there: None where the template refuses such a conversation."""
+        try:
+            return self._render(turns, tools, generation_prompt)
+        except DataError:
+            return None
 
 
 def _filled(skeleton: Skeleton, messages: Sequence[Message], rendered: str) -> list[Segment] | None:
@@ -129,7 +169,7 @@ def _cut(rendered: str, spans: list[tuple[int, int, int]]) -> list[Segment]:
 
 
 def with_mask(
-    segments: Sequence[Segment], messages: Sequence[Message], mask: MaskName, stop: re.Pattern[str]
+    segments: Sequence[Segment], conversation: Conversation, mask: MaskName, stop: re.Pattern[str]
 ) -> list[Segment]:
     """The segments with the trained ones marked; the stop token of each trained answer is a segment of its own.
 
@@ -138,7 +178,7 @@ def with_mask(
     """
     if mask == "all":
         return [replace(segment, trained=True) for segment in segments]
-    answers = [segment.message for segment in segments if _is_answer(segment, messages)]
+    answers = [segment.message for segment in segments if _is_answer(segment, conversation)]
     wanted = set(answers if mask == "assistant" else answers[-1:])
     marked: list[Segment] = []
     for segment in segments:
@@ -153,8 +193,12 @@ def with_mask(
     return marked
 
 
-def _is_answer(segment: Segment, messages: Sequence[Message]) -> bool:
-    return segment.message is not None and messages[segment.message].role == "assistant"
+def _is_answer(segment: Segment, conversation: Conversation) -> bool:
+    """Whether the segment is an assistant's content behind the turns that are context only."""
+    number = segment.message
+    return (
+        number is not None and number >= conversation.prompt_turns and conversation.messages[number].role == "assistant"
+    )
 
 
 def _never_stops(message: int | None, after: str) -> str:

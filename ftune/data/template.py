@@ -1,18 +1,31 @@
 """The chat template of a run: the tokenizer's own, a shipped one, or a file; and rendering with it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
+from ftune.data.example import Message
+from ftune.data.time_limit import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHIPPED = Path(__file__).parent / "templates"
+
+RENDER_SECONDS = 20.0
+"""Processor time after which a rendering is given up. A template takes less than a millisecond for a usual row."""
+
+Turn: TypeAlias = Mapping[str, Any]
+"""A message as chat templates know it: `role`, `content`, and `tool_calls` where it has some."""
+
+Tools: TypeAlias = Sequence[Mapping[str, Any]]
+
+Render: TypeAlias = Callable[[Sequence[Turn], Tools, bool], str]
+"""A template at work: turns, tools, and whether the generation prompt follows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +64,51 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.jinja"))
 
 
+def as_turn(message: Message) -> Turn:
+    """The message for a template. Some templates ask whether `tool_calls` is there, so it is there only with calls."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        functions = ({"name": call.name, "arguments": call.arguments} for call in message.tool_calls)
+        turn["tool_calls"] = [{"type": "function", "function": function} for function in functions]
+    return turn
+
+
 def render(
     tokenizer: "PreTrainedTokenizerBase",
     template: Template,
-    messages: Sequence[dict[str, str]],
+    turns: Sequence[Turn],
     *,
+    tools: Tools = (),
     generation_prompt: bool = False,
 ) -> str:
-    """The conversation as the model will read it. A template that refuses it is a DataError in the template's words."""
+    """The conversation as the model will read it.
+
+    DataError says what the template said when it refuses the conversation, or that it does not come to an end.
+    """
     from jinja2 import TemplateError
 
+    endless = DataError(
+        f"the chat template ({template.origin}) did not come to an end within {RENDER_SECONDS:g} seconds; name another "
+        "one with 'model.chat_template'"
+    )
     try:
-        text: Any = tokenizer.apply_chat_template(
-            list(messages), chat_template=template.text, tokenize=False, add_generation_prompt=generation_prompt
-        )
-    except (TemplateError, TypeError, ValueError) as error:
+        with time_limit(RENDER_SECONDS, endless):
+            text: Any = tokenizer.apply_chat_template(
+                list(turns),
+                tools=list(tools) or None,
+                chat_template=template.text,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+            )
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise DataError(f"the chat template ({template.origin}) refuses this conversation: {error}") from None
     return str(text)
 

@@ -1,29 +1,30 @@
 """Examples to token ids and labels, cut where training begins and ends.
 
-A text is encoded in pieces: up to where an answer begins, the answer with its stop token, and so on. So no token ever
-lies across that border: the trained tokens decode to the answer and its stop token, and the tokens before it are the
-ones that the model is given when it generates. Inside of a piece the tokenizer works as always.
+A text is encoded in pieces: up to where an answer begins, the answer with its stop token, and so on. So the trained
+tokens decode to the answer and its stop token, and the tokens before it are the ones that the model is given when it
+generates.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftune.core.errors import DataError
-from ftune.data.example import Conversation, Plain, PromptCompletion, Text
+from ftune.data.control import hide
+from ftune.data.example import Answered, Conversation, Plain, PromptCompletion, Text
 from ftune.data.mask import Locator, MaskName, with_mask
-from ftune.data.template import Template, adds_bos, render
+from ftune.data.pieces import Piece, PieceEncoder, Run, any_of
+from ftune.data.template import Template, Tools, Turn, adds_bos, as_turn, render
+from ftune.data.tool_support import ToolSupport, tool_support
+from ftune.data.tools import calls_as_text, outputs_as_user_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """The label of a token that is not trained."""
-
-MID_TEXT = "\ue000"
-"""Put before a piece that continues a text, and cut off again: tokenizers that put a blank before every text (Llama 2)
-then put it before this character, which merges with nothing."""
 
 
 class Answer(NamedTuple):
@@ -52,6 +53,8 @@ class Tokens:
     """Answers that hold nothing but the stop token."""
     control_text: bool = False
     """Whether the text of this row holds control tokens, which were encoded as plain text."""
+    tools_as_text: bool = False
+    """Whether tools, calls or outputs were written as text, because the template has no place for them."""
 
     @property
     def trained(self) -> int:
@@ -66,21 +69,16 @@ class Tokens:
         return replace(self, input_ids=ids, labels=labels, answers=whole + cut)
 
 
-class _Piece(NamedTuple):
-    text: str
-    trained: bool
-    context: str = ""
-
-
 class _Plan(NamedTuple):
     """What a row will be made of."""
 
-    pieces: list[_Piece]
+    pieces: list[Piece]
     before: list[int]
     """Ids before the pieces: BOS or nothing."""
     answers: bool
     """Whether trained pieces are whole answers."""
     control_text: bool = False
+    tools_as_text: bool = False
 
 
 class RowTokenizer:
@@ -94,14 +92,12 @@ class RowTokenizer:
         self._template = template
         self._mask = mask
         self._bos = [int(tokenizer.bos_token_id)] if adds_bos(tokenizer) else []
-        self._locator = Locator(self._render)
+        self._encoder = PieceEncoder(tokenizer)
         added = tokenizer.added_tokens_decoder.values()
         names = {token.content for token in added if token.content.strip()}
-        self._control = _pattern({token.content for token in added if token.special} | self._turn_marks(names))
+        self._control = any_of({token.content for token in added if token.special} | self._turn_marks(names))
         self._stop = _stop_pattern(tokenizer, names)
-        self._ends_in_token = re.compile(f"(?:{_pattern(names).pattern})\\Z")
-        self._blank_first = _puts_blank_first(tokenizer)
-        self._needs_context = self._blank_first or any(token.rstrip for token in added)
+        self._locator = Locator(self._render, self._stop)
 
     def encode(self, example: Plain) -> Tokens:
         """One example. DataError where it cannot be masked or the tokenizer lacks what it needs."""
@@ -114,8 +110,25 @@ class RowTokenizer:
         """Many examples in one call of the tokenizer, in order; an example that cannot be encoded gives its error."""
         plans = [self._plan_or_error(example) for example in examples]
         pieces = [piece for plan in plans if isinstance(plan, _Plan) for piece in plan.pieces]
-        encoded = iter(self._encode_pieces(pieces))
+        encoded = iter(self._encoder.encode(pieces))
         return [_assembled(plan, encoded) if isinstance(plan, _Plan) else plan for plan in plans]
+
+    def prompt_ids(self, example: Answered) -> list[int]:
+        """What the model is given so that it writes the last answer, or the next one where none is there yet.
+
+        These ids and the trained ones under the mask `last` are the beginning of the encoded example, unless the
+        template puts more before an answer than its generation prompt has: Qwen3 renders an empty thought there, so
+        after these ids such a model thinks for itself. DataError as of `encode`.
+        """
+        match example:
+            case PromptCompletion():
+                runs, before = [Run(example.prompt, trained=False)], self._before(example.prompt + example.completion)
+            case Conversation():
+                unanswered = example.messages[-1].role != "assistant"
+                messages = example.messages if unanswered else example.messages[:-1]
+                fitted, _ = self._fitted(replace(example, messages=messages))
+                runs, before = self._prompt_runs(fitted), []
+        return before + [number for ids in self._encoder.encode(self._encoder.pieces(runs)) for number in ids]
 
     def _plan_or_error(self, example: Plain) -> _Plan | DataError:
         try:
@@ -135,102 +148,97 @@ class RowTokenizer:
         if eos is None:
             raise DataError("this tokenizer has no end-of-sequence token; set one, for rows without a chat template")
         *prompt, completion = texts
-        before = [] if self._bos and "".join(texts).startswith(self._tokenizer.bos_token) else self._bos
         ending = "" if completion.endswith(eos) else eos
-        runs = [(text, self._mask == "all", False) for text in prompt] + [(completion + ending, True, False)]
-        return _Plan(self._pieces(runs), before, answers=True)
+        runs = [Run(text, self._mask == "all") for text in prompt] + [Run(completion + ending, trained=True)]
+        return _Plan(self._encoder.pieces(runs), self._before("".join(texts)), answers=True)
+
+    def _before(self, text: str) -> list[int]:
+        """BOS, where the tokenizer puts one before a text and this text does not begin with it."""
+        return [] if self._bos and text.startswith(self._tokenizer.bos_token) else self._bos
 
     def _plan_conversation(self, example: Conversation) -> _Plan:
-        found = {index for index, turn in enumerate(example.messages) if self._control.search(turn.content)}
-        segments = self._locator.locate(example.messages)
-        if lost := found - {segment.message for segment in segments}:
+        fitted, as_text = self._fitted(example)
+        hidden = hide(fitted, self._control)
+        shown = hidden.conversation if hidden else fitted
+        segments = with_mask(self._locator.locate(shown), shown, self._mask, self._stop)
+        runs: list[Run] = []
+        for segment in segments:
+            parts = hidden.parts(segment.text) if hidden else [segment.text]
+            runs += [Run(part, segment.trained, number > 0) for number, part in enumerate(parts)]
+        if hidden:
+            self._check_shown(runs, fitted, generation_prompt=False)
+        return _Plan(self._encoder.pieces(runs), [], self._mask != "all", hidden is not None, as_text)
+
+    def _prompt_runs(self, example: Conversation) -> list[Run]:
+        """The rendering with the generation prompt, cut inside of the row's own control tokens."""
+        hidden = hide(example, self._control)
+        text = self._rendering(hidden.conversation if hidden else example, generation_prompt=True)
+        if not hidden:
+            return [Run(text, trained=False)]
+        runs = [Run(part, trained=False, cut=number > 0) for number, part in enumerate(hidden.parts(text))]
+        self._check_shown(runs, example, generation_prompt=True)
+        return runs
+
+    def _check_shown(self, runs: list[Run], example: Conversation, *, generation_prompt: bool) -> None:
+        """Prove that hiding control tokens from the template changed nothing else."""
+        if "".join(run.text for run in runs) != self._rendering(example, generation_prompt=generation_prompt):
             raise DataError(
-                f"turn {min(lost) + 1} holds a control token, and the chat template rewrites this turn so that the "
-                "token cannot be told from the template's own; remove it, or name another template"
+                "the text of this row holds a control token, and the chat template rewrites it so that the token "
+                "cannot be told from the template's own; remove it, or name another template"
             )
-        runs: list[tuple[str, bool, bool]] = []
-        for segment in with_mask(segments, example.messages, self._mask, self._stop):
-            parts = self._disarmed(segment.text) if segment.message in found else [segment.text]
-            runs += [(part, segment.trained, number > 0) for number, part in enumerate(parts)]
-        return _Plan(self._pieces(runs), [], self._mask != "all", bool(found))
 
-    def _disarmed(self, text: str) -> list[str]:
-        """The text cut inside of each control token, so that no part of it is one."""
-        cuts = [match.start() + 1 for match in self._control.finditer(text)]
-        return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    def _fitted(self, example: Conversation) -> tuple[Conversation, bool]:
+        """The conversation as the template can render all of it, and whether something had to become text for that."""
+        fitted = example
+        if example.tools or any(message.tool_calls for message in example.messages):
+            fitted = fitted if self._support.calls else calls_as_text(fitted)
+            self._support.check(fitted)
+        if any(message.role == "tool" for message in example.messages) and not self._support.outputs:
+            fitted = outputs_as_user_turns(fitted)
+        return fitted, fitted is not example
 
-    def _pieces(self, runs: list[tuple[str, bool, bool]]) -> list[_Piece]:
-        """Runs of (text, trained, cut before it) as the fewest pieces that keep every border."""
-        pieces: list[_Piece] = []
-        for text, trained, cut in runs:
-            if not text:
-                continue
-            if pieces and not cut and pieces[-1].trained == trained:
-                pieces[-1] = pieces[-1]._replace(text=pieces[-1].text + text)
-            else:
-                pieces.append(_Piece(text, trained, self._context(pieces[-1].text) if pieces else ""))
-        return pieces
+    @cached_property
+    def _support(self) -> ToolSupport:
+        return tool_support(self._render)
 
-    def _context(self, previous: str) -> str:
-        """What must stand before a piece so that it is encoded as in the middle of its text."""
-        if not self._needs_context:
-            return ""
-        if token := self._ends_in_token.search(previous):
-            return token.group()
-        return MID_TEXT if self._blank_first else ""
+    def _rendering(self, example: Conversation, *, generation_prompt: bool) -> str:
+        return self._render([as_turn(message) for message in example.messages], example.tools, generation_prompt)
 
-    def _encode_pieces(self, pieces: list[_Piece]) -> list[list[int]]:
-        if not pieces:
-            return []
-        texts = [piece.context + piece.text for piece in pieces]
-        unique = list(dict.fromkeys([*texts, *(piece.context for piece in pieces if piece.context)]))
-        encoded = self._tokenizer(unique, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        ids: dict[str, list[int]] = dict(zip(unique, encoded["input_ids"], strict=True)) | {"": []}
-        return [ids[text][len(ids[piece.context]) :] for piece, text in zip(pieces, texts, strict=True)]
-
-    def _render(self, messages: Sequence[dict[str, str]], generation_prompt: bool) -> str:
+    def _render(self, turns: Sequence[Turn], tools: Tools, generation_prompt: bool) -> str:
         if self._template is None:
             raise DataError("chat rows need a chat template; name one with 'model.chat_template', for example chatml")
-        return render(self._tokenizer, self._template, messages, generation_prompt=generation_prompt)
+        return render(self._tokenizer, self._template, turns, tools=tools, generation_prompt=generation_prompt)
 
     def _turn_marks(self, names: set[str]) -> set[str]:
         """The added tokens that the template opens turns with; DeepSeek does not mark its own as special."""
         if self._template is None:
             return set()
         try:
-            opening = self._render([{"role": "user", "content": ""}], True)
+            opening = self._render([{"role": "user", "content": ""}], (), True)
         except DataError:
             return set()
         return {name for name in names if name in opening}
 
 
 def _assembled(plan: _Plan, encoded: Iterator[list[int]]) -> Tokens:
-    ids, labels, answers, empty = list(plan.before), [IGNORED] * len(plan.before), list[Answer](), 0
+    ids, labels, answers = list(plan.before), [IGNORED] * len(plan.before), list[Answer]()
     for piece in plan.pieces:
         new = next(encoded)
         if piece.trained:
-            answers.append(Answer(len(ids), len(ids) + len(new), piece.text if plan.answers else None))
-            empty += len(new) == 1
+            start, text = len(ids), piece.text
+            if piece.cut and answers and answers[-1].end == start:  # the rest of an answer that holds a control token
+                start, text = answers[-1].start, (answers.pop().text or "") + text
+            answers.append(Answer(start, len(ids) + len(new), text if plan.answers else None))
         ids += new
         labels += new if piece.trained else [IGNORED] * len(new)
     if labels:
         labels[0] = IGNORED
-    return Tokens(ids, labels, answers, empty, plan.control_text)
-
-
-def _pattern(tokens: set[str]) -> re.Pattern[str]:
-    """Any of these tokens, the longest first; without any, a pattern that matches nothing."""
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or r"(?!)")
+    empty = sum(answer.end - answer.start == 1 for answer in answers)
+    return Tokens(ids, labels, answers, empty, plan.control_text, plan.tools_as_text)
 
 
 def _stop_pattern(tokenizer: "PreTrainedTokenizerBase", names: set[str]) -> re.Pattern[str]:
     """The token that ends a turn: any added one but BOS; after blanks (Llama 2), EOS only."""
     eos, bos = tokenizer.eos_token, tokenizer.bos_token
-    any_token = _pattern(names - {bos} | {eos} if eos else names - {bos}).pattern
+    any_token = any_of(names - {bos} | {eos} if eos else names - {bos}).pattern
     return re.compile(f"\\s*{re.escape(eos)}|{any_token}" if eos else any_token)
-
-
-def _puts_blank_first(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether "a" is encoded as " a" at the beginning of a text."""
-    first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))[0]
-    return str(first).startswith(("▁", "Ġ"))

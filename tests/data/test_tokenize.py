@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from ftune.core.errors import DataError
 from ftune.data.example import Conversation, Message, PromptCompletion, Text
+from ftune.data.pieces import MID_TEXT
 from ftune.data.template import choose_template
-from ftune.data.tokenize import MID_TEXT, RowTokenizer
+from ftune.data.tokenize import RowTokenizer
 
 CHAT = Conversation((Message("user", "Who are you?"), Message("assistant", "I am a small model.")))
 WORDS = st.lists(st.sampled_from(["a", "The sea", " ", "\n", "  ", "Paris", "é", "漢", "</s>", "<s>", "."]), max_size=6)
