@@ -1,8 +1,8 @@
 """The invariants that hold before training starts, checked on what was made, not on how it was made."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ftune.data.tokenize import IGNORED, Tokens
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DECODED_ROWS = 256
 """How many rows are decoded and compared with their answers; everything else is checked on all rows."""
+
+NAMED_ROWS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,37 +25,68 @@ class Check:
     detail: str
 
 
-def check_rows(
-    rows: Sequence[Tokens], origins: Sequence[str], tokenizer: "PreTrainedTokenizerBase", vocab_size: int
-) -> list[Check]:
-    """Six invariants of tokenised rows; the first three rows that break one are named."""
-    bos, unknown, stops = tokenizer.bos_token_id, tokenizer.unk_token_id, _stop_ids(tokenizer)
+@dataclass(slots=True)
+class _Invariant:
+    name: str
+    holds: Callable[[Tokens], bool]
+    limit: int | None = None
+    """So many rows are looked at; all by default."""
+    looked_at: int = 0
+    broken: int = 0
+    places: list[str] = field(default_factory=list)
 
-    def stops_trained(row: Tokens) -> bool:
+    def take(self, tokens: Tokens, origin: str) -> None:
+        if self.looked_at == self.limit:
+            return
+        self.looked_at += 1
+        if not self.holds(tokens):
+            self.broken += 1
+            self.places += [origin] if len(self.places) < NAMED_ROWS else []
+
+    def check(self) -> Check:
+        found = f"{self.broken:,} of {self.looked_at:,} rows break it: {', '.join(self.places)}"
+        return Check(self.name, not self.broken, found if self.broken else f"{self.looked_at:,} rows")
+
+
+class Checker:
+    """Six invariants of tokenised rows, taken one by one; the first three rows that break one are named."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> None:
+        """`vocab_size` is the model's."""
+        self._tokenizer = tokenizer
+        self._bos, self._unknown = tokenizer.bos_token_id, tokenizer.unk_token_id
+        self._stops = _stop_ids(tokenizer)
+        self._invariants = [
+            _Invariant("no double BOS", lambda row: self._bos is None or row.input_ids[:2] != [self._bos, self._bos]),
+            _Invariant("the stop token of every answer is trained", self._stops_trained),
+            _Invariant("nothing but answers is trained", _only_answers),
+            _Invariant("every row has trained tokens", lambda row: row.trained > 0),
+            _Invariant(
+                f"ids are below the vocabulary size {vocab_size:,}", lambda row: max(row.input_ids) < vocab_size
+            ),
+            _Invariant("trained tokens decode to the answers", self._decodes, DECODED_ROWS),
+        ]
+
+    def take(self, tokens: Tokens, origin: str) -> None:
+        """Look at one row."""
+        for invariant in self._invariants:
+            invariant.take(tokens, origin)
+
+    def checks(self) -> list[Check]:
+        """What was found."""
+        return [invariant.check() for invariant in self._invariants]
+
+    def _stops_trained(self, row: Tokens) -> bool:
         ends = [end - 1 for _, end, text in row.answers if text is not None]
-        return all(row.input_ids[end] in stops and row.labels[end] == row.input_ids[end] for end in ends if end)
+        return all(row.input_ids[end] in self._stops and row.labels[end] == row.input_ids[end] for end in ends if end)
 
-    def decodes(row: Tokens) -> bool:
+    def _decodes(self, row: Tokens) -> bool:
         answers = [(row.input_ids[start:end], text) for start, end, text in row.answers if text is not None]
         return all(
-            unknown in ids or _same_text(str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)), text)
+            self._unknown in ids
+            or _same_text(str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)), text)
             for ids, text in answers
         )
-
-    def holds(name: str, rule: Callable[[Tokens], bool], limit: int = len(rows)) -> Check:
-        looked_at = rows[:limit]
-        broken = [origin for row, origin in zip(looked_at, origins, strict=False) if not rule(row)]
-        found = f"{len(broken):,} of {len(looked_at):,} rows break it: {', '.join(broken[:3])}"
-        return Check(name, not broken, found if broken else f"{len(looked_at):,} rows")
-
-    return [
-        holds("no double BOS", lambda row: bos is None or row.input_ids[:2] != [bos, bos]),
-        holds("the stop token of every answer is trained", stops_trained),
-        holds("nothing but answers is trained", _only_answers),
-        holds("every row has trained tokens", lambda row: row.trained > 0),
-        holds(f"ids are below the vocabulary size {vocab_size:,}", lambda row: max(row.input_ids) < vocab_size),
-        holds("trained tokens decode to the answers", decodes, DECODED_ROWS),
-    ]
 
 
 def _only_answers(row: Tokens) -> bool:

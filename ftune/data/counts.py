@@ -1,18 +1,29 @@
 """What happened to the rows: counts that add up."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 from typing import Any
+
+NAMED_FAULTS = 10
 
 
 @dataclass(slots=True)
 class Counts:
-    """Rows and tokens of one preparation: `read` = `kept` + the sum of `dropped`."""
+    """Rows and tokens of one preparation.
+
+    Of one source, `read` = `kept` - `pieces` + the sum of `dropped`; weights repeat or leave out rows after that.
+    """
 
     read: int = 0
     kept: int = 0
+    """Sequences to train on."""
+    pieces: int = 0
+    """How many more sequences than rows there are, because long texts were split."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows that were left out, by cause."""
+    faults: list[str] = field(default_factory=list)
+    """The first ten rows that are at fault, as `file:line: cause`, where such rows are dropped."""
     truncated: int = 0
     """Kept rows that were cut to `max_length`."""
     truncated_completions: int = 0
@@ -23,6 +34,8 @@ class Counts:
     """Answers of kept rows that hold nothing but the stop token."""
     control_text: int = 0
     """Kept rows whose text held control tokens, which were encoded as plain text."""
+    tools_as_text: int = 0
+    """Kept rows whose tools were written as plain text, because the chat template has no place for them."""
     tokens: int = 0
     trained_tokens: int = 0
     trained_min: int = 0
@@ -34,9 +47,25 @@ class Counts:
     longest_row: str = ""
     """Where it came from."""
 
-    def drop(self, cause: str) -> None:
-        """Count one row that was left out."""
-        self.dropped[cause] = self.dropped.get(cause, 0) + 1
+    @classmethod
+    def sum(cls, parts: Sequence["Counts"]) -> "Counts":
+        """The counts of several sources as one."""
+        total = cls()
+        for part in parts:
+            for item in fields(cls):
+                value = getattr(part, item.name)
+                if isinstance(value, int) and item.name != "longest":
+                    setattr(total, item.name, getattr(total, item.name) + value)
+            for cause, number in part.dropped.items():
+                total.drop(cause, number)
+            total.faults = [*total.faults, *part.faults][:NAMED_FAULTS]
+            if part.longest > total.longest:
+                total.longest, total.longest_row = part.longest, part.longest_row
+        return total
+
+    def drop(self, cause: str, number: int = 1) -> None:
+        """Count rows that were left out."""
+        self.dropped[cause] = self.dropped.get(cause, 0) + number
 
     def measure(self, lengths: list[int], trained: list[int]) -> None:
         """Fill in the token counts of the kept rows."""
@@ -46,7 +75,7 @@ class Counts:
 
     def lines(self) -> list[str]:
         """The counts in words, one fact a line, zeros left out."""
-        lines = [f"{self.read:,} rows read, {self.kept:,} kept"]
+        lines = [f"{self.read:,} rows read, {self.kept:,} {'sequences made' if self.pieces else 'kept'}"]
         lines += [f"{number:,} dropped: {cause}" for cause, number in sorted(self.dropped.items())]
         share = 100 * self.trained_tokens / self.tokens if self.tokens else 0
         lines.append(f"{self.tokens:,} tokens, {self.trained_tokens:,} of them trained ({share:.0f} %)")
@@ -60,6 +89,9 @@ class Counts:
             "rows lost a stop token by that": self.truncated_stop_tokens,
             "answers are empty": self.empty_completions,
             "rows hold control tokens in their text, encoded as plain text": self.control_text,
+            "rows have their tools written as text, because the chat template has no place for them": (
+                self.tools_as_text
+            ),
         }
         return lines + [f"{number:,} {words}" for words, number in remarks.items() if number]
 

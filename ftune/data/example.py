@@ -59,7 +59,7 @@ Answered: TypeAlias = Conversation | PromptCompletion
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one prompt, the better one first. Both sides hold the prompt (`prompt_turns`, or the same text)."""
+    """Two answers to one prompt, the better one first; both sides hold the prompt (`prompt_turns`, or its text)."""
 
     chosen: Answered
     rejected: Answered

@@ -3,22 +3,6 @@
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TypedDict
-
-from ftune.data.prepare import Prepared
-
-
-class PackedRow(TypedDict):
-    """One packed sequence; its documents stand one after another, `seq_lengths` long.
-
-    The first label of every document is -100: nothing of its own comes before it.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    seq_lengths: list[int]
-    row: list[int]
-    """The documents as indexes into the prepared rows."""
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -50,19 +34,3 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             insort(rooms, left)
         with_room[left].append(chosen)
     return [sorted(rows) for rows in bins]
-
-
-def pack_rows(prepared: Prepared, capacity: int, indexes: Sequence[int] | None = None) -> list[PackedRow]:
-    """The prepared rows (or those at `indexes`) as packed sequences of at most `capacity` tokens."""
-    chosen = range(len(prepared.input_ids)) if indexes is None else indexes
-    bins = pack([len(prepared.input_ids[index]) for index in chosen], capacity)
-    return [_packed(prepared, [chosen[place] for place in rows]) for rows in bins]
-
-
-def _packed(prepared: Prepared, rows: list[int]) -> PackedRow:
-    return PackedRow(
-        input_ids=[token for row in rows for token in prepared.input_ids[row]],
-        labels=[label for row in rows for label in prepared.labels[row]],
-        seq_lengths=[len(prepared.input_ids[row]) for row in rows],
-        row=rows,
-    )

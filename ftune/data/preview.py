@@ -2,11 +2,11 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ftune.data.prepare import Prepared
+from ftune.data.prepared import Prepared
 from ftune.data.tokenize import IGNORED
 
 if TYPE_CHECKING:
@@ -39,27 +39,44 @@ def spans(ids: list[int], labels: list[int], tokenizer: "PreTrainedTokenizerBase
 
 
 def render_preview(
-    prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", n: int = 3, *, color: bool = True, width: int = 80
+    prepared: Prepared,
+    tokenizer: "PreTrainedTokenizerBase",
+    n: int = 3,
+    *,
+    bins: Sequence[Sequence[int]] | None = None,
+    color: bool = True,
+    width: int = 80,
 ) -> "Text":
-    """The first `n` rows, then the counts and the checks.
+    """The first `n` sequences, then the counts and the checks. Of preferences, the rejected answers too.
 
-    With colour, trained text is green, other text dim and control tokens reversed; without, trained text stands in
-    `[[...]]`. Line ends are line ends; other control characters are escaped.
+    `bins` are packed sequences as indexes of rows; each shows where its documents begin. With colour, trained text is
+    green, other text dim and control tokens reversed; without, trained text stands in `[[...]]`. Line ends are line
+    ends; other control characters are escaped.
     """
     from rich.text import Text
 
     text = Text()
-    for index in range(min(n, len(prepared.input_ids))):
-        ids, labels = prepared.input_ids[index], prepared.labels[index]
+
+    def rule(title: str, mark: str = "-") -> None:
+        text.append(f"{mark * 2} {title} ".ljust(width, mark) + "\n", "bold" if color else "")
+
+    def row(rows: Prepared, index: int, side: str = "") -> None:
+        ids, labels = rows.ids(index), rows.labels(index)
         trained = len(labels) - labels.count(IGNORED)
-        title = f"-- {prepared.origins[index]}: {len(ids):,} tokens, {trained:,} trained "
-        text.append(title.ljust(width, "-") + "\n", "bold" if color else "")
-        for trained_run, run in groupby(spans(ids, labels, tokenizer), key=lambda span: span.trained):
-            text.append("[[" if trained_run and not color else "")
-            for span in run:
-                text.append(span.text, _style(span) if color else "")
-            text.append("]]" if trained_run and not color else "")
-        text.append("\n")
+        rule(f"{rows.origins[index]}:{side} {len(ids):,} tokens, {trained:,} trained")
+        _append_row(text, ids, labels, tokenizer, color=color)
+
+    if bins is None:
+        for index in range(min(n, len(prepared))):
+            row(prepared, index, " chosen," if prepared.is_preference else "")
+            if prepared.is_preference:
+                row(prepared.rejected(), index, " rejected,")
+    else:
+        for number, documents in enumerate(bins[:n], 1):
+            tokens = sum(len(prepared.ids(index)) for index in documents)
+            rule(f"packed sequence {number}: {len(documents)} documents, {tokens:,} tokens", "=")
+            for index in documents:
+                row(prepared, index)
     text.append("-" * width + "\n")
     text.append("\n".join([f"format: {prepared.format} ({prepared.reason})", *prepared.counts.lines()]) + "\n")
     for check in prepared.checks:
@@ -69,17 +86,37 @@ def render_preview(
     return text
 
 
+def _append_row(
+    text: "Text", ids: list[int], labels: list[int], tokenizer: "PreTrainedTokenizerBase", *, color: bool
+) -> None:
+    for trained_run, run in groupby(spans(ids, labels, tokenizer), key=lambda span: span.trained):
+        text.append("[[" if trained_run and not color else "")
+        for span in run:
+            text.append(span.text, _style(span) if color else "")
+        text.append("]]" if trained_run and not color else "")
+    text.append("\n")
+
+
 def preview_json(prepared: Prepared, tokenizer: "PreTrainedTokenizerBase", n: int = 3) -> list[dict[str, Any]]:
-    """The first `n` rows for machines: `ids`, their `tokens` as the vocabulary spells them, `trained` flags."""
-    return [
-        {
-            "origin": prepared.origins[index],
+    """The first `n` rows for machines: `ids`, their `tokens` as the vocabulary spells them, `trained` flags.
+
+    Of preferences, the same of the rejected answer under `rejected`.
+    """
+
+    def described(rows: Prepared, index: int) -> dict[str, Any]:
+        ids, labels = rows.ids(index), rows.labels(index)
+        return {
+            "origin": rows.origins[index],
             "ids": ids,
             "tokens": tokenizer.convert_ids_to_tokens(ids),
             "trained": [label != IGNORED for label in labels],
             "counts": {"tokens": len(ids), "trained": len(labels) - labels.count(IGNORED)},
         }
-        for index, (ids, labels) in enumerate(zip(prepared.input_ids[:n], prepared.labels[:n], strict=True))
+
+    both, rejected = prepared.is_preference, prepared.rejected()
+    return [
+        described(prepared, index) | ({"rejected": described(rejected, index)} if both else {})
+        for index in range(min(n, len(prepared)))
     ]
 
 

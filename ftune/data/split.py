@@ -1,32 +1,53 @@
-"""Held-out rows: a seeded split that never has the same row on both sides."""
+"""Held-out rows: a seeded split that never has the same row, or the same group, on both sides."""
 
-import random
-from collections.abc import Hashable, Sequence
+import numpy as np
+from numpy.typing import NDArray
 
 from ftune.core.errors import DataError
 
 
-def split(keys: Sequence[Hashable], fraction_or_count: float | int, seed: int) -> tuple[list[int], list[int]]:
+def split(
+    keys: NDArray[np.uint64], fraction_or_count: float | int, seed: int, groups: NDArray[np.uint64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indexes to train on and indexes to hold out, both ascending.
 
-    Rows with equal `keys` (an example, or its tokens) go to the same side. An int is a number of rows, a float between
-    0 and 1 a share of them; where duplicates do not fit, fewer rows are held out. The same keys and seed give the
-    same split. Raises DataError where one of the sides would be empty.
+    Rows with equal `keys` (hashes of their content) go to the same side, and so do rows of one group, and whatever
+    these join. An int is a number of rows, a float between 0 and 1 a share of them; where such sets do not fit, fewer
+    rows are held out. The same keys and seed give the same split. Raises DataError where a side would be empty.
     """
     wanted = fraction_or_count if isinstance(fraction_or_count, int) else round(len(keys) * fraction_or_count)
-    groups: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    shuffled = list(groups.values())
-    random.Random(seed).shuffle(shuffled)  # noqa: S311 - a repeatable shuffle, no secret
-    held_out: list[int] = []
-    for group in shuffled:
-        if len(held_out) + len(group) <= wanted:
-            held_out += group
-    if not held_out or len(held_out) == len(keys):
+    sets = _numbered(keys) if groups is None else _joined(_numbered(keys), _numbered(groups))
+    sizes = np.bincount(sets)
+    held_out, rows = np.zeros(len(sizes), np.bool_), 0
+    for number in np.random.default_rng(seed).permutation(len(sizes)):
+        if rows + sizes[number] <= wanted:
+            held_out[number] = True
+            rows += int(sizes[number])
+        if rows == wanted:
+            break
+    if not rows or rows == len(keys):
+        what = "groups" if groups is not None else "different ones"
         raise DataError(
-            f"cannot hold out {fraction_or_count} of {len(keys):,} rows ({len(groups):,} different ones): "
+            f"cannot hold out {fraction_or_count} of {len(keys):,} rows ({len(sizes):,} {what}): "
             "both sides need at least one row"
         )
-    kept = set(range(len(keys))) - set(held_out)
-    return sorted(kept), sorted(held_out)
+    out = held_out[sets]
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def _numbered(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Each value as its number among the different ones, from 0, in the order of the values."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _joined(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of the sets that are left when rows that share a number in either are put together."""
+    smallest = one.copy()
+    while True:
+        before = smallest
+        for numbers in (other, one):
+            least = np.full(numbers.max() + 1, len(one), np.int64)
+            np.minimum.at(least, numbers, smallest)
+            smallest = least[numbers]
+        if np.array_equal(before, smallest):
+            return _numbered(smallest.astype(np.uint64))

@@ -1,6 +1,5 @@
 """The `data` section: which rows are trained on, and what of them."""
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +11,19 @@ from ftune.core.paths import find_file
 from ftune.core.section import Location, Section
 from ftune.core.variants import union_of
 from ftune.data.formats.base import RowFormat
+from ftune.data.mixing.base import Mix
+from ftune.data.mixing.concatenate import Concatenate
 from ftune.data.reference import check_path
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ftune.data.prepare import Prepared
-    from ftune.data.row import Row
-    from ftune.data.template import Template
+    from ftune.data.intake import Rules
+    from ftune.data.row import BadRow, Row
 
     AnyFormat = RowFormat
+    AnyMix = Mix
 else:
     AnyFormat = union_of(RowFormat)
+    AnyMix = union_of(Mix)
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -36,24 +36,42 @@ def _search(path: str, info: ValidationInfo) -> str:
     return str(found) if found else path
 
 
+def _format(value: object) -> object:
+    return None if value in ("auto", {"type": "auto"}) else value
+
+
+Format = Annotated[AnyFormat | None, BeforeValidator(_format)]
+
+
 class Source(Section):
     """Where rows come from; a bare path stands for `{path: ...}`."""
 
     path: str
-    """File (.json, .jsonl, .csv, .tsv, .parquet, .txt, also .gz), folder, or hub data set. Local paths are looked up
-    from the working folder, then from the recipe's own."""
+    """File (.json, .jsonl, .csv, .tsv, .parquet, .arrow, .txt, also compressed), folder, glob (`data/*.jsonl`), hub
+    data set, or URL (`https://`, `s3://`, `gs://`). Local paths are looked up from the working folder, then from the
+    recipe's own."""
 
     name: str | None = None
     """Configuration of a hub data set."""
 
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, or key of the rows in a file such as `{"train": [...], "test": [...]}`."""
 
     revision: str | None = None
     """Commit, tag or branch of a hub data set."""
 
-    columns: dict[str, str] | None = None
-    """New name: the file's own name, as in `{prompt: question, completion: answer}`."""
+    columns: dict[str, str] | list[str] | None = None
+    """New name: the file's own name, as in `{prompt: question, completion: answer}`; a list names the columns of a
+    CSV or TSV file without a header."""
+
+    encoding: str | None = None
+    """Encoding of text files, such as `latin-1`; by default UTF-8, or what the file's first bytes say."""
+
+    documents: Literal["file", "blank_line", "line"] = "file"
+    """What one row of a .txt file is: the file, a stretch between blank lines, or a line."""
+
+    format: Format = None
+    """Layout of these rows, instead of `data.format`."""
 
     rows: Count | None = None
     """Take this many rows, drawn with the recipe's seed; all by default."""
@@ -65,17 +83,30 @@ class Source(Section):
             return {**value, "path": _search(value["path"], info)}
         return value
 
-    def read(self, seed: int) -> "list[Row]":
+    def read(self, seed: int) -> "Iterator[Row | BadRow]":
         """The rows, or a seeded draw of `rows` of them in their order. Raises DataError."""
         from ftune.data.source import read_rows
 
-        rows = list(
-            read_rows(self.path, columns=self.columns, name=self.name, split=self.split, revision=self.revision)
+        rows = read_rows(
+            self.path,
+            columns=self.columns,
+            name=self.name,
+            split=self.split,
+            revision=self.revision,
+            encoding=self.encoding,
+            documents=self.documents,
+            strict=False,
         )
-        if self.rows is None or self.rows >= len(rows):
-            return rows
-        drawn = random.Random(seed).sample(range(len(rows)), self.rows)  # noqa: S311 - a seeded draw, no secret
-        return [rows[index] for index in sorted(drawn)]
+        return rows if self.rows is None else _drawn(rows, self.rows, seed)
+
+    def identity(self, seed: int) -> dict[str, object]:
+        """Everything that decides which rows are read, the bytes of the files included."""
+        from ftune.data.fingerprint import source_fingerprint
+
+        seeded = self.rows is not None or (self.format is not None and self.format.seeded)
+        bytes_of = source_fingerprint(self.path, name=self.name, split=self.split, revision=self.revision)
+        own = self.model_dump(mode="json", exclude={"format", "weight"})
+        return {**own, "bytes": bytes_of, "seed": seed if seeded else None}
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A local file that is not there."""
@@ -83,11 +114,24 @@ class Source(Section):
             yield ("path",), problem
 
 
+def _drawn(rows: "Iterator[Row | BadRow]", wanted: int, seed: int) -> "Iterator[Row | BadRow]":
+    """A seeded draw of `wanted` rows in their order, in one pass (algorithm R of Vitter, 1985)."""
+    rng = random.Random(seed)  # noqa: S311 - a seeded draw, no secret
+    held: list[tuple[int, Row | BadRow]] = []
+    for number, row in enumerate(rows):
+        place = number if number < wanted else rng.randrange(number + 1)
+        if number < wanted:
+            held.append((number, row))
+        elif place < wanted:
+            held[place] = (number, row)
+    yield from (row for _, row in sorted(held, key=lambda pair: pair[0]))
+
+
 class TrainingSource(Source):
     """A source of training rows."""
 
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """How often each row is taken in an epoch: 2 twice, 0.5 half of the rows, drawn with the recipe's seed."""
+    """How much this source counts in the mixture; see `data.mix`."""
 
 
 class Validation(Section):
@@ -102,30 +146,23 @@ class Validation(Section):
     count: Count | None = None
     """Number of training rows to hold out."""
 
-    def hold_out(self, sources: "list[list[Row]]", seed: int) -> "tuple[list[list[Row]], list[list[Row]]]":
-        """The rows of each source that stay for training, and those held out: its own, or drawn from all sources.
-
-        Exact duplicates are never on both sides, whichever source they come from.
-        """
-        from ftune.data.split import split
-
-        if self.source is not None:
-            return sources, [self.source.read(seed)]
-        places = [(number, row) for number, rows in enumerate(sources) for row in rows]
-        keys = [json.dumps(row.values, sort_keys=True, default=str) for _, row in places]
-        sides = split(keys, self.fraction or self.count or 0, seed)
-        train: list[list[Row]] = [[] for _ in sources]
-        out: list[list[Row]] = [[] for _ in sources]
-        for side, indexes in zip((train, out), sides, strict=True):
-            for number, row in map(places.__getitem__, indexes):
-                side[number].append(row)
-        return train, out
+    group: str | None = None
+    """A column, such as `user_id`: rows that share its value are held out together or not at all."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if sum(way is not None for way in (self.source, self.fraction, self.count)) != 1:
             raise ValueError("give one of 'source', 'fraction' and 'count'")
+        if self.group is not None and self.source is not None:
+            raise ValueError("'group' splits the training rows; it does nothing beside a 'source' of held-out rows")
         return self
+
+
+class Streaming(Section):
+    """Rows that are read while the model trains, for sets that are larger than memory and disk cache."""
+
+    shuffle_buffer: Count = 1000
+    """So many rows are held in memory to be shuffled."""
 
 
 def bare_path(value: object) -> object:
@@ -148,8 +185,8 @@ def _validation(value: object) -> object:
     return value
 
 
-def _format(value: object) -> object:
-    return None if value in ("auto", {"type": "auto"}) else value
+def _streaming(value: object) -> object:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Data(Section):
@@ -162,13 +199,16 @@ class Data(Section):
     ]
     """Training rows: a path, a source or a list of them."""
 
+    mix: AnyMix = Concatenate()
+    """How several sources become one set: `concatenate`, `interleave` or `proportional`."""
+
     validation: Annotated[
         Validation | None,
         BeforeValidator(_validation, json_schema_input_type=str | Share | Count | Source | Validation | None),
     ] = None
     """Held-out rows: a path, a source, a share (`0.05`) or a number (`64`) of the training rows."""
 
-    format: Annotated[AnyFormat | None, BeforeValidator(_format)] = None
+    format: Format = None
     """Layout of the rows; by default (`auto`) it is detected from the first rows and the reason is said."""
 
     max_length: Annotated[int, Field(ge=8)] = 1024
@@ -184,51 +224,46 @@ class Data(Section):
     on_bad_row: Literal["error", "drop"] = "error"
     """A row that cannot be read or has nothing to train on ends the run, or is dropped and counted."""
 
-    on_long_row: Literal["error", "drop", "truncate"] = "drop"
-    """A row over `max_length` ends the run, is dropped and counted, or is cut at its end and counted."""
+    on_long_row: Literal["auto", "error", "drop", "truncate"] = "auto"
+    """A row over `max_length` ends the run, is dropped and counted, or is cut at its end and counted; `auto` splits
+    plain text into several sequences and drops other rows."""
+
+    on_preference: Literal["error", "chosen"] = "error"
+    """A row with a good and a bad answer, or with a verdict on its answer, ends the run, or its good answer is
+    trained."""
 
     num_proc: Count = 1
     """Processes that tokenise."""
 
-    def load(
-        self,
-        tokenizer: "PreTrainedTokenizerBase",
-        template: "Template | None",
-        *,
-        seed: int,
-        vocab_size: int,
-        positions: int | None,
-    ) -> "tuple[Prepared, Prepared | None]":
-        """Training rows and held-out rows as masked tokens.
+    streaming: Annotated[
+        Streaming | None, BeforeValidator(_streaming, json_schema_input_type=bool | Streaming | None)
+    ] = None
+    """Read and tokenise while training instead of before it; needs `schedule.max_steps`."""
 
-        A row longer than `positions`, what the model can read, counts as too long whatever `max_length` is. Raises
-        DataError for what cannot be trained on.
-        """
-        from ftune.data.join import join, taken
-        from ftune.data.prepare import prepare
-
-        def prepared(rows: "list[Row]") -> "Prepared":
-            return prepare(
-                rows,
-                self.format,
-                tokenizer,
-                template,
-                mask=self.mask,
-                max_length=min(self.max_length, positions or self.max_length),
-                on_bad_row=self.on_bad_row,
-                on_long_row=self.on_long_row,
-                vocab_size=vocab_size,
-                num_proc=self.num_proc,
+    @model_validator(mode="after")
+    def _streamable(self) -> Self:
+        if self.streaming is None:
+            return self
+        if not self.mix.streams:
+            raise ValueError(
+                f"mix: '{self.mix.name()}' needs to know how many rows the sources have, and a stream does not; "
+                "use 'interleave' with weights"
             )
+        if self.validation is not None and self.validation.source is None:
+            raise ValueError("validation: a stream cannot be split; give held-out rows of their own (a path)")
+        if self.num_proc > 1:
+            raise ValueError("num_proc: a stream is tokenised where it is trained on; remove 'num_proc'")
+        return self
 
-        sources = [source.read(seed) for source in self.train]
-        held_out: list[list[Row]] = []
-        if self.validation is not None:
-            sources, held_out = self.validation.hold_out(sources, seed)
-        parts = [prepared(rows) for rows in sources]
-        takes = [
-            taken(len(part.input_ids), source.weight, seed) for part, source in zip(parts, self.train, strict=True)
-        ]
-        kept = [prepared(rows) for rows in held_out if rows]
-        train = join(parts, takes)
-        return train, join(kept, [range(len(part.input_ids)) for part in kept]) if kept else None
+    def rules(self, positions: int | None) -> "Rules":
+        """How rows become sequences; a row longer than `positions`, what the model can read, is always too long."""
+        from ftune.data.intake import Rules
+
+        return Rules(
+            mask=self.mask,
+            max_length=min(self.max_length, positions or self.max_length),
+            on_bad_row=self.on_bad_row,
+            on_long_row=self.on_long_row,
+            answers="chosen" if self.on_preference == "chosen" else "one",
+            group=self.validation.group if self.validation else None,
+        )

@@ -69,6 +69,8 @@ class SftRecipe(Recipe):
             )
         if self.peft.type == "lora" and self.peft.dora and self.model.quantization.type == "int8":
             raise ValueError("peft.dora: DoRA does not work on int8 weights; use 'model.quantization: nf4' or no DoRA")
+        if self.data.streaming is not None and self.schedule.max_steps is None:
+            raise ValueError("schedule.max_steps: a stream has no known end; say after how many steps to stop")
         if self.eval != Eval() and self.data.validation is None:
             raise ValueError("eval: there are no held-out rows; add 'data.validation: 0.05' or remove 'eval'")
         return self

@@ -5,7 +5,7 @@ A mixin that goes before a trainer class: `class SftTrainer(ReliableTrainer, trl
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ class CountingCollator:
         self.collate = collate
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate `examples` and add the counts; `row` is an index or, in a packed example, a list of them."""
+        """Collate `examples` and add the counts; `row` is an index or an origin, or a list of them."""
         batch = self.collate(examples)
+        if "position" in examples[-1]:  # where a stream stands behind this batch
+            batch["position"] = examples[-1]["position"]
         rows = [example["row"] for example in examples]
         batch["rows"] = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
         batch["tokens"] = sum(len(example["input_ids"]) for example in examples)
@@ -46,15 +48,17 @@ class ReliableTrainer(Trainer):
     control: Any
     _tr_loss: torch.Tensor
 
-    def prepare_reliability(self, events: EventLog, say: Say, facts: dict[str, object], origins: list[str]) -> None:
+    def prepare_reliability(
+        self, events: EventLog, say: Say, facts: dict[str, object], origins: Sequence[str] | None
+    ) -> None:
         """Connect the trainer to its run: where to write and say what happens, what a checkpoint's manifest tells.
 
-        `origins` names the `file:line` of each row index.
+        `origins` names the `file:line` of each row index; None where the rows of a batch are named by it already.
         """
         self.events, self.say, self.facts, self.origins = events, say, facts, origins
         self.data_collator = CountingCollator(self.data_collator)
         self.tokens = self.trained_tokens = 0
-        self._rows: list[int] = []
+        self._rows: list[Any] = []
         self._step_loss: torch.Tensor | float = 0.0
         self._skipped_in_a_row = 0
 
@@ -62,14 +66,15 @@ class ReliableTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "row" not in self._signature_columns:
-            self._signature_columns.append("row")
+        self._signature_columns += [name for name in ("row", "position") if name not in self._signature_columns]
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if "rows" in inputs:
             rows, tokens, trained = inputs.pop("rows"), inputs.pop("tokens"), inputs.pop("trained_tokens")
+            position = inputs.pop("position", None)
             if self.model.training:
                 self._rows += rows
+                self.facts |= {"stream": position} if position else {}
                 self.tokens += tokens
                 self.trained_tokens += trained
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
@@ -104,7 +109,7 @@ class ReliableTrainer(Trainer):
         self._skipped_in_a_row += 1
         step = self.state.global_step + 1
         why = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {float(norm)}"
-        places = [self.origins[row] for row in rows]
+        places = [self.origins[row] for row in rows] if self.origins is not None else rows
         self.events.write("skipped", step=step, why=why, rows=places)
         self.say.warning(f"step {step} skipped: {why}; its rows are in events.jsonl")
         if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:

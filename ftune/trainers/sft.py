@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from ftune.core.errors import LaunchError, RecipeError
 from ftune.core.say import Say
 from ftune.report.events import EventLog
+from ftune.trainers.feed import PreparedDataset, StreamDataset
 from ftune.trainers.progress import ProgressCallback
 from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.signals import StopAtStepEnd
@@ -44,12 +45,11 @@ class Outcome:
 def train_sft(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Dataset,
-    validation: Dataset | None,
+    train: PreparedDataset | StreamDataset,
+    validation: PreparedDataset | None,
     *,
     args: dict[str, Any],
     packed: bool,
-    origins: list[str],
     events: EventLog,
     facts: dict[str, object],
     say: Say,
@@ -57,12 +57,12 @@ def train_sft(
 ) -> Outcome:
     """Train `model` in place, from `checkpoint` on when one is given.
 
-    `train` and `validation` have the columns input_ids, labels and row (and seq_lengths when `packed`); `args` are
-    arguments of SFTConfig; `facts` go into each checkpoint's manifest. Raises DivergedError and StorageError; a stop by
-    signal is no error here, the outcome says it.
+    `args` are arguments of SFTConfig; `facts` go into each checkpoint's manifest, with the position of a stream. Raises
+    DivergedError and StorageError; a stop by signal is no error here, the outcome says it.
     """
     trainer = _build(model, tokenizer, train, validation, args, packed=packed)
     steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+    origins = train.prepared.origins if isinstance(train, PreparedDataset) else None
     trainer.prepare_reliability(events, say, {**facts, "max_steps": steps}, origins)
     for upstream in (PrinterCallback, UpstreamProgress):
         trainer.remove_callback(upstream)
@@ -92,12 +92,14 @@ def train_sft(
 def _build(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Dataset,
-    validation: Dataset | None,
+    train: PreparedDataset | StreamDataset,
+    validation: PreparedDataset | None,
     args: dict[str, Any],
     *,
     packed: bool,
 ) -> ReliableSFTTrainer:
+    if isinstance(train, StreamDataset):  # it goes on by itself where it stood, and every process reads its own share
+        args = {"accelerator_config": {"dispatch_batches": False}, **args, "ignore_data_skip": True}
     try:
         config = SFTConfig(
             **args,
@@ -111,9 +113,15 @@ def _build(
         raise RecipeError(f"trainer_args: {str(error).splitlines()[0]}") from error
     if config.n_gpu > 1:
         config._n_gpu = 1  # one process uses one GPU; transformers would spread the model over all it sees
+    first = Dataset.from_list([next(iter(train))])  # TRL 1.16 takes no other kind; it only looks at the columns
     trainer = ReliableSFTTrainer(
-        model=model, args=config, train_dataset=train, eval_dataset=validation, processing_class=tokenizer
+        model=model,
+        args=config,
+        train_dataset=first,
+        eval_dataset=first if validation is not None else None,
+        processing_class=tokenizer,
     )
+    trainer.train_dataset, trainer.eval_dataset = train, validation
     for parameter in model.parameters():
         if parameter.requires_grad:  # TRL casts adapters on quantised weights to bf16; a resume would bring fp32 back
             parameter.data = parameter.data.float()

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftune.data.pack import pack, pack_rows
+from ftune.data.intake import Rules
+from ftune.data.mix import chained
+from ftune.data.pack import pack
 from ftune.data.prepare import prepare
 from ftune.data.row import Row
+from ftune.trainers.feed import PreparedDataset
 
 
 def best_fit_by_brute_force(lengths, capacity):
@@ -50,14 +53,25 @@ def test_a_hundred_thousand_rows_take_seconds_at_most():
 
 def test_packed_rows_hold_every_token_in_order(smollm2):
     rows = [Row({"prompt": "sea " * n, "completion": "big"}, "rows.jsonl", n) for n in range(1, 12)]
-    prepared = prepare(rows, None, smollm2.tokenizer, None)
-    packed = pack_rows(prepared, max(prepared.lengths) + 20)
-    assert len(packed) < len(rows)
-    for row in packed:
-        assert row["seq_lengths"] == [prepared.lengths[index] for index in row["row"]]
-        starts = [sum(row["seq_lengths"][:number]) for number in range(len(row["row"]))]
-        for start, length, index in zip(starts, row["seq_lengths"], row["row"], strict=True):
-            assert row["input_ids"][start : start + length] == prepared.input_ids[index]
-            assert row["labels"][start : start + length] == prepared.labels[index]
-            assert row["labels"][start] == -100
-    assert sorted(index for row in packed for index in row["row"]) == list(range(len(rows)))
+    prepared = chained([prepare(rows, None, smollm2.tokenizer, None, Rules())])
+    bins = pack(prepared.lengths.tolist(), int(prepared.lengths.max()) + 20)
+    dataset = PreparedDataset(prepared, bins)
+    assert len(dataset) < len(rows)
+    for packed in (dataset[number] for number in range(len(dataset))):
+        assert packed["seq_lengths"] == [prepared.lengths[index] for index in packed["row"]]
+        starts = [sum(packed["seq_lengths"][:number]) for number in range(len(packed["row"]))]
+        for start, length, index in zip(starts, packed["seq_lengths"], packed["row"], strict=True):
+            assert packed["input_ids"][start : start + length] == prepared.ids(index)
+            assert packed["labels"][start : start + length] == prepared.labels(index)
+            assert packed["labels"][start] == -100
+    assert sorted(index for rows in bins for index in rows) == list(range(len(rows)))
+    assert dataset[0]["row"] == list(bins[0])
+
+
+def test_unpacked_rows_stand_alone(smollm2):
+    rows = [Row({"prompt": "sea " * n, "completion": "big"}, "rows.jsonl", n) for n in range(1, 4)]
+    prepared = chained([prepare(rows, None, smollm2.tokenizer, None, Rules())])
+    dataset = PreparedDataset(prepared)
+    assert [dataset[row] for row in range(len(dataset))] == [
+        {"input_ids": prepared.ids(row), "labels": prepared.labels(row), "row": row} for row in range(3)
+    ]

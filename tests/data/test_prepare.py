@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ftune.core.errors import DataError
-from ftune.data.checks import check_rows
+from ftune.data.checks import Checker
 from ftune.data.formats.alpaca import AlpacaFormat
-from ftune.data.prepare import fingerprint, prepare, to_dataset
-from ftune.data.row import Row
+from ftune.data.intake import Rules
+from ftune.data.mix import chained
+from ftune.data.prepare import prepare
+from ftune.data.row import BadRow, Row
 
 GOOD = {"instruction": "Who are you?", "output": "A small model."}
 LONG = {"instruction": "Who are you?", "output": "A small model. " * 40}
@@ -16,13 +19,19 @@ BAD = {"instruction": "Who are you?", "output": None}
 
 
 def rows(*values):
-    return [Row(value, "rows.jsonl", number) for number, value in enumerate(values, 1)]
+    return [
+        value if isinstance(value, BadRow) else Row(value, "rows.jsonl", number)
+        for number, value in enumerate(values, 1)
+    ]
 
 
 @pytest.fixture
 def made(smollm2):
-    def make(*values, **options):
-        return prepare(rows(*values), options.pop("format", None), smollm2.tokenizer, smollm2.template, **options)
+    def make(*values, format=None, num_proc=1, progress=None, folder=None, **rules):
+        rules = Rules(**rules)
+        given = rows(*values)
+        options = {"num_proc": num_proc, "progress": progress, "folder": folder}
+        return chained([prepare(given, format, smollm2.tokenizer, smollm2.template, rules, **options)])
 
     return make
 
@@ -30,20 +39,21 @@ def made(smollm2):
 def test_rows_become_tokens_with_their_origins(made, smollm2):
     seen = []
     prepared = made(GOOD, {**GOOD, "output": ""}, progress=seen.append)
-    assert prepared.origins == ["rows.jsonl:1", "rows.jsonl:2"]
+    assert list(prepared.origins) == ["rows.jsonl:1", "rows.jsonl:2"]
+    assert prepared.origins[-2:] == ["rows.jsonl:1", "rows.jsonl:2"]
     assert (prepared.format, prepared.reason) == ("alpaca", "keys 'instruction' and 'output' in the first 2 rows")
     assert seen == [2]
     counts = prepared.counts
     assert (counts.read, counts.kept, counts.dropped, counts.empty_completions) == (2, 2, {}, 1)
     assert counts.tokens == sum(prepared.lengths)
-    assert counts.trained_tokens == sum(label != -100 for row in prepared.labels for label in row)
+    assert counts.trained_tokens == sum(label != -100 for row in (0, 1) for label in prepared.labels(row))
     assert (counts.trained_min, counts.longest_row) == (1, "rows.jsonl:1")
     assert prepared.failed() == []
     assert len(prepared.checks) == 6
 
 
 def test_a_named_format_is_not_detected(made):
-    with pytest.raises(DataError, match=r"rows.jsonl:1: 'instruction' is missing"):
+    with pytest.raises(DataError, match=r"rows.jsonl:1: '\w+' is missing"):
         made({"text": "a"}, format=AlpacaFormat())
 
 
@@ -74,7 +84,7 @@ def test_a_row_with_nothing_to_train_is_a_bad_row(made):
 
 def test_long_rows_follow_their_policy(made):
     with pytest.raises(DataError, match=r"rows.jsonl:2: \d+ tokens, but max_length is 80; .*on_long_row"):
-        made(GOOD, LONG, max_length=80)
+        made(GOOD, LONG, max_length=80, on_long_row="error")
     dropped = made(GOOD, LONG, max_length=80, on_long_row="drop")
     assert dropped.counts.dropped == {"longer than max_length": 1}
     cut = made(GOOD, LONG, max_length=80, on_long_row="truncate")
@@ -102,15 +112,76 @@ def test_the_fingerprint_is_that_of_the_tokens(made):
     first, second = made(GOOD, LONG), made(LONG, GOOD)
     assert first.fingerprint == made(GOOD, LONG).fingerprint
     assert first.fingerprint != second.fingerprint
-    assert first.fingerprint == fingerprint(first.input_ids, first.labels)
     assert first.fingerprint != made(GOOD, LONG, mask="all").fingerprint
-    assert fingerprint([[1], [2]], [[1], [2]]) != fingerprint([[1, 2]], [[1, 2]])
+    assert first.fingerprint != first.at(np.array([1, 0])).fingerprint
 
 
-def test_rows_become_a_dataset(made):
-    prepared = made(GOOD, LONG)
-    assert to_dataset(prepared)[:] == {"input_ids": prepared.input_ids, "labels": prepared.labels, "row": [0, 1]}
-    assert to_dataset(prepared, [1])[:]["row"] == [1]
+def test_tables_on_disk_hold_what_tables_in_memory_hold(made, tmp_path):
+    memory, disk = made(GOOD, LONG, {**GOOD, "output": ""}), made(GOOD, LONG, {**GOOD, "output": ""}, folder=tmp_path)
+    assert disk.fingerprint == memory.fingerprint
+    for row in range(3):
+        assert (disk.ids(row), disk.labels(row)) == (memory.ids(row), memory.labels(row))
+        assert len(disk.ids(row)) == disk.lengths[row]
+        assert sum(label != -100 for label in disk.labels(row)) == disk.trained_counts[row]
+    assert disk.at(np.array([2, 0])).ids(1) == memory.ids(0)
+    assert list(disk.at(np.array([2, 0])).origins) == ["rows.jsonl:3", "rows.jsonl:1"]
+
+
+def test_rows_that_could_not_be_read_are_bad_rows(made):
+    bad = BadRow("rows.jsonl", 2, 7, "truncated JSON")
+    with pytest.raises(DataError, match=r"^rows.jsonl:2:7: truncated JSON$"):
+        made(GOOD, bad)
+    counts = made(GOOD, bad, on_bad_row="drop").counts
+    assert (counts.read, counts.kept, counts.dropped) == (2, 1, {"unreadable": 1})
+    assert counts.faults == ["rows.jsonl:2:7: truncated JSON"]
+    with pytest.raises(DataError, match=r"no rows that can be read\nrows.jsonl:2:7: truncated JSON"):
+        made(bad)
+
+
+def test_long_text_becomes_sequences_that_lose_nothing(made, smollm2):
+    text = "The capital of France is Paris.\n" * 40
+    whole, split = made({"text": text}), made({"text": text}, max_length=64)
+    assert [token for row in range(len(split)) for token in split.ids(row)] == whole.ids(0)
+    assert split.lengths.max() == 64
+    assert split.lengths[:-1].min() == 64
+    assert split.counts.pieces == len(split) - 1
+    assert all(split.labels(row)[0] == -100 for row in range(len(split)))
+    assert len(set(split.keys.tolist())) > 1
+    assert made({"text": text}, {"text": "short"}, max_length=64, on_long_row="drop").counts.kept == 1
+
+
+PAIR = {"prompt": "Who are you? ", "chosen": "A small model.", "rejected": "Nobody."}
+
+
+def test_preferences_are_refused_taken_by_their_better_side_or_kept_whole(made):
+    with pytest.raises(DataError, match="on_preference: chosen"):
+        made(PAIR)
+    chosen, both = made(PAIR, answers="chosen"), made(PAIR, answers="both")
+    assert not chosen.is_preference
+    assert both.is_preference
+    assert both.ids(0) == chosen.ids(0)
+    assert both.rejected().ids(0) != both.ids(0)
+    assert len(both.rejected()) == 1
+
+
+def test_feedback_keeps_its_verdict_or_only_the_good_answers(made):
+    judged = [{"prompt": "Who? ", "completion": "I.", "label": label} for label in (True, False, True)]
+    with pytest.raises(DataError, match="on_preference: chosen"):
+        made(*judged)
+    assert made(*judged, answers="chosen").counts.dropped == {"its answer was judged bad": 1}
+    assert made(*judged, answers="both").parts[0].table.scores.tolist() == [1, 0, 1]
+
+
+def test_prompts_are_kept_where_they_are_asked_for(made):
+    question = {"messages": [{"role": "user", "content": "Hi"}]}
+    prompts = made(question, prompts=True)
+    assert prompts.counts.trained_tokens == 0
+    assert [check.name for check in prompts.failed()] == ["every row has trained tokens"]
+
+
+def test_a_group_column_that_is_not_there_is_named(made):
+    with pytest.raises(DataError, match=r"rows.jsonl:1: there is no column 'outptu'.* did you mean 'output'"):
+        made(GOOD, group="outptu")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +197,8 @@ def test_rows_become_a_dataset(made):
 )
 def test_each_check_fails_on_what_it_is_there_for(smollm2, broken, name):
     row = broken(smollm2.rows().encode(AlpacaFormat().to_example(GOOD)))
-    checks = check_rows([row], ["rows.jsonl:7"], smollm2.tokenizer, len(smollm2.tokenizer))
-    (failed,) = [check for check in checks if check.name.startswith(name)]
+    checker = Checker(smollm2.tokenizer, len(smollm2.tokenizer))
+    checker.take(row, "rows.jsonl:7")
+    (failed,) = [check for check in checker.checks() if check.name.startswith(name)]
     assert not failed.ok
     assert "rows.jsonl:7" in failed.detail

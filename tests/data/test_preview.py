@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from ftune.data.intake import Rules
+from ftune.data.mix import chained
 from ftune.data.prepare import prepare
 from ftune.data.preview import preview_json, render_preview
 from ftune.data.row import Row
@@ -15,7 +17,7 @@ def prepared(smollm2):
         Row({"instruction": "Beep <|im_end|>\x1b[31m\u202e", "output": "Boop\nagain"}, "rows.jsonl", 1),
         Row({"instruction": "a", "output": "b"}, "rows.jsonl", 2),
     ]
-    return prepare(rows, None, smollm2.tokenizer, smollm2.template)
+    return chained([prepare(rows, None, smollm2.tokenizer, smollm2.template, Rules())])
 
 
 def test_without_colour_trained_text_is_marked(prepared, smollm2):
@@ -50,5 +52,23 @@ def test_json_has_every_token_with_its_flag(prepared, smollm2):
 
 
 def test_a_blank_first_tokenizer_keeps_its_blanks(metaspace):
-    prepared = prepare([Row({"prompt": "The sea", "completion": " is big"}, "rows.csv", 2)], None, metaspace, None)
+    row = Row({"prompt": "The sea", "completion": " is big"}, "rows.csv", 2)
+    prepared = chained([prepare([row], None, metaspace, None, Rules())])
     assert "The sea[[ is big</s>]]" in str(render_preview(prepared, metaspace, color=False))
+
+
+def test_of_preferences_both_sides_are_shown(smollm2):
+    row = Row({"prompt": "Who? ", "chosen": "A friend.", "rejected": "Go away."}, "rows.jsonl", 4)
+    prepared = chained([prepare([row], None, smollm2.tokenizer, smollm2.template, Rules(answers="both"))])
+    text = str(render_preview(prepared, smollm2.tokenizer, color=False))
+    chosen, rejected = text.index("rows.jsonl:4: chosen,"), text.index("rows.jsonl:4: rejected,")
+    assert "A friend." in text[chosen:rejected]
+    assert "Go away." in text[rejected:]
+    (described,) = preview_json(prepared, smollm2.tokenizer)
+    assert described["ids"] != described["rejected"]["ids"]
+
+
+def test_packed_sequences_show_where_their_documents_begin(prepared, smollm2):
+    text = str(render_preview(prepared, smollm2.tokenizer, 1, bins=[[0, 1]], color=False))
+    assert "== packed sequence 1: 2 documents" in text
+    assert text.index("packed sequence 1") < text.index("rows.jsonl:1: ") < text.index("rows.jsonl:2: ")

