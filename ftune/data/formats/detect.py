@@ -1,11 +1,14 @@
 """Which row format a file has, and why: told from its first rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftune.core.errors import DataError
 from ftune.core.variants import variants_of
-from ftune.data.formats.base import RowFormat, quoted_keys
+from ftune.data.example import Example, Skipped
+from ftune.data.formats.base import RowFormat, Values, quoted_keys
+from ftune.data.formats.unknown import unknown_layout
 from ftune.data.row import Row
 
 LOOK_AT = 20
@@ -14,40 +17,95 @@ LOOK_AT = 20
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """The format that was found and the reason, in words that a person can check."""
+    """The format of a source and the reason, in words that a person can check. Reads its rows."""
 
     format: RowFormat
     reason: str
+    tidy: bool = False
+    """Whether keys are read in small letters, without blanks around and with underscores inside."""
+
+    def read(self, values: Values) -> Example | Skipped:
+        """The row's meaning. Raises DataError without file and line, which the caller knows."""
+        return self.format.to_example(self.tidied(values))
+
+    def tidied(self, values: Values) -> Values:
+        """The row with the keys that the format knows."""
+        return _tidied(values) if self.tidy else values
 
 
-def detect(rows: Sequence[Row]) -> Detected:
-    """The one format that all of the first rows have."""
+def detect(rows: Sequence[Row], *, tolerant: bool = False) -> Detected:
+    """The one format that the first rows have; rows that fit no format at all are left to be refused when read.
+
+    Rows of two formats are an error; `tolerant` takes the format that most of them have instead, and says so.
+    """
     if not rows:
         raise DataError("there are no rows to tell the format from")
     looked_at = rows[:LOOK_AT]
-    first, reason = _format_of(looked_at[0])
-    for row in looked_at[1:]:
-        other, other_reason = _format_of(row)
+    found, tidy = _formats_of(looked_at, tidy=False), False
+    if not found and (found := _formats_of(looked_at, tidy=True)):
+        tidy = True
+    if not found:
+        raise DataError(unknown_layout(looked_at[0], _known()))
+    first, reason, _ = found[0]
+    if tolerant:
+        [(first, _)] = Counter(cls for cls, _, _ in found).most_common(1)
+        reason = next(why for cls, why, _ in found if cls is first)
+    else:
+        _refuse_mixture(found)
+    return Detected(first(), reason + _remarks(looked_at, found, first, tidy), tidy)
+
+
+def named(format: RowFormat, rows: Sequence[Row]) -> Detected:
+    """A format that the recipe names, with the keys of the first rows as they stand, or tidied where only this fits."""
+    looked_at = [row.values for row in rows[:LOOK_AT]]
+    fits = any(format.matches(values) for values in looked_at)
+    tidy = not fits and any(format.matches(_tidied(values)) for values in looked_at)
+    return Detected(format, "named in the recipe" + (_TIDIED if tidy else ""), tidy)
+
+
+_TIDIED = "; capitals, blanks and dashes in the keys do not count"
+
+Found = list[tuple[type[RowFormat], str, Row]]
+"""Formats of rows, with the reasons."""
+
+
+def _formats_of(rows: Sequence[Row], *, tidy: bool) -> Found:
+    found: Found = []
+    for row in rows:
+        values = _tidied(row.values) if tidy else row.values
+        fitting = ((cls, reason, row) for cls in _known() if (reason := cls.matches(values)))
+        found += [match for match in [next(fitting, None)] if match]
+    return found
+
+
+def _refuse_mixture(found: Found) -> None:
+    first, reason, first_row = found[0]
+    for other, other_reason, row in found[1:]:
         if other is not first:
             raise DataError(
-                f"{row.origin}: this row looks like {other.name()} ({other_reason}), but {looked_at[0].origin} looks "
-                f"like {first.name()} ({reason}); split the file, or name the layout with 'format:'"
+                f"{row.origin}: this row looks like {other.name()} ({other_reason}), but {first_row.origin} looks "
+                f"like {first.name()} ({reason}); split the file, name the layout with 'format:', or leave out the "
+                "rows of the other layout with 'on_bad_row: drop'"
             )
-    where = f" in the first {len(looked_at)} rows" if len(looked_at) > 1 else ""
-    unused = {key: None for row in looked_at for key in row.values if key not in first.keys + first.optional}
-    return Detected(first(), reason + where + (f"; not used: {quoted_keys(tuple(unused))}" if unused else ""))
 
 
-def _format_of(row: Row) -> tuple[type[RowFormat], str]:
-    for cls in _known():
-        if reason := cls.matches(row.values):
-            return cls, reason
-    known = "; ".join(f"{cls.name()} needs {quoted_keys(cls.keys)}" for cls in _known())
-    found = quoted_keys(tuple(row.values)) if row.values else "no keys"
-    raise DataError(
-        f"{row.origin}: the layout of this row is not known: found {found}. {known}. "
-        f"Rename columns in the recipe, for example 'columns: {{prompt: question, completion: answer}}'"
-    )
+def _remarks(rows: Sequence[Row], found: Found, taken: type[RowFormat], tidy: bool) -> str:
+    """In how many of the first rows the format was found, and which of their keys have no use."""
+    fitting = [_tidied(row.values) if tidy else row.values for cls, _, row in found if cls is taken]
+    where = f" in the first {len(rows)} rows" if len(rows) > 1 else ""
+    if len(fitting) < len(rows):
+        where = f" in {len(fitting)} of the first {len(rows)} rows"
+    unused = {key: None for values in fitting for key in values if key not in taken.used(values)}
+    return where + (_TIDIED if tidy else "") + (f"; not used: {quoted_keys(tuple(map(str, unused)))}" if unused else "")
+
+
+def _tidied(values: Values) -> Values:
+    """The row with keys in small letters, without blanks around and with underscores for blanks and dashes inside.
+
+    A row of which two keys would become one stays as it is: which of them was meant is not for us to say.
+    """
+    tidy = {key.strip().lower().replace(" ", "_").replace("-", "_"): value for key, value in values.items()}
+    return tidy if len(tidy) == len(values) else values
 
 
 def _known() -> list[type[RowFormat]]:

@@ -1,25 +1,38 @@
 """OpenAI message rows."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ftune.data.example import Example
-from ftune.data.formats.base import RowFormat, Values
-from ftune.data.formats.turns import conversation
-
-ROLES = {role: role for role in ("system", "user", "assistant", "tool")} | {"developer": "system"}
+from ftune.data.formats.base import SYSTEM, RowFormat, Values
+from ftune.data.formats.chat import conversation, list_name, speaks_by
 
 
 class MessagesFormat(RowFormat):
     """A list of turns with `role` and `content`, as OpenAI's chat API has them.
+
+    A content may be a list of parts {"type": "text", "text": ...}. Turns may have `tool_calls`, and the row `tools`. A
+    `system` text beside the list stands before it.
 
     {"messages": [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."}]}
     """
 
     type: Literal["messages"] = "messages"
     keys: ClassVar[tuple[str, ...]] = ("messages",)
-    optional: ClassVar[tuple[str, ...]] = ("system",)
-    rank: ClassVar[int] = 10
+    optional: ClassVar[tuple[str, ...]] = ("system", "tools")
+    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"system": SYSTEM}
+    rank: ClassVar[int] = 12
+
+    @classmethod
+    def name_in(cls, row: Values, key: str) -> str | None:
+        """The list may have any name that chat data uses."""
+        return list_name(row, key) if key == "messages" else super().name_in(row, key)
+
+    @classmethod
+    def matches(cls, row: Values) -> str | None:
+        """A list of turns with `role`, under any name."""
+        return super().matches(row) if speaks_by(row, "messages", "role") else None
 
     def to_example(self, row: Values) -> Example:
         """The turns as they stand."""
-        return conversation(row, "messages", role="role", content="content", roles=ROLES)
+        return conversation(row, self.name_in(row, "messages") or "messages")

@@ -14,7 +14,7 @@ class PromptCompletionFormat(RowFormat):
 
     type: Literal["prompt_completion"] = "prompt_completion"
     keys: ClassVar[tuple[str, ...]] = ("prompt", "completion")
-    rank: ClassVar[int] = 40
+    rank: ClassVar[int] = 26
 
     def to_example(self, row: Values) -> Example:
         """Both texts as they stand: a space between them belongs to one of them."""

@@ -1,41 +1,45 @@
-"""Turns of chat rows: one reader for every layout that is a list of role and content."""
+"""Rows of turns without roles."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import ClassVar, Literal
 
 from ftune.core.errors import DataError
-from ftune.core.suggest import did_you_mean
-from ftune.data.example import Conversation, Message, Role
-from ftune.data.formats.base import Values, described, optional_text_of, text_of
+from ftune.data.example import Conversation, Example, Message
+from ftune.data.formats.base import SYSTEM, RowFormat, Values, checked_text, described, text_of
+from ftune.data.formats.cells import parsed
+from ftune.data.formats.chat import opened
 
 
-def conversation(row: Values, key: str, *, role: str, content: str, roles: Mapping[str, str]) -> Conversation:
-    """The list under `key` as a conversation; `roles` maps the layout's names of roles to ours.
+class TurnsFormat(RowFormat):
+    """A list of texts that the user and the assistant say in turn, the user first.
 
-    A text under `system` beside the list becomes the first turn.
+    {"turns": ["Hi!", "Hello. What can I do for you?"]}
     """
-    turns = row.get(key)
-    if not isinstance(turns, list):
-        raise DataError(f"'{key}' is {described(turns)}; it must be a list of turns with '{role}' and '{content}'")
-    if row.get("tools"):
-        raise DataError("the row describes tools under 'tools', which are not supported yet; remove this column")
-    if not turns:
-        raise DataError(f"'{key}' is empty; a conversation needs at least a user and an assistant turn")
-    messages = [_message(turn, f"{key}[{index}]", role, content, roles) for index, turn in enumerate(turns)]
-    if system := optional_text_of(row, "system"):
-        messages.insert(0, Message("system", system))
-    return Conversation(tuple(messages))
 
+    type: Literal["turns"] = "turns"
+    keys: ClassVar[tuple[str, ...]] = ("turns",)
+    optional: ClassVar[tuple[str, ...]] = ("system",)
+    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"turns": ("turns", "data", "dialog"), "system": SYSTEM}
+    rank: ClassVar[int] = 16
 
-def _message(turn: object, place: str, role: str, content: str, roles: Mapping[str, str]) -> Message:
-    if not isinstance(turn, dict):
-        raise DataError(f"{place} is {described(turn)}; a turn is an object with '{role}' and '{content}'")
-    if turn.get("tool_calls"):
-        raise DataError(f"{place} calls tools under 'tool_calls', which are not supported yet")
-    try:
-        name, text = text_of(turn, role), text_of(turn, content)
-    except DataError as error:
-        raise DataError(f"{place}: {error}") from None
-    if name not in roles:
-        raise DataError(f"{place}: the role '{name}' is not known{did_you_mean(name, roles)}")
-    return Message(cast(Role, roles[name]), text)
+    @classmethod
+    def matches(cls, row: Values) -> str | None:
+        """The names `data` and `dialog` say too little: a list of texts must be under them."""
+        name = cls.name_in(row, "turns")
+        texts = parsed(row.get(name)) if name else None
+        alternate = isinstance(texts, list) and bool(texts) and isinstance(texts[0], str)
+        return super().matches(row) if alternate or name == "turns" else None
+
+    def to_example(self, row: Values) -> Example:
+        """The texts as turns of the user and the assistant."""
+        name = self.name_in(row, "turns") or "turns"
+        texts = parsed(row.get(name))
+        if name not in row:
+            text_of(row, name)
+        if not isinstance(texts, list):
+            raise DataError(f"'{name}' is {described(texts)}; it must be a list of texts")
+        if not texts:
+            raise DataError(f"'{name}' is empty; a conversation needs at least one turn")
+        said = [checked_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
+        turns = (Message("assistant" if index % 2 else "user", text) for index, text in enumerate(said))
+        return Conversation(opened(row, tuple(turns)))

@@ -1,0 +1,140 @@
+"""Turns of chat rows: one reader for every layout that holds a list of turns."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from ftune.core.errors import DataError
+from ftune.core.suggest import did_you_mean
+from ftune.data.example import Conversation, Message, Role, ToolCall
+from ftune.data.formats.base import SYSTEM, Values, checked_text, described, optional_text_of, text_of
+from ftune.data.formats.cells import parsed
+from ftune.data.formats.tools import calls_of, tools_of
+
+LISTS = ("messages", "conversations", "conversation", "turns", "dialog")
+"""Names under which rows hold a list of turns."""
+
+STYLES = (("role", "content"), ("from", "value"))
+"""How turns name who speaks and what is said: OpenAI's way and ShareGPT's."""
+
+CALL = "function_call"
+"""ShareGPT's role of an assistant turn whose text is a tool call as JSON."""
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    CALL: "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+}
+"""The roles that are met, and ours; capitals do not matter."""
+
+
+def turns_in(value: object) -> list[object] | None:
+    """The list of turns that a value is, or holds as text; one turn is a list of one. None where it is no such thing.
+
+    Only the first turn is looked at, so that a list with a damaged turn is still a list of turns.
+    """
+    found = parsed(value)
+    turns = [found] if isinstance(found, dict) else found
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+        return turns if any(role in turns[0] for role, _ in STYLES) else None
+    return None
+
+
+def list_name(row: Values, usual: str) -> str | None:
+    """The name under which this row has its turns; `usual` where it has that name, but no turns anywhere."""
+    return next((name for name in LISTS if turns_in(row.get(name))), usual if usual in row else None)
+
+
+def speaks_by(row: Values, usual: str, role: str) -> bool:
+    """Whether the first turn of this row names its speaker under `role`, or there is no turn to tell it from."""
+    turns = turns_in(row.get(list_name(row, usual) or usual))
+    return turns is None or role in cast(dict[str, object], turns[0])
+
+
+def conversation(row: Values, key: str) -> Conversation:
+    """The list under `key` as a conversation, with the row's tools and, before it, its system text."""
+    return Conversation(opened(row, messages_of(row, key)), tools_of(row))
+
+
+def opened(row: Values, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns after the row's system text, where it has one."""
+    system = next((text for name in SYSTEM if (text := optional_text_of(row, name))), "")
+    if not system or messages[:1] == (Message("system", system),):
+        return messages
+    if messages and messages[0].role == "system":
+        raise DataError("the row has a system text and its first turn is another; remove one of them")
+    return (Message("system", system), *messages)
+
+
+def messages_of(row: Values, key: str) -> tuple[Message, ...]:
+    """The turns of the list under `key`."""
+    if key not in row:
+        raise DataError(f"'{key}' is missing{did_you_mean(key, row)}")
+    turns = parsed(row[key])
+    if not isinstance(turns, list):
+        raise DataError(f"'{key}' is {described(turns)}; it must be a list of turns, each with a role and a text")
+    if not turns:
+        raise DataError(f"'{key}' is empty; a conversation needs at least one turn")
+    return read_turns(turns, key)
+
+
+def read_turns(turns: Sequence[object], key: str) -> tuple[Message, ...]:
+    """Turns as messages; a DataError names the one that it is about, as `key[2]`."""
+    messages = []
+    for index, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise DataError(f"{key}[{index}] is {described(turn)}; a turn is an object with 'role' and 'content'")
+        try:
+            messages.append(_message(turn))
+        except DataError as error:
+            raise DataError(f"{key}[{index}]: {error}") from None
+    return tuple(messages)
+
+
+def _message(turn: Values) -> Message:
+    speaker, said = next((style for style in STYLES if style[0] in turn), STYLES[0])
+    said = next((key for key in (said, *(key for _, key in STYLES)) if key in turn), said)
+    name = text_of(turn, speaker)
+    role = ROLES.get(name.strip().lower())
+    if role is None:
+        raise DataError(f"the role '{name}' is not known{did_you_mean(name, ROLES)}")
+    if name.strip().lower() == CALL:
+        return Message(role, "", _calls_said(turn, said))
+    calls = calls_of(turn.get("tool_calls") or turn.get(CALL), "'tool_calls'")
+    if calls and role != "assistant":
+        raise DataError(f"a turn of '{name}' calls tools; only the assistant can")
+    return Message(role, "" if calls and turn.get(said) is None else _content(turn, said), calls)
+
+
+def _calls_said(turn: Values, said: str) -> tuple[ToolCall, ...]:
+    """The calls that the text of this turn is."""
+    if calls := calls_of(turn.get(said), f"'{said}'"):
+        return calls
+    raise DataError(f"'{said}' holds no call; a turn of '{CALL}' is JSON text with 'name' and 'arguments'")
+
+
+def _content(turn: Values, key: str) -> str:
+    """The text of a turn; OpenAI's list of typed parts is put together where all are text."""
+    parts = turn.get(key)
+    if not isinstance(parts, list) or not parts:
+        return text_of(turn, key)
+    return "".join(_part(part, f"'{key}', part {number}") for number, part in enumerate(parts, 1))
+
+
+def _part(part: object, place: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(kind, str):
+        raise DataError(f"{place} is {described(part)}; a part is an object with 'type' and 'text'")
+    if kind != "text":
+        raise DataError(f"{place} is of type '{kind}'; only parts of type 'text' can be trained on")
+    return checked_text(part.get("text"), place)
