@@ -46,7 +46,7 @@ class Measured:
 class Audit:
     """Takes rows one by one and keeps hashes, counters and a few places of each kind; no text.
 
-    Memory: about 50 bytes a row, and 256 bytes more for each of at most `near_limit` rows of a part. Above that limit,
+    Memory: about 50 bytes a row, and 560 bytes more for each of at most `near_limit` rows of a part. Above that limit,
     near duplicates are looked for in a sample drawn with `seed`.
     """
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from ftune.data.audit.near import Sketches, similar_pairs
+from ftune.data.audit.near import Sketch, Sketches, similar_pairs
 from ftune.data.audit.report import PARTS, Finding, Part
 from ftune.data.audit.rules import PLACES, finding
 from ftune.data.audit.texts import Texts
@@ -17,7 +17,7 @@ Keys = NDArray[np.uint64]
 
 
 class Duplicates:
-    """Remembers of each row three hashes of 64 bits, its place in 8 bytes, and a signature of a bounded number."""
+    """Remembers of each row three hashes of 64 bits, its place in 8 bytes, and a sketch of a bounded number."""
 
     def __init__(self, near_limit: int, seed: int) -> None:
         """`near_limit` rows of each part at most are compared for near duplicates; 0 for none."""
@@ -70,12 +70,13 @@ class Duplicates:
         Only rows marked in `first` are compared: those that repeat no earlier row.
         """
         taken = [sketches.taken() for sketches in self._sketches.values()]
-        rows, signatures = (np.concatenate(arrays) for arrays in zip(*taken, strict=True))
+        rows = np.concatenate([numbers for numbers, _ in taken])
         train = np.arange(len(rows)) < len(taken[PARTS.index("train")][0])
         within, across = np.full(len(first), -1), np.full(len(first), -1)
         kept = first[rows]
         rows, train = rows[kept], train[kept]
-        for lower, higher in similar_pairs(signatures[kept]):  # train comes first, each part in the order of its rows
+        found = Sketch(*(np.concatenate(both)[kept] for both in zip(*(sketch for _, sketch in taken), strict=True)))
+        for lower, higher in similar_pairs(found):  # train comes first, each part in the order of its rows
             like = within if train[lower] == train[higher] else across
             if like[rows[higher]] < 0:
                 like[rows[higher]] = rows[lower]
