@@ -178,7 +178,8 @@ def _bands(grams: Hashes, starts: NDArray[np.int64]) -> Hashes:
         np.add(hashed, term, out=hashed)
         np.minimum.reduceat(hashed, starts, out=minima[number])
     mixed = minima.reshape(BANDS, BAND, -1) * MIX[:BAND, None]
-    return (mixed.sum(axis=1) >> np.uint64(32)).astype(np.uint32).T
+    numbers: Hashes = (mixed.sum(axis=1) >> np.uint64(32)).astype(np.uint32)
+    return numbers.T
 
 
 def _smallest(grams: Hashes, starts: NDArray[np.int64]) -> Hashes:
@@ -196,7 +197,8 @@ def _smallest(grams: Hashes, starts: NDArray[np.int64]) -> Hashes:
 def _distinct(values: NDArray[Scalar]) -> NDArray[Scalar]:
     """The values in order, each once. `np.unique` hashes whole numbers, which takes 50 times as long."""
     ordered = np.sort(values)
-    return ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+    distinct: NDArray[Scalar] = ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+    return distinct
 
 
 def _longer(array: NDArray[Scalar], more: int) -> NDArray[Scalar]:

@@ -52,7 +52,7 @@ def _counts(report: Report, width: int) -> Iterator[Line]:
         tokens = f"; {part.tokens:,} tokens, {part.trained_tokens:,} of them trained" if part.tokens else ""
         yield from _wrapped(f"{part.part}: {part.read:,} rows read, {part.kept:,} kept{tokens}", width, "  ")
     for dropped in report.dropped:
-        places = ", ".join(dropped.places[:SHOWN_PLACES])
+        places = _places(dropped.places, dropped.count)
         yield from _wrapped(f"{dropped.count:,} dropped: {dropped.cause} ({places})", width, "  ")
 
 
@@ -86,9 +86,15 @@ def _bars(rows: Sequence[tuple[str, int]], width: int, block: str, *, right: boo
 def _finding(finding: Finding, width: int) -> Iterator[Line]:
     yield Line(f"{finding.severity:<5} {finding.what}: {finding.count:,}", STYLES[finding.severity])
     if finding.places:
-        more = ", ..." if finding.count > SHOWN_PLACES else ""
-        yield from _wrapped("      " + ", ".join(finding.places[:SHOWN_PLACES]) + more, width, "      ")
+        yield from _wrapped(f"      {_places(finding.places, finding.count)}", width, "      ")
     yield from _wrapped(f"      {finding.todo}", width, "      ")
+
+
+def _places(places: Sequence[str], count: int) -> str:
+    """The first places in words; a file is named once: `data.json:7 (as :2), :9 (as :3), ...`."""
+    listed = ", ".join(places[:SHOWN_PLACES]) + (", ..." if count > SHOWN_PLACES else "")
+    file = listed.split(" (as ")[0].split(", ")[0].rpartition(":")[0]
+    return file + listed[len(file) :].replace(f" {file}:", " :").replace(f"(as {file}:", "(as :") if file else listed
 
 
 def _wrapped(text: str, width: int, indent: str) -> Iterator[Line]:
