@@ -1,21 +1,30 @@
-"""Where rows come from: a file, a folder of files or a hub data set; every row knows its place."""
+"""Where rows come from: files, folders, patterns, URLs or hub data sets; every row knows its place."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
-from pathlib import Path
+from typing import Literal, TypeAlias, overload
 
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
-from ftune.data.readers.compressed import head_of
+from ftune.data.readers import faults
+from ftune.data.readers.arrow import FILE_MARK, arrow_rows
+from ftune.data.readers.encoding import known_encoding
+from ftune.data.readers.faults import strict as strict
+from ftune.data.readers.files import SUPPORTED, data_files
 from ftune.data.readers.hub import hub_rows
 from ftune.data.readers.json_rows import json_rows
-from ftune.data.readers.lines import line_rows
+from ftune.data.readers.opening import DamagedError, DataFile
+from ftune.data.readers.options import DEFAULT, Documents, Options
 from ftune.data.readers.parquet import parquet_rows
 from ftune.data.readers.tables import csv_rows, tsv_rows
-from ftune.data.reference import check_path, is_hub_id
+from ftune.data.readers.text import text_rows
+from ftune.data.reference import is_hub_id, suffix_of
+from ftune.data.row import BadRow as BadRow
 from ftune.data.row import Row as Row
 
-Reader = Callable[[Path], Iterator[Row]]
+Rows: TypeAlias = Iterator[Row | BadRow]
+Reader = Callable[[DataFile, Options], Rows]
 
 READERS: Mapping[str, Reader] = {
     ".json": json_rows,
@@ -24,85 +33,169 @@ READERS: Mapping[str, Reader] = {
     ".csv": csv_rows,
     ".tsv": tsv_rows,
     ".parquet": parquet_rows,
-    ".txt": line_rows,
+    ".arrow": arrow_rows,
+    ".feather": arrow_rows,
+    ".txt": text_rows,
 }
-"""File suffix to reader; all but Parquet may be compressed with gzip (`.jsonl.gz`, or under any name)."""
+"""File suffix to reader."""
 
+MAGIC: Mapping[bytes, Reader] = {b"PAR1": parquet_rows, FILE_MARK: arrow_rows, b"\xff\xff\xff\xff": arrow_rows}
+"""First bytes to reader: they count for more than the name."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/"
 COLUMNS_LOOK_AT = 20
+
+
+@overload
+def read_rows(
+    path: str,
+    *,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    limit: int | None = None,
+    encoding: str | None = None,
+    documents: Documents = "file",
+    remark: Callable[[str], None] | None = None,
+    strict: Literal[True] = True,
+) -> Iterator[Row]: ...
+
+
+@overload
+def read_rows(
+    path: str,
+    *,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
+    name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    limit: int | None = None,
+    encoding: str | None = None,
+    documents: Documents = "file",
+    remark: Callable[[str], None] | None = None,
+    strict: Literal[False],
+) -> Rows: ...
 
 
 def read_rows(
     path: str,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | Sequence[str] | None = None,
     name: str | None = None,
     split: str = "train",
     revision: str | None = None,
     limit: int | None = None,
-) -> Iterator[Row]:
-    """The rows of a file, of all supported files in a folder (sorted by name), or of a hub data set.
+    encoding: str | None = None,
+    documents: Documents = "file",
+    remark: Callable[[str], None] | None = None,
+    strict: bool = True,
+) -> Rows:
+    """The rows of a file, of all data files in a folder or behind a pattern (sorted by name), or of a hub data set.
 
-    `columns` renames: new name to old name; other columns stay. `name`, `split` and `revision` are for hub sets.
-    `limit` stops after so many rows. Raises DataError: what is damaged is named with file and line, ten at once.
+    `columns` as a mapping renames, new name to old name, and other columns stay; as a list it names the columns of
+    tables without a header line. `name` and `revision` are for hub sets, `split` also for one JSON object that wraps
+    several splits. `limit` stops after so many rows. `encoding` is that of text files, told from their first bytes by
+    default. `documents` says what one row of a .txt file is. `remark` is called with what was understood and may
+    surprise. Raises DataError for what cannot be read as a whole; damaged rows are BadRows among the others, or with
+    `strict` a DataError at the tenth or at the end.
     """
-    if problem := check_path(path):
-        raise DataError(problem)
-    if is_hub_id(path):
-        rows = hub_rows(path, name=name, split=split, revision=revision)
-    else:
-        rows = _local_rows(Path(path).expanduser())
-    rows = islice(_not_empty(rows, path), limit)
-    return _renamed(rows, columns) if columns else rows
+    options = replace(DEFAULT, split=split, documents=documents)
+    if remark is not None:
+        options = replace(options, remark=remark)
+    if columns is not None and not isinstance(columns, Mapping):
+        options = replace(options, names=_different(tuple(columns)))
+    if encoding is not None:
+        known_encoding(encoding)
+    rows = _all_rows(path, options, name, revision, encoding)
+    if limit is not None:
+        rows = _limited(rows, limit)
+    if isinstance(columns, Mapping):
+        rows = _renamed(rows, columns)
+    return faults.strict(rows) if strict else rows
 
 
-def _local_rows(path: Path) -> Iterator[Row]:
-    if not path.is_dir():
-        return _reader_of(path)(path)
-    files = sorted(file for file in path.rglob("[!.]*") if file.is_file() and _suffix(file) in READERS)
-    if not files:
-        raise DataError(f"{path}: this folder holds no data files; supported: {', '.join(READERS)}, also with .gz")
-    return chain.from_iterable(_not_empty(_reader_of(file)(file), str(file)) for file in files)
+def _all_rows(path: str, options: Options, name: str | None, revision: str | None, encoding: str | None) -> Rows:
+    if not is_hub_id(path):
+        files = data_files(path, encoding)
+        return chain.from_iterable(_file_rows(file, options) for file in files)
+    if options.names:
+        raise DataError(_has_names(path))
+    return _whole(hub_rows(path, name=name, split=options.split, revision=revision), path)
 
 
-def _reader_of(path: Path) -> Reader:
-    """By suffix; where that says nothing, by the first bytes."""
-    if reader := READERS.get(_suffix(path)):
-        return reader
-    head = head_of(path)
-    if head.startswith("PAR1"):
-        return parquet_rows
-    if head.startswith(("[", "{")):
+def _file_rows(file: DataFile, options: Options) -> Rows:
+    reader = _reader_of(file)
+    if options.names and reader not in (csv_rows, tsv_rows):
+        raise DataError(_has_names(file.path))
+    return _whole(reader(file, options), file.path)
+
+
+def _reader_of(file: DataFile) -> Reader:
+    """By the first bytes of binary files, else by suffix; where that says nothing, by the first character."""
+    if file.head.startswith(LFS_POINTER):
+        raise DataError(f"{file.path}: this is only a Git LFS pointer to the data; fetch it with: git lfs pull")
+    for magic, reader in MAGIC.items():
+        if file.head.startswith(magic):
+            return reader
+    if named := READERS.get(suffix_of(file.path)):
+        return named
+    if file.start.startswith(("[", "{")):
         return json_rows
     raise DataError(
-        f"{path}: files of this kind are not supported, and it does not look like JSON or Parquet; "
-        f"supported: {', '.join(READERS)}, also with .gz"
+        f"{file.path}: files of this kind are not supported, and it does not look like JSON, Parquet or Arrow; "
+        f"{SUPPORTED}"
     )
 
 
-def _suffix(path: Path) -> str:
-    """The suffix that tells the kind of file: `.jsonl` for `rows.jsonl.gz`."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
+def _whole(rows: Rows, path: str) -> Rows:
+    """The rows, and behind the last a BadRow where compressed data is damaged. No row at all is a DataError."""
+    row: Row | BadRow | None = None
+    try:
+        for row in rows:
+            yield row
+        damage = ""
+    except DamagedError as error:
+        damage = str(error)
+    if row is None:
+        raise DataError(f"{path}: {damage or 'there are no rows in it'}")
+    if damage:
+        yield BadRow(path, row.line, 0, damage)
 
 
-def _not_empty(rows: Iterable[Row], path: str) -> Iterator[Row]:
-    found = False
-    for row in rows:
-        found = True
+def _limited(rows: Rows, limit: int) -> Rows:
+    """Up to so many rows, with the bad ones before the last."""
+    while limit and (row := next(rows, None)):
+        limit -= isinstance(row, Row)
         yield row
-    if not found:
-        raise DataError(f"{path}: there are no rows in it")
 
 
-def _renamed(rows: Iterator[Row], columns: Mapping[str, str]) -> Iterator[Row]:
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"'columns' names '{twice}' more than once")
+    return names
+
+
+def _has_names(path: str) -> str:
+    return (
+        f"{path}: 'columns' as a list names the columns of .csv and .tsv files without a header line; these rows have "
+        "names: write columns: {new name: old name} to change them"
+    )
+
+
+def _renamed(rows: Rows, columns: Mapping[str, str]) -> Rows:
     """Rows under their new column names. A column that none of the first rows has is a mistake."""
     first = list(islice(rows, COLUMNS_LOOK_AT))
-    present = {key: None for row in first for key in row.values}
+    present = {key: None for row in first if isinstance(row, Row) for key in row.values}
     for old in columns.values():
-        if first and old not in present:
+        if present and old not in present:
             hint = did_you_mean(old, present).replace("; known:", "; it has:")
             raise DataError(f"{first[0].file}: there is no column '{old}' to rename{hint}")
     for row in chain(first, rows):
+        if isinstance(row, BadRow):
+            yield row
+            continue
         kept = {key: value for key, value in row.values.items() if key not in columns.values()}
         new = {new: row.values[old] for new, old in columns.items() if old in row.values}
         yield Row(kept | new, row.file, row.line)

@@ -1,26 +1,22 @@
-"""Collecting damage: a file is read to its end or to the tenth fault, and all of them are told at once."""
+"""Damage as an error: reading goes on to its end or to the tenth bad row, and all of them are told at once."""
 
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from ftune.core.errors import DataError
+from ftune.data.row import BadRow, Row
 
 MAX_FAULTS = 10
 
 
-class Faults:
-    """The faults of one file. `add` raises at the tenth, `finish` where there was any."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: list[str] = []
-
-    def add(self, place: str, cause: str) -> None:
-        """Note what is wrong at `place`, a line or `line:column`."""
-        self._lines.append(f"{self._path}:{place}: {cause}")
-        if len(self._lines) == MAX_FAULTS:
-            raise DataError("\n".join([*self._lines, f"{self._path}: reading stopped after {MAX_FAULTS} faults"]))
-
-    def finish(self) -> None:
-        """Raise what was noted, if anything was."""
-        if self._lines:
-            raise DataError("\n".join(self._lines))
+def strict(rows: Iterable[Row | BadRow]) -> Iterator[Row]:
+    """The rows. Raises DataError with the first ten bad ones, at the tenth or behind the last row."""
+    faults: list[str] = []
+    for row in rows:
+        if isinstance(row, Row):
+            yield row
+            continue
+        faults.append(f"{row.origin}: {row.cause}")
+        if len(faults) == MAX_FAULTS:
+            raise DataError("\n".join([*faults, f"{row.file}: reading stopped after {MAX_FAULTS} faults"]))
+    if faults:
+        raise DataError("\n".join(faults))

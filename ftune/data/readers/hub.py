@@ -15,9 +15,14 @@ R = TypeVar("R")
 
 
 def hub_rows(path: str, *, name: str | None, split: str, revision: str | None) -> Iterator[Row]:
-    """The rows of one split; a row's `file` is the data set's name and its `line` its number."""
+    """The rows of one split; a row's `file` is the data set's name and its `line` its number. Raises DataError."""
     for number, values in enumerate(_dataset(path, name, split, revision), 1):
         yield Row(dict(values), f"{path}[{split}]", number)
+
+
+def hub_fingerprint(path: str, *, name: str | None, split: str, revision: str | None) -> str:
+    """The key that `datasets` gives to the split; it follows from commit and configuration. Raises DataError."""
+    return str(_dataset(path, name, split, revision)._fingerprint)
 
 
 def _dataset(path: str, name: str | None, split: str, revision: str | None) -> Any:
