@@ -88,6 +88,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_data_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests prepare stays among their files."""
+    monkeypatch.setenv("FTUNE_CACHE", str(tmp_path_factory.getbasetemp() / "ftune-cache"))
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Writes a recipe of the tiny model into the test's folder, which is the working folder too."""

@@ -36,17 +36,26 @@ class Encoder:
 
     def outcomes(self, batch: Sequence[Row | BadRow]) -> list[Outcome]:
         """The tokens of each row, or why there are none."""
-        read = [self._plan(row) for row in batch]
+        read = [self._planned(row) for row in batch]
         plain = [side for plan in read if isinstance(plan, _Plan) for side in plan.sides]
         encoded = iter(self.tokenizer.encode_batch(plain))
         return [_sides(plan, encoded) if isinstance(plan, _Plan) else plan for plan in read]
 
-    def _plan(self, row: Row | BadRow) -> "_Plan | Skipped | DataError":
+    def understand(self, row: Row | BadRow) -> Example | Skipped | DataError:
+        """What one row means, or why it means nothing."""
         if isinstance(row, BadRow):
             return DataError(row.cause)
         try:
-            example = self.layout.read(row.values)
-            return example if isinstance(example, Skipped) else _planned(example, self.answers)
+            return self.layout.read(row.values)
+        except DataError as error:
+            return error
+
+    def _planned(self, row: Row | BadRow) -> "_Plan | Skipped | DataError":
+        example = self.understand(row)
+        if isinstance(example, Skipped | DataError):
+            return example
+        try:
+            return _plan_of(example, self.answers)
         except DataError as error:
             return error
 
@@ -57,7 +66,7 @@ class _Plan:
     score: float = float("nan")
 
 
-def _planned(example: Example, answers: Answers) -> _Plan | Skipped:
+def _plan_of(example: Example, answers: Answers) -> _Plan | Skipped:
     match example:
         case Preference() | Feedback() if answers == "one":
             raise DataError(
