@@ -196,7 +196,7 @@ def test_multiple_choice_is_no_question_with_an_answer():
         detect(rows({"question": "Where?", "choices": ["Paris", "Rome"], "answer": 1}))
 
 
-@pytest.mark.parametrize("pair", [("user", "assistant"), ("prompt", "response")])
+@pytest.mark.parametrize("pair", [("user", "assistant"), ("prompt", "response"), ("human", "output")])
 def test_two_columns_are_a_chat(pair):
     assert parse({pair[0]: " Hi", pair[1]: "Hello. "}) == chat(" Hi", "Hello. ")
 
@@ -221,7 +221,6 @@ def test_raw_rows_are_taken_as_they_stand():
         ({"instruction": "x", "output": "y", "history": [["a", 3]]}, r"history\[0\]\[1\] is the number 3"),
         ({"instruction": "x", "output": "caf\udce9"}, "'output' holds the byte 0xe9, which is not UTF-8; .*latin-1"),
         ({"instruction": "x", "output": "\ud83d"}, "'output' holds half a character"),
-        ({"turns": []}, "'turns' is empty"),
         ({"turns": ["Hi", None]}, r"turns\[1\] is null; it must be text"),
         ({"text": " \n"}, "'text' is empty"),
     ],

@@ -7,6 +7,7 @@ import pytest
 from ftune.core.errors import DataError
 from ftune.data.example import Conversation, Message, ToolCall
 from ftune.data.formats.detect import detect
+from ftune.data.formats.turns import TurnsFormat
 from ftune.data.row import Row
 
 HI = [{"role": "user", "content": "Hi!"}, {"role": "assistant", "content": "Hello."}]
@@ -53,10 +54,19 @@ def test_sharegpt_roles_get_their_usual_names():
     assert roles == ["system", "user", "assistant", "tool", "assistant", "user"]
 
 
-@pytest.mark.parametrize("key", ["turns", "data", "dialog"])
+@pytest.mark.parametrize("key", ["turns", "data", "dialog", "conversations"])
 def test_turns_without_roles_alternate(key):
     assert layout({key: ["Hi!"]}) == "turns"
     assert parse({key: ["Hi!", "Hello.", "Bye."]}) == Conversation((*READ, Message("user", "Bye.")))
+
+
+def test_no_turns_without_roles_are_refused():
+    with pytest.raises(DataError, match="'turns' is empty"):
+        TurnsFormat().to_example({"turns": []})
+
+
+def test_a_prompt_and_a_completion_may_be_turns():
+    assert parse({"prompt": HI[:1], "completion": HI[1:]}) == Conversation(READ, prompt_turns=1)
 
 
 def test_a_conversation_of_prompts_only_is_still_one():

@@ -38,7 +38,9 @@ def layout(row):
         ({"prompt": "Hi", "chosen": '{"role": 1}', "rejected": "{}"}, "preference_messages"),
         ({"prompt": "Hi", "chosen": '{"a": 1}', "rejected": "[1]"}, "preference"),
         ({"instruction": "x", "output_1": "a", "output_2": "b", "preference": 1}, "two_answers"),
-        ({"text": "x", "turns": 3, "data": "2020"}, "turns"),
+        ({"text": "x", "turns": 3, "data": "2020"}, "text"),
+        ({"conversations": ["Hi"], "text": "Hi"}, "turns"),
+        ({"messages": [USER, ANSWER], "turns": 2}, "messages"),
         ({"text": "x", "data": "2020", "dialog": None}, "text"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import cast
 
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
-from ftune.data.example import Conversation, Message, Role, ToolCall
+from ftune.data.example import Answered, Conversation, Message, PromptCompletion, Role, ToolCall
 from ftune.data.formats.base import SYSTEM, Values, checked_text, described, optional_text_of, text_of
 from ftune.data.formats.cells import parsed
 from ftune.data.formats.tools import calls_of, tools_of
@@ -64,6 +64,15 @@ def speaks_by(row: Values, usual: str, role: str) -> bool:
 def conversation(row: Values, key: str) -> Conversation:
     """The list under `key` as a conversation, with the row's tools and, before it, its system text."""
     return Conversation(opened(row, messages_of(row, key)), tools_of(row))
+
+
+def prompt_and_completion(row: Values) -> Answered:
+    """Texts under `prompt` and `completion` as they stand, or two lists of turns as one conversation."""
+    prompt, completion = (turns_in(row.get(key)) for key in ("prompt", "completion"))
+    if prompt is None or completion is None:
+        return PromptCompletion(text_of(row, "prompt"), text_of(row, "completion"))
+    before, after = read_turns(prompt, "prompt"), read_turns(completion, "completion")
+    return Conversation((*before, *after), tools_of(row), prompt_turns=len(before))
 
 
 def opened(row: Values, messages: tuple[Message, ...]) -> tuple[Message, ...]:

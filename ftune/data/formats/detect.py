@@ -84,8 +84,8 @@ def _refuse_mixture(found: Found) -> None:
         if other is not first:
             raise DataError(
                 f"{row.origin}: this row looks like {other.name()} ({other_reason}), but {first_row.origin} looks "
-                f"like {first.name()} ({reason}); split the file, name the layout with 'format:', or leave out the "
-                "rows of the other layout with 'on_bad_row: drop'"
+                f"like {first.name()} ({reason}); split the file, name the layout with 'data.format', or leave out "
+                "the rows of the rarer layout with 'data.on_bad_row: drop'"
             )
 
 

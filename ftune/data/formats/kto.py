@@ -1,12 +1,12 @@
 """KTO rows: one answer, judged good or bad (arXiv:2402.01306)."""
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from ftune.core.errors import DataError
-from ftune.data.example import Answered, Conversation, Example, Feedback, PromptCompletion
-from ftune.data.formats.base import RowFormat, Values, described, quoted_keys, text_of
-from ftune.data.formats.chat import conversation, list_name, opened, read_turns, turns_in
-from ftune.data.formats.tools import tools_of
+from ftune.data.example import Answered, Conversation, Example, Feedback
+from ftune.data.formats.base import RowFormat, Values, described, quoted_keys
+from ftune.data.formats.chat import conversation, list_name, prompt_and_completion
 
 JUDGED = {"true": True, "false": False, "1": True, "0": False}
 """Labels, as small letters."""
@@ -47,26 +47,18 @@ class KTOFormat(RowFormat):
             raise DataError(f"'label' is {found}; it must be true or false")
         name = self.name_in(row, "messages")
         if name is None and any(key in row for key in RAW):
-            return Feedback(_of_two(row), good)
-        return Feedback(_last_judged(conversation(row, name or "messages")), good)
+            return Feedback(_judged(prompt_and_completion(row)), good)
+        return Feedback(_judged(conversation(row, name or "messages")), good)
 
 
 def _judgement(label: object) -> bool | None:
     return JUDGED.get(str(label).strip().lower()) if isinstance(label, bool | int | str) else None
 
 
-def _of_two(row: Values) -> Answered:
-    """Raw texts as they stand, or two lists of turns as one conversation."""
-    prompt, completion = (turns_in(row.get(key)) for key in RAW)
-    if prompt is None or completion is None:
-        return PromptCompletion(text_of(row, "prompt"), text_of(row, "completion"))
-    before = opened(row, read_turns(prompt, "prompt"))
-    whole = Conversation((*before, *read_turns(completion, "completion")), tools_of(row))
-    return _last_judged(whole)
-
-
-def _last_judged(whole: Conversation) -> Conversation:
-    """All turns before the last are the prompt of the answer that is judged."""
-    if whole.messages[-1].role != "assistant":
-        raise DataError(f"the last turn is the {whole.messages[-1].role}'s; it must be the answer that is judged")
-    return Conversation(whole.messages, whole.tools, len(whole.messages) - 1)
+def _judged(answered: Answered) -> Answered:
+    """The answer that is judged is the last turn, where the row does not say which turns are the prompt."""
+    if not isinstance(answered, Conversation):
+        return answered
+    if answered.messages[-1].role != "assistant":
+        raise DataError(f"the last turn is the {answered.messages[-1].role}'s; it must be the answer that is judged")
+    return replace(answered, prompt_turns=answered.prompt_turns or len(answered.messages) - 1)

@@ -18,8 +18,8 @@ class PairFormat(RowFormat):
     keys: ClassVar[tuple[str, ...]] = ("user", "assistant")
     optional: ClassVar[tuple[str, ...]] = ("system",)
     names: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "user": ("user", "prompt"),
-        "assistant": ("assistant", "response"),
+        "user": ("user", "human", "prompt"),
+        "assistant": ("assistant", "response", "output", "answer"),
         "system": SYSTEM,
     }
     rank: ClassVar[int] = 34

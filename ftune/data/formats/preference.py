@@ -22,7 +22,7 @@ class PreferenceFormat(RowFormat):
 
     type: Literal["preference"] = "preference"
     keys: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
-    optional: ClassVar[tuple[str, ...]] = ("prompt", "input", "system", *MARGINS)
+    optional: ClassVar[tuple[str, ...]] = ("prompt", "input", "system", "history", *MARGINS)
     names: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "prompt": ("prompt", "instruction", "question", "query", "input"),
         "system": SYSTEM,

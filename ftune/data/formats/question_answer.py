@@ -27,7 +27,7 @@ class QuestionAnswerFormat(RowFormat):
     optional: ClassVar[tuple[str, ...]] = ("context", "system")
     names: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "question": ("question", "query", "problem"),
-        "answer": ("solution", "answer", "response", "ground_truth", "answers"),
+        "answer": ("solution", "answer", "response", "output", "ground_truth", "answers"),
         "context": ("context", "passage"),
         "system": SYSTEM,
     }

@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ftune.core.errors import DataError
+from ftune.core.suggest import did_you_mean
 from ftune.data.example import Conversation, Example, Message
-from ftune.data.formats.base import SYSTEM, RowFormat, Values, checked_text, described, text_of
+from ftune.data.formats.base import SYSTEM, RowFormat, Values, checked_text, described
 from ftune.data.formats.cells import parsed
 from ftune.data.formats.chat import opened
+
+LISTS = ("turns", "data", "dialog", "conversations", "conversation")
+"""Names under which rows hold a list of texts; LIMA has them under `conversations`."""
 
 
 class TurnsFormat(RowFormat):
@@ -19,23 +23,22 @@ class TurnsFormat(RowFormat):
     type: Literal["turns"] = "turns"
     keys: ClassVar[tuple[str, ...]] = ("turns",)
     optional: ClassVar[tuple[str, ...]] = ("system",)
-    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"turns": ("turns", "data", "dialog"), "system": SYSTEM}
-    rank: ClassVar[int] = 16
+    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"system": SYSTEM}
+    rank: ClassVar[int] = 11
 
     @classmethod
-    def matches(cls, row: Values) -> str | None:
-        """The names `data` and `dialog` say too little: a list of texts must be under them."""
-        name = cls.name_in(row, "turns")
-        texts = parsed(row.get(name)) if name else None
-        alternate = isinstance(texts, list) and bool(texts) and isinstance(texts[0], str)
-        return super().matches(row) if alternate or name == "turns" else None
+    def name_in(cls, row: Values, key: str) -> str | None:
+        """The list may have any of several names, but none of them says enough: it must hold texts."""
+        if key != "turns":
+            return super().name_in(row, key)
+        return next((name for name in LISTS if _are_texts(row.get(name))), None)
 
     def to_example(self, row: Values) -> Example:
         """The texts as turns of the user and the assistant."""
         name = self.name_in(row, "turns") or "turns"
-        texts = parsed(row.get(name))
         if name not in row:
-            text_of(row, name)
+            raise DataError(f"'{name}' is missing{did_you_mean(name, row)}")
+        texts = parsed(row[name])
         if not isinstance(texts, list):
             raise DataError(f"'{name}' is {described(texts)}; it must be a list of texts")
         if not texts:
@@ -43,3 +46,9 @@ class TurnsFormat(RowFormat):
         said = [checked_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
         turns = (Message("assistant" if index % 2 else "user", text) for index, text in enumerate(said))
         return Conversation(opened(row, tuple(turns)))
+
+
+def _are_texts(value: object) -> bool:
+    """Only the first is looked at: what comes after it is judged when it is read."""
+    texts = parsed(value)
+    return isinstance(texts, list) and bool(texts) and isinstance(texts[0], str)
