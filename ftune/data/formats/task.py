@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationInfo, model_validator
 
 from ftune.core.errors import DataError
 from ftune.core.paths import find_file
 from ftune.data.example import Example
 from ftune.data.formats.base import RowFormat, Values, quoted_keys
-from ftune.data.tasks.labels import LabelNames
+from ftune.data.tasks.labels import LabelNames, list_or
 from ftune.data.tasks.task import Task
 from ftune.data.tasks.task_set import LABEL, TaskSet, Templates, named_task_set, read_task_set, shipped
 
@@ -27,6 +27,17 @@ def _read(value: object, info: ValidationInfo) -> object:
     except DataError as error:
         raise ValueError(str(error)) from None
     return value
+
+
+def _written_as(value: object) -> str:
+    return "name" if isinstance(value, str) else "list" if isinstance(value, list) else "set"
+
+
+Given = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Templates, Tag("list")] | Annotated[TaskSet, Tag("set")],
+    Discriminator(_written_as),
+]
+Shots = Annotated[int, Field(ge=0)]
 
 
 class TaskFormat(RowFormat):
@@ -46,14 +57,16 @@ class TaskFormat(RowFormat):
     rank: ClassVar[int] = 31
     seeded: ClassVar[bool] = True
 
-    templates: Annotated[str | Templates | TaskSet | None, BeforeValidator(_read)] = None
+    templates: Annotated[Given | None, BeforeValidator(_read)] = None
     """A set that comes with ftune (classification, nli, question_answering, summarisation, word_sense, yes_no), a YAML
     file with templates, or a list of them; by default the first template of the set that the columns tell."""
 
     labels: LabelNames | None = None
     """The word of each label, as in `{0: no, 1: yes}` or `[no, yes]`; by default the set's or the labels themselves."""
 
-    shots: Annotated[int, Field(ge=0)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = 0
+    shots: Annotated[
+        Annotated[Shots, Tag("number")] | Annotated[list[Shots], Field(min_length=1), Tag("list")], list_or("number")
+    ] = 0
     """Exemplars before each row, taken from the first rows of the data; of a list, one number is drawn for each row."""
 
     turned_around: bool = True
@@ -69,8 +82,8 @@ class TaskFormat(RowFormat):
         known = shipped()[name]
         columns = tuple(column for key in known.recognised_by if (column := known.column(key, row)))
         return (
-            f"{quoted_keys(columns)} of the task '{name}', asked in one way; "
-            f"'format: {{type: task, templates: {name}}}' asks in {len(known.templates)}"
+            f"{quoted_keys(columns)} of the task '{name}' (asked in one way; "
+            f"'format: {{type: task, templates: {name}}}' asks in {len(known.templates)})"
         )
 
     @classmethod

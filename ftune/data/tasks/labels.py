@@ -3,12 +3,23 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Discriminator, Tag
 
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
 from ftune.data.formats.base import Values, described, text_of
 
-LabelNames = dict[str, str] | list[str]
+
+def list_or(other: str) -> Discriminator:
+    """Tells a list from the other form of a value, so that a wrong value is explained as one of them, not as both."""
+    return Discriminator(lambda value: "list" if isinstance(value, list) else other)
+
+
+LabelNames = Annotated[
+    Annotated[dict[str, str], Tag("mapping")] | Annotated[list[str], Tag("list")], list_or("mapping")
+]
 """Words by the text of the raw label, or the words of the labels 0, 1, 2, ..."""
 
 
