@@ -1,5 +1,7 @@
 """`ftune data`."""
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,11 +9,6 @@ import typer
 from ftune.cli.sft import Overrides, RecipePath
 
 app = typer.Typer(help="Look at the rows of a recipe.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `preview` a subcommand although it is the only one yet."""
 
 
 @app.command()
@@ -29,3 +26,46 @@ def preview(
     from ftune.recipes.runs.preview import preview as print_preview
 
     print_preview(load_recipe("sft", recipe, overrides or ()).recipe, rows=rows, as_json=json)
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when anything was found.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the findings and plots.")] = None,
+) -> None:
+    """Look at every row: what is dropped and why, duplicates, lengths, damage, balance, secrets.
+
+    Example: ftune data check recipes/lora.yaml --html check.html
+    """
+    from ftune.recipes.load import load_recipe
+    from ftune.recipes.runs.check import check as run_check
+
+    loaded = load_recipe("sft", recipe, overrides or ())
+    if not run_check(loaded.recipe, strict=strict, as_json=json, page=html):
+        raise typer.Exit(1)
+
+
+class Layout(StrEnum):
+    """What rows can be converted to."""
+
+    messages = "messages"
+
+
+@app.command()
+def convert(
+    recipe: RecipePath,
+    output: Annotated[Path, typer.Argument(help="The file to write, JSON Lines.", show_default=False)],
+    overrides: Overrides = None,
+    to: Annotated[Layout, typer.Option("--to", help="The layout of the new rows.")] = Layout.messages,
+) -> None:
+    """Write what ftune understood of the training rows as clean rows.
+
+    Example: ftune data convert recipes/lora.yaml --to messages clean.jsonl
+    """
+    from ftune.recipes.load import load_recipe
+    from ftune.recipes.runs.convert import convert as run_convert
+
+    run_convert(load_recipe("sft", recipe, overrides or ()).recipe, output)

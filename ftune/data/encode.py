@@ -41,17 +41,8 @@ class Encoder:
         encoded = iter(self.tokenizer.encode_batch(plain))
         return [_sides(plan, encoded) if isinstance(plan, _Plan) else plan for plan in read]
 
-    def understand(self, row: Row | BadRow) -> Example | Skipped | DataError:
-        """What one row means, or why it means nothing."""
-        if isinstance(row, BadRow):
-            return DataError(row.cause)
-        try:
-            return self.layout.read(row.values)
-        except DataError as error:
-            return error
-
     def _planned(self, row: Row | BadRow) -> "_Plan | Skipped | DataError":
-        example = self.understand(row)
+        example = understood_row(self.layout, row)
         if isinstance(example, Skipped | DataError):
             return example
         try:
@@ -93,6 +84,16 @@ def _sides(plan: _Plan, encoded: Iterator[Tokens | DataError]) -> Outcome:
             return side
     main, *others = [side for side in tokens if isinstance(side, Tokens)]
     return Sides(main, others[0] if others else None, plan.score, isinstance(plan.sides[0], Text))
+
+
+def understood_row(layout: Detected, row: Row | BadRow) -> Example | Skipped | DataError:
+    """What one row means, or why it means nothing."""
+    if isinstance(row, BadRow):
+        return DataError(row.cause)
+    try:
+        return layout.read(row.values)
+    except DataError as error:
+        return error
 
 
 def understood(

@@ -1,7 +1,7 @@
 """The `data` section: which rows are trained on, and what of them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -83,8 +83,11 @@ class Source(Section):
             return {**value, "path": _search(value["path"], info)}
         return value
 
-    def read(self, seed: int) -> "Iterator[Row | BadRow]":
-        """The rows, or a seeded draw of `rows` of them in their order. Raises DataError."""
+    def read(self, seed: int, remark: Callable[[str], None] | None = None) -> "Iterator[Row | BadRow]":
+        """The rows, or a seeded draw of `rows` of them in their order. Raises DataError.
+
+        `remark` is told what else there is to say of the files, such as a key that the rows were wrapped under.
+        """
         from ftune.data.source import read_rows
 
         rows = read_rows(
@@ -96,6 +99,7 @@ class Source(Section):
             encoding=self.encoding,
             documents=self.documents,
             strict=False,
+            remark=remark,
         )
         return rows if self.rows is None else _drawn(rows, self.rows, seed)
 

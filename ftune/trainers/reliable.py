@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 from transformers import Trainer
 
 from ftune.core.checkpoints import commit, rotate, stage, writing
@@ -79,6 +80,17 @@ class ReliableTrainer(Trainer):
                 self.trained_tokens += trained
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
+
+    def get_train_dataloader(self) -> Any:
+        """A stream's loader draws its own seed from a generator of its own.
+
+        torch 2.13 draws it from the global one when the loader is opened, which on a resume is after transformers has
+        restored that one: dropout would differ from that of a run that never stopped.
+        """
+        loader = super().get_train_dataloader()
+        if isinstance(loader.dataset, IterableDataset):
+            loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     # -- non-finite losses and gradients -------------------------------------------------------------------------------
 

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ftune.data.row import Row
+    from ftune.data.tasks.word_ids import WordIds
     from ftune.recipes.eval import EvalRecipe
 
 Completions = dict[str, list[str]]
 """Completions of the rows by `before` and `after`."""
+
+Choices = list[tuple[tuple[str, ...], "WordIds"]]
+"""The label words of each row, as text and as tokens."""
 
 
 def run_eval(recipe: "EvalRecipe") -> None:
@@ -36,8 +40,12 @@ def run_eval(recipe: "EvalRecipe") -> None:
     if not isinstance(trained, SftRecipe):
         raise DataError(f"run: {shown(folder)} holds no run of 'ftune sft'")
     rows = _rows(recipe, trained)
-    tokenizer, prompts, references, stop_ids = _prompts(trained, folder, rows)
+    tokenizer, prompts, references, stop_ids, choices = _prompts(trained, folder, rows)
     metrics = metrics_for(references)
+    labels: dict[str, dict[str, float]] = {}
+    if faults := _incomparable(choices):
+        choices = []
+        say.line("\n".join(["labels are not compared by likelihood:", *faults]))
     say.line(f"{len(rows):,} rows from {rows[0].file}; metrics: {', '.join(metrics)}")
 
     def complete(model: "PreTrainedModel", name: str) -> list[str]:
@@ -55,6 +63,9 @@ def run_eval(recipe: "EvalRecipe") -> None:
                 progress=lambda count: status.update(f"{name}: {count}/{len(prompts)}"),
             )
         say.line(f"{name}: {len(prompts)} completions in {time.monotonic() - started:.0f} s")
+        if choices:
+            for metric, value in _label_scores(model, choices, references, recipe.micro_batch_size).items():
+                labels.setdefault(metric, {})[name] = value
         return done
 
     completions = _both(trained, folder, complete)
@@ -66,6 +77,7 @@ def run_eval(recipe: "EvalRecipe") -> None:
         for name, score in metrics.items()
     }
     means = {name: {when: sum(each) / len(each) for when, each in both.items()} for name, both in scores.items()}
+    means |= labels
     _write(folder, rows, prompts, references, completions, means)
     table = _table(recipe, prompts, references, completions, means)
     write_atomically(folder / "eval" / "table.txt", table + "\n")
@@ -83,22 +95,27 @@ def _rows(recipe: "EvalRecipe", trained: SftRecipe) -> "list[Row]":
 
 def _prompts(
     trained: SftRecipe, folder: Path, rows: "list[Row]"
-) -> "tuple[PreTrainedTokenizerBase, list[tuple[list[int], str]], list[str], list[int]]":
-    """The tokenizer, each row's prompt as ids and as text, the answers wanted, and the ids that end an answer."""
-    from ftune.data.formats.detect import detect
+) -> "tuple[PreTrainedTokenizerBase, list[tuple[list[int], str]], list[str], list[int], Choices]":
+    """The tokenizer, each row's prompt as ids and as text, the answers wanted, and the ids that end an answer.
+
+    Last, the label words of the rows: of every row, or of none.
+    """
+    from ftune.data.encode import understood
+    from ftune.data.tasks.word_ids import word_ids
     from ftune.data.template import choose_template
     from ftune.data.tokenize import RowTokenizer
     from ftune.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(str(_result(trained, folder).resolve()))
     template = choose_template(tokenizer) if tokenizer.chat_template else None
-    layout = trained.data.format or detect(rows[:20]).format
+    layout, _ = understood(rows, trained.data.format, tolerant=False, seed=trained.seed)
     encoder = RowTokenizer(tokenizer, template, mask="last")
     prompts: list[tuple[list[int], str]] = []
     references: list[str] = []
     stop_ids: dict[int, None] = {}
+    choices: Choices = []
     for row in rows:
-        example = layout.to_example(row.values)
+        example = layout.read(row.values)
         if isinstance(example, Conversation) and example.messages[-1].role == "assistant":
             text, answer = _last_question(example.messages), example.messages[-1].content
         elif isinstance(example, PromptCompletion):
@@ -110,7 +127,28 @@ def _prompts(
         prompts.append((tokens.input_ids[:start], text))
         references.append(answer)
         stop_ids[next(label for label in reversed(tokens.labels) if label != -100)] = None
-    return tokenizer, prompts, references, list(stop_ids)
+        if words := layout.format.choices(layout.tidied(row.values)):
+            choices.append((words, word_ids(encoder, example, words)))
+    return tokenizer, prompts, references, list(stop_ids), choices if len(choices) == len(rows) else []
+
+
+def _incomparable(choices: Choices) -> list[str]:
+    from ftune.data.tasks.word_ids import incomparable
+
+    return list(dict.fromkeys(fault for words, each in choices for fault in incomparable(words, each.words)))
+
+
+def _label_scores(
+    model: "PreTrainedModel", choices: Choices, references: list[str], batch_size: int
+) -> dict[str, float]:
+    """How often the likeliest label word is the right one, and F1 as the mean over the labels."""
+    from ftune.evals.label_words import accuracy, f1_by_label, score_label_words
+
+    prompts, ids = [each.prompt for _, each in choices], [each.words for _, each in choices]
+    found = score_label_words(model, prompts, ids, batch_size=batch_size).predictions
+    predicted = [words[place] for (words, _), place in zip(choices, found, strict=True)]
+    by_label = f1_by_label(predicted, references)
+    return {"label accuracy": accuracy(predicted, references), "label F1, mean": sum(by_label.values()) / len(by_label)}
 
 
 def _last_question(messages: tuple[Message, ...]) -> str:

@@ -1,7 +1,7 @@
 """The rows of a recipe as tokens: prepared once and cached, or streamed."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -102,8 +102,9 @@ def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, 
     )
 
     def make(folder: Path) -> Part:
-        return prepare(
-            source.read(seed),
+        remarks: list[str] = []
+        part = prepare(
+            source.read(seed, remarks.append),
             format,
             text.tokenizer,
             text.template,
@@ -114,6 +115,7 @@ def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, 
             seed=seed,
             progress=partial(progress, source.path) if progress else None,
         )
+        return replace(part, reason="; ".join([part.reason, *remarks]))
 
     return cached(key, make)
 

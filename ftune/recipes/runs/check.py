@@ -1,0 +1,114 @@
+"""`ftune data check`: every row of a recipe, looked at."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ftune.core.checkpoints import write_atomically
+from ftune.core.errors import DataError
+from ftune.core.paths import shown
+from ftune.core.quiet import quiet_bars
+from ftune.core.say import Say
+from ftune.data.audit.audit import Audit, Measured
+from ftune.data.audit.audit import Outcome as Looked
+from ftune.data.audit.render import render
+from ftune.data.audit.report import Part as Side
+from ftune.data.encode import Encoder, encoded_batches, understood, understood_row
+from ftune.data.intake import Outcome, Rules, Sides
+from ftune.data.row import BadRow, Row
+from ftune.data.tokenize import RowTokenizer
+from ftune.recipes.base import Recipe
+from ftune.recipes.data_section import Source
+from ftune.recipes.runs.inputs import load_text
+from ftune.recipes.runs.rows import TextModel, load_rows
+from ftune.recipes.sft import SftRecipe
+from ftune.report.data_page import data_page
+
+
+def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> bool:
+    """Look at all rows and tell what was found; False where `strict` forbids what was found.
+
+    `page` is an HTML file to write the findings and plots to. Raises DataError for files that cannot be read at all.
+    """
+    if not isinstance(recipe, SftRecipe):
+        raise TypeError(f"no check for a recipe of '{type(recipe).__name__}'")
+    quiet_bars()
+    say = Say()
+    _, text, positions = load_text(recipe, say)
+    rules = replace(recipe.data.rules(positions), on_bad_row="drop", answers="both")
+    audit = Audit(bad_rows_end_run=recipe.data.on_bad_row == "error", seed=recipe.seed)
+    held_out = _held_out(recipe, text, rules)
+    with say.console.status("rows: 0") as status:
+        for source, side in _sources(recipe):
+            encoder, rows = _opened(source, recipe, text, rules, say)
+            number = 0
+            for batch, outcomes in encoded_batches(encoder, rows, recipe.data.num_proc):
+                for row, outcome in zip(batch, outcomes, strict=True):
+                    here: Side = "held-out" if row.origin in held_out else side
+                    audit.take(here, row.origin, *_looked_at(encoder, row, outcome, rules))
+                number += len(batch)
+                status.update(f"{source.path}: {number:,} rows")
+    report = audit.report()
+    if page is not None:
+        write_atomically(page, data_page(report.as_dict(), f"Data of {shown(Path(recipe.output_dir))}"))
+        say.line(f"page: {shown(page)}")
+    if as_json:
+        say.result(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        color = say.out.is_terminal and not say.out.no_color
+        blocks = (say.out.encoding or "").lower().startswith("utf")
+        say.out.print(render(report, color=color, width=min(say.out.width, 100), blocks=blocks), end="")
+    return not (strict and report.strict)
+
+
+def _sources(recipe: SftRecipe) -> Iterator[tuple[Source, Side]]:
+    for source in recipe.data.train:
+        yield source, "train"
+    if recipe.data.validation is not None and recipe.data.validation.source is not None:
+        yield recipe.data.validation.source, "held-out"
+
+
+def _held_out(recipe: SftRecipe, text: TextModel, rules: Rules) -> set[str]:
+    """Where the rows come from that are held out of the training sources."""
+    if recipe.data.validation is None or recipe.data.validation.source is not None:
+        return set()
+    try:
+        _, held_out = load_rows(recipe.data, text, rules, seed=recipe.seed)
+    except DataError:  # there is nothing to hold out of; the audit says why
+        return set()
+    return set(held_out.origins) if held_out else set()
+
+
+def _opened(
+    source: Source, recipe: SftRecipe, text: TextModel, rules: Rules, say: Say
+) -> tuple[Encoder, Iterator[Row | BadRow]]:
+    """The source's rows and what encodes them; what was understood of it is said."""
+    remarks: list[str] = []
+    format = source.format or recipe.data.format
+    layout, rows = understood(source.read(recipe.seed, remarks.append), format, tolerant=True, seed=recipe.seed)
+    say.line("; ".join([f"{source.path}: {layout.format.name()} ({layout.reason})", *remarks]))
+    return Encoder(layout, RowTokenizer(text.tokenizer, text.template, mask=rules.mask), rules.answers), rows
+
+
+def _looked_at(encoder: Encoder, row: Row | BadRow, outcome: Outcome, rules: Rules) -> tuple[Looked, Measured | None]:
+    """What the audit is told of a row."""
+    if isinstance(row, BadRow):
+        return row, None
+    if not isinstance(outcome, Sides):
+        return outcome, None
+    example = understood_row(encoder.layout, row)
+    sides, limit = outcome.both(), rules.max_length or outcome.longest
+    if not all(side.trained for side in sides):
+        return DataError("nothing to train on: the row has no answer"), None
+    over = outcome.longest > limit
+    if over and rules.on_long_row == "error":
+        return DataError(f"{outcome.longest:,} tokens, but max_length is {limit:,}"), None
+    cut = over and rules.on_long_row == "truncate"
+    return example, Measured(
+        tokens=outcome.longest,
+        trained=sum(side.trained for side in sides),
+        cut_answer=cut and any(side.answers and side.answers[-1].end > limit for side in sides),
+        too_long=over and not cut and not (rules.on_long_row == "auto" and outcome.is_text),
+        control_text=any(side.control_text for side in sides),
+    )
