@@ -43,7 +43,10 @@ class RowFormat(Section):
     @classmethod
     def name_in(cls, row: Values, key: str) -> str | None:
         """The name under which this row has `key`."""
-        return next((name for name in cls.names.get(key, (key,)) if name in row), None)
+        for name in cls.names.get(key, (key,)):
+            if name in row:
+                return name
+        return None
 
     @classmethod
     def matches(cls, row: Values) -> str | None:

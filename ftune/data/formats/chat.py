@@ -13,8 +13,8 @@ from ftune.data.formats.tools import calls_of, tools_of
 LISTS = ("messages", "conversations", "conversation", "turns", "dialog")
 """Names under which rows hold a list of turns."""
 
-STYLES = (("role", "content"), ("from", "value"))
-"""How turns name who speaks and what is said: OpenAI's way and ShareGPT's."""
+SPEAKERS = ("role", "from")
+"""How turns name who speaks: OpenAI's way and ShareGPT's."""
 
 CALL = "function_call"
 """ShareGPT's role of an assistant turn whose text is a tool call as JSON."""
@@ -46,7 +46,7 @@ def turns_in(value: object) -> list[object] | None:
     found = parsed(value)
     turns = [found] if isinstance(found, dict) else found
     if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-        return turns if any(role in turns[0] for role, _ in STYLES) else None
+        return turns if any(key in turns[0] for key in SPEAKERS) else None
     return None
 
 
@@ -111,18 +111,25 @@ def read_turns(turns: Sequence[object], key: str) -> tuple[Message, ...]:
 
 
 def _message(turn: Values) -> Message:
-    speaker, said = next((style for style in STYLES if style[0] in turn), STYLES[0])
-    said = next((key for key in (said, *(key for _, key in STYLES)) if key in turn), said)
+    speaker, said = _style(turn)
     name = text_of(turn, speaker)
     role = ROLES.get(name.strip().lower())
     if role is None:
-        raise DataError(f"the role '{name}' is not known{did_you_mean(name, ROLES)}")
+        raise DataError(f"the role '{name[:60]}' is not known{did_you_mean(name, ROLES)}")
     if name.strip().lower() == CALL:
         return Message(role, "", _calls_said(turn, said))
-    calls = calls_of(turn.get("tool_calls") or turn.get(CALL), "'tool_calls'")
+    called = turn.get("tool_calls") or turn.get(CALL)
+    calls = calls_of(called, "'tool_calls'") if called else ()
     if calls and role != "assistant":
-        raise DataError(f"a turn of '{name}' calls tools; only the assistant can")
+        raise DataError(f"a turn of '{name[:60]}' calls tools; only the assistant can")
     return Message(role, "" if calls and turn.get(said) is None else _content(turn, said), calls)
+
+
+def _style(turn: Values) -> tuple[str, str]:
+    """Under which keys this turn names who speaks and what is said; styles may be mixed."""
+    speaker = "from" if "from" in turn and "role" not in turn else "role"
+    said, other = ("value", "content") if speaker == "from" else ("content", "value")
+    return speaker, other if other in turn and said not in turn else said
 
 
 def _calls_said(turn: Values, said: str) -> tuple[ToolCall, ...]:
