@@ -10,7 +10,8 @@ import time
 import pytest
 
 from ftune.core.errors import DataError
-from ftune.data.source import Row, read_rows
+from ftune.data.reference import SUFFIXES
+from ftune.data.source import READERS, BadRow, Row, read_rows
 
 ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "drei – ü"}]
 JSON_LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -68,11 +69,9 @@ def test_parquet_rows_are_numbered(tmp_path):
     ]
 
 
-def test_tsv_has_no_quoting_and_text_files_have_a_row_a_line(tmp_path):
+def test_tsv_has_no_quoting(tmp_path):
     table = written(tmp_path, "rows.tsv", 'text\tlabel\n"odd\t1\n')
     assert [(row.values, row.line) for row in read(table)] == [({"text": '"odd', "label": "1"}, 2)]
-    lines = written(tmp_path, "rows.txt", "one\n\n two \n")
-    assert [(row.values, row.line) for row in read(lines)] == [({"text": "one"}, 1), ({"text": " two "}, 3)]
 
 
 def test_a_folder_is_all_its_files_sorted(tmp_path):
@@ -80,6 +79,9 @@ def test_a_folder_is_all_its_files_sorted(tmp_path):
     written(tmp_path, "a.csv", "text\na\n")
     written(tmp_path, "README.md", "not data")
     written(tmp_path, ".hidden.csv", "not data")
+    written(tmp_path, "dataset_info.json", "{}")
+    (tmp_path / ".cache").mkdir()
+    written(tmp_path, ".cache/c.csv", "not data")
     assert [row.values["text"] for row in read(tmp_path)] == ["a", "b"]
     assert [row.values["text"] for row in read(tmp_path, limit=1)] == ["a"]
 
@@ -111,12 +113,11 @@ BAD = [
     ("rows.json", '[{"text": "a"}\n {"text": "b"}]', ":2:2: not valid JSON: expecting ',' delimiter"),
     ("rows.json", '[{"text": "a"}]\n[{"text": "b"}]', ":2: '[{"),
     ("rows.json", '[{"text": "a"}, 3]', ":1: this item of the list is the number 3"),
-    ("rows.json", '{\n"examples": [{"text": "a"}]}', ":1: the file is one object with key 'examples', not rows"),
     ("rows.json", "null", ":1: this line is null; a row is a JSON object"),
     ("rows.jsonl", '{"text": "a"}\n{"text": "b"', ":2:13: truncated JSON: "),
     ("rows.jsonl", '{"text": "a"}\n{"text": "b\n{"text": "c"}\n', ":2:10: truncated JSON: unterminated string"),
-    ("rows.jsonl", "{'text': 'a'}\n", ":1:2: not valid JSON: expecting property name"),
-    ("rows.jsonl", '{"text": "a"} {"text": "b"}\n', ':1:15: \'{"text": "b"}\' follows the row'),
+    ("rows.jsonl", "{'text': nan}\n", ":1:2: not valid JSON: expecting property name"),
+    ("rows.jsonl", '{"text": "a"} ["b"]\n', ":1:15: '[\"b\"]' follows the row"),
     ("rows.jsonl", '{"text": "a"}\n["b"]\n', ":2: this line is a list of 1; a row is a JSON object"),
     ("rows.jsonl", '{"text": ' + "1" * 5000 + "}\n", ":1:1: not valid JSON: Exceeds the limit"),
     ("rows.jsonl", DEEP, ":1: nested too deeply to be a row"),
@@ -125,10 +126,10 @@ BAD = [
     ("rows.csv", "a,b\n1\n", ":2: 1 column, but the header has 2 (a, b)"),
     ("rows.csv", "a,a\n1,2\n", ":1: the header names the column 'a' more than once"),
     ("rows.csv", 'a,b\n1,"2\n3,4\n', ":2: broken quoting in the row that begins here"),
-    ("rows.jsonl", '{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"), ":2: byte 0xe9 at offset 24 is not UTF-8"),
-    ("rows.csv", "text\n\né\n".encode("latin-1"), ":3: byte 0xe9 at offset 6 is not UTF-8"),
-    ("rows.json", '[{"text": "a"}]'.encode("utf-16")[:-1], ": not UTF-16 text"),
-    ("rows.jsonl.gz", gzip.compress(JSON_LINES.encode())[:-12], ": the gzip data is damaged or cut off"),
+    ("rows.jsonl", b'{"text": "a"}\n\xff', ":2:1: byte 0xff is not text in the encoding of this file"),
+    ("rows.json", '[{"text": "a"}]'.encode("utf-16")[:-1], ":1:15: byte 0x5d is not text in the encoding"),
+    ("rows.jsonl.gz", gzip.compress(JSON_LINES.encode())[:10], ": the gzip data is damaged or cut off"),
+    ("rows.jsonl", "version https://git-lfs.github.com/spec/v1\n", ": this is only a Git LFS pointer to the data"),
     ("rows.parquet", "PAR1 nonsense", ": not a readable Parquet file"),
     ("rows.xlsx", b"PK\x03\x04", ": files of this kind are not supported"),
 ]
@@ -149,9 +150,20 @@ def test_ten_faults_are_told_at_once(tmp_path):
     assert lines[10:] == [f"{path}: reading stopped after 10 faults"]
 
 
-def test_a_far_byte_is_found_where_it_is(tmp_path):
-    content = b'{"text": "' + "–".encode() * 50_000 + b'"}\n' + b"\xff"
-    assert ":2: byte 0xff at offset 150,013 is not UTF-8" in fault(written(tmp_path, "rows.jsonl", content))
+def test_a_damaged_row_stands_between_the_others(tmp_path):
+    path = written(tmp_path, "rows.jsonl", '{"text": "a"}\noops\n{"text": "b"}\n')
+    assert read(path, strict=False) == [
+        Row({"text": "a"}, str(path), 1),
+        BadRow(str(path), 2, 1, "not valid JSON: expecting value"),
+        Row({"text": "b"}, str(path), 3),
+    ]
+
+
+def test_a_limit_counts_rows_and_still_tells_the_damage_before(tmp_path):
+    path = written(tmp_path, "rows.jsonl", '{"text": "a"}\noops\n{"text": "b"}\noops\n')
+    assert [row.line for row in read(path, limit=2, strict=False)] == [1, 2, 3]
+    assert read(path, limit=1) == [Row({"text": "a"}, str(path), 1)]
+    assert fault(path, limit=2) == f"{path}:2:1: not valid JSON: expecting value"
 
 
 def test_a_row_of_ten_megabytes_is_read(tmp_path):
@@ -165,6 +177,39 @@ def test_no_such_file_has_a_suggestion(tmp_path):
     assert message.startswith(f"no such file or folder '{tmp_path}/trian.jsonl'; did you mean '")
     assert message.endswith("/train.jsonl'?")
     assert "there is no folder" in fault(tmp_path / "nowhere" / "rows.csv")
+
+
+def test_a_pattern_is_all_files_that_match(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("b.jsonl", "a.jsonl", "deep/er/c.jsonl", "d.csv"):
+        written(tmp_path, name, json.dumps({"text": name}))
+    assert [row.values["text"] for row in read(tmp_path / "*.jsonl")] == ["a.jsonl", "b.jsonl"]
+    assert [row.values["text"] for row in read(tmp_path / "deep" / "**" / "*.jsonl")] == ["deep/er/c.jsonl"]
+    assert fault(tmp_path / "*.parquet") == f"no file matches '{tmp_path}/*.parquet'"
+    written(tmp_path, "[a].jsonl", '{"text": "brackets"}')
+    assert [row.values["text"] for row in read(tmp_path / "[a].jsonl")] == ["brackets"]
+
+
+def test_home_and_file_urls_are_local_paths(tmp_path, monkeypatch):
+    path = written(tmp_path, "rows.jsonl", '{"text": "a"}')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read("~/rows.jsonl") == read(f"file://{path}") == read(path)
+
+
+def test_every_kind_of_file_has_a_reader():
+    assert tuple(READERS) == SUFFIXES
+
+
+def test_names_for_columns_need_a_table_without_a_header(tmp_path):
+    table = written(tmp_path, "rows.tsv", "fine film\t1\nodd\t0")
+    rows = read(table, columns=["text", "label"])
+    assert [(row.values, row.line) for row in rows] == [
+        ({"text": "fine film", "label": "1"}, 1),
+        ({"text": "odd", "label": "0"}, 2),
+    ]
+    assert fault(table, columns=["text"]).startswith(f"{table}:1: 2 columns, but 'columns' names 1 (text)")
+    assert fault(table, columns=["a", "a"]) == "'columns' names 'a' more than once"
+    assert "these rows have names" in fault(written(tmp_path, "rows.jsonl", JSON_LINES), columns=["text"])
 
 
 def test_an_empty_folder_is_refused(tmp_path):

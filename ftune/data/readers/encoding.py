@@ -32,7 +32,11 @@ def known_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, ValueError):
         hint = did_you_mean(name, sorted({*aliases, *(alias.replace("_", "-") for alias in aliases)}))
-        near = hint if hint.startswith("; did") else "; use utf-8, utf-16, latin-1, cp1252 or another that Python knows"
+        near = (
+            hint
+            if hint.startswith("; did") and name not in aliases
+            else "; use utf-8, utf-16, latin-1, cp1252 or another that Python knows"
+        )
         raise DataError(f"there is no text encoding '{name}'{near}") from None
 
 

@@ -38,7 +38,7 @@ def _remote_files(path: str) -> list[str]:
     system, inner = remote(path)
     try:
         if "*" in path:
-            files = sorted(system.glob(inner))
+            files = sorted(name for name in system.glob(inner) if not Path(name).name.startswith("."))
         elif system.isdir(inner):
             files = _of_folder(inner, system.find(inner))
         else:

@@ -94,7 +94,9 @@ class DataFile:
             with Path(self.path).open("rb") as file:
                 yield file
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+            if error.errno is None:  # of a decoder, not of the system
+                raise
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 def remote(path: str) -> tuple[Any, str]:

@@ -10,14 +10,14 @@ from typing import Any, TextIO
 from ftune.data.readers.options import MAX_ROW
 
 CHUNK = 1 << 16
-"""Characters that are read at once, at least. Not more: every error of the decoder counts lines from the first of them."""
+"""Characters that are read at once, at least. Few, as every error of the decoder counts the lines of all of them."""
 
 BLANKS = re.compile(r"[ \t\r\n\ufeff]*")
 BLANKS_OF_LINE = re.compile(r"[ \t\r\ufeff]*")
 COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*(?=\S)")
 """Between two items of a list."""
-LITERAL_MARKS = ("'", "(", "None", "True", "False")
-"""How a part of a Python literal begins that is no JSON."""
+LITERAL_MARKS = ("'", "(", "None", "True", "False", "\\x", "\\'", "\\U")
+"""How a part of a Python literal begins that is no JSON; the last three are escapes inside of strings."""
 
 TOKEN = re.compile(r"""'[^'\\\n]*(?:\\.[^'\\\n]*)*'|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|[\[({]|[\])}]|['"]""")
 """What matters for the end of a Python literal: whole strings, brackets, and quotes that nothing closes."""
