@@ -12,8 +12,7 @@ guess.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from ftune.core.errors import DataError
 from ftune.data.example import Conversation, Message
@@ -32,8 +31,7 @@ SENTINEL = "\uf8f0{}\uf8f1"
 """Stands for a content: private-use characters, no blanks to strip, nothing that a template looks for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A stretch of a rendering: the content of message number `message`, or the template's own text (None)."""
 
     text: str
@@ -177,7 +175,7 @@ def with_mask(
     is an error: the model would never learn to stop.
     """
     if mask == "all":
-        return [replace(segment, trained=True) for segment in segments]
+        return [segment._replace(trained=True) for segment in segments]
     answers = [segment.message for segment in segments if _is_answer(segment, conversation)]
     wanted = set(answers if mask == "assistant" else answers[-1:])
     marked: list[Segment] = []
@@ -189,7 +187,7 @@ def with_mask(
                 raise DataError(_never_stops(previous.message, segment.text))
             marked += [Segment(end.group(), trained=True), Segment(segment.text[end.end() :])]
         else:
-            marked.append(replace(segment, trained=segment.message in wanted))
+            marked.append(segment._replace(trained=segment.message in wanted))
     return marked
 
 

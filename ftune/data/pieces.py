@@ -4,7 +4,8 @@ Each piece is encoded by itself, but as in the middle of its text. Inside of a p
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class PieceEncoder:
         self._ends_in_token = re.compile(f"(?:{any_of(names).pattern})\\Z")
         self._blank_first = _puts_blank_first(tokenizer)
         self._needs_context = self._blank_first or any(token.rstrip for token in added)
+        plain = {token.content for token in added if token.special and not (token.single_word or token.normalized)}
+        self._added, self._cuts = any_of(names), plain if tokenizer.is_fast and not self._needs_context else set()
 
     def pieces(self, runs: Sequence[Run]) -> list[Piece]:
         """The fewest pieces that keep every border."""
@@ -59,11 +62,25 @@ class PieceEncoder:
         """The ids of each piece, in one call of the tokenizer; equal texts are encoded once."""
         if not pieces:
             return []
-        texts = [piece.context + piece.text for piece in pieces]
-        unique = list(dict.fromkeys([*texts, *(piece.context for piece in pieces if piece.context)]))
+        sections = [list(self._sections(piece.context + piece.text)) for piece in pieces]
+        contexts = (piece.context for piece in pieces if piece.context)
+        unique = list(dict.fromkeys(chain(chain.from_iterable(sections), contexts)))
         encoded = self._tokenizer(unique, add_special_tokens=False, return_attention_mask=False, verbose=False)
         ids: dict[str, list[int]] = dict(zip(unique, encoded["input_ids"], strict=True)) | {"": []}
-        return [ids[text][len(ids[piece.context]) :] for piece, text in zip(pieces, texts, strict=True)]
+        return [
+            list(chain.from_iterable(map(ids.__getitem__, texts)))[len(ids[piece.context]) :]
+            for piece, texts in zip(pieces, sections, strict=True)
+        ]
+
+    def _sections(self, text: str) -> Iterator[str]:
+        """The text cut behind its special tokens, where tokenizers cut too: what many rows share is encoded once."""
+        start = 0
+        for match in self._added.finditer(text) if self._cuts else ():
+            if match.group() in self._cuts:
+                yield text[start : match.end()]
+                start = match.end()
+        if start < len(text):
+            yield text[start:]
 
     def _context(self, previous: str) -> str:
         """What must stand before a piece so that it is encoded as in the middle of its text."""

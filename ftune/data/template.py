@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
 from ftune.data.example import Message
-from ftune.data.time_limit import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHIPPED = Path(__file__).parent / "templates"
 
-RENDER_SECONDS = 20.0
-"""Processor time after which a rendering is given up. A template takes less than a millisecond for a usual row."""
-
 Turn: TypeAlias = Mapping[str, Any]
 """A message as chat templates know it: `role`, `content`, and `tool_calls` where it has some."""
+
+TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+"""What the code in a template can raise beside the errors of jinja2."""
 
 Tools: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -83,32 +82,19 @@ def render(
 ) -> str:
     """The conversation as the model will read it.
 
-    DataError says what the template said when it refuses the conversation, or that it does not come to an end.
+    DataError says what the template said when it refuses the conversation.
     """
     from jinja2 import TemplateError
 
-    endless = DataError(
-        f"the chat template ({template.origin}) did not come to an end within {RENDER_SECONDS:g} seconds; name another "
-        "one with 'model.chat_template'"
-    )
     try:
-        with time_limit(RENDER_SECONDS, endless):
-            text: Any = tokenizer.apply_chat_template(
-                list(turns),
-                tools=list(tools) or None,
-                chat_template=template.text,
-                tokenize=False,
-                add_generation_prompt=generation_prompt,
-            )
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+        text: Any = tokenizer.apply_chat_template(
+            list(turns),
+            tools=list(tools) or None,
+            chat_template=template.text,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+    except (TemplateError, *TEMPLATE_FAULTS) as error:
         raise DataError(f"the chat template ({template.origin}) refuses this conversation: {error}") from None
     return str(text)
 

@@ -8,8 +8,8 @@ from types import FrameType
 
 
 @contextmanager
-def time_limit(seconds: float, error: Exception) -> Iterator[None]:
-    """Raise `error` in the block once it has used `seconds` of processor time.
+def time_limit(seconds: float) -> Iterator[None]:
+    """TimeoutError in the block once it has used `seconds` of processor time.
 
     A busy machine does not shorten the time. Python can only do this in the main thread of a process, and not on
     Windows: elsewhere the block runs without a limit.
@@ -19,7 +19,7 @@ def time_limit(seconds: float, error: Exception) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise error
+        raise TimeoutError
 
     before = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)

@@ -17,6 +17,7 @@ from ftune.data.example import Answered, Conversation, Plain, PromptCompletion, 
 from ftune.data.mask import Locator, MaskName, with_mask
 from ftune.data.pieces import Piece, PieceEncoder, Run, any_of
 from ftune.data.template import Template, Tools, Turn, adds_bos, as_turn, render
+from ftune.data.time_limit import time_limit
 from ftune.data.tool_support import ToolSupport, tool_support
 from ftune.data.tools import calls_as_text, outputs_as_user_turns
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a token that is not trained."""
+
+RENDER_SECONDS = 10.0
+"""Processor time after which a template is given up that renders one turn. Usually it takes less than a millisecond."""
 
 
 class Answer(NamedTuple):
@@ -210,11 +214,20 @@ class RowTokenizer:
         return render(self._tokenizer, self._template, turns, tools=tools, generation_prompt=generation_prompt)
 
     def _turn_marks(self, names: set[str]) -> set[str]:
-        """The added tokens that the template opens turns with; DeepSeek does not mark its own as special."""
+        """The added tokens that the template opens turns with; DeepSeek does not mark its own as special.
+
+        This is the first rendering, so here a template that never comes to an end is found out.
+        """
         if self._template is None:
             return set()
         try:
-            opening = self._render([{"role": "user", "content": ""}], (), True)
+            with time_limit(RENDER_SECONDS):
+                opening = self._render([{"role": "user", "content": ""}], (), True)
+        except TimeoutError:
+            raise DataError(
+                f"the chat template ({self._template.origin}) does not come to an end within {RENDER_SECONDS:g} "
+                "seconds; name another one with 'model.chat_template'"
+            ) from None
         except DataError:
             return set()
         return {name for name in names if name in opening}

