@@ -69,13 +69,11 @@ class Duplicates:
 
         Only rows marked in `first` are compared: those that repeat no earlier row.
         """
-        taken = [sketches.taken() for sketches in self._sketches.values()]
+        taken = [sketches.taken(first) for sketches in self._sketches.values()]
         rows = np.concatenate([numbers for numbers, _ in taken])
         train = np.arange(len(rows)) < len(taken[PARTS.index("train")][0])
+        found = Sketch(*(np.concatenate(both) for both in zip(*(sketch for _, sketch in taken), strict=True)))
         within, across = np.full(len(first), -1), np.full(len(first), -1)
-        kept = first[rows]
-        rows, train = rows[kept], train[kept]
-        found = Sketch(*(np.concatenate(both)[kept] for both in zip(*(sketch for _, sketch in taken), strict=True)))
         for lower, higher in similar_pairs(found):  # train comes first, each part in the order of its rows
             like = within if train[lower] == train[higher] else across
             if like[rows[higher]] < 0:

@@ -83,10 +83,11 @@ class Sketches:
             if len(self._pending) >= BATCH:
                 self._flush()
 
-    def taken(self) -> tuple[NDArray[np.int64], Sketch]:
-        """The numbers of the remembered rows, ascending, and their sketches."""
+    def taken(self, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Sketch]:
+        """The numbers of the remembered rows that are `wanted`, by number, and their sketches; both ascending."""
         self._flush()
         order = np.argsort(self._rows[: min(self.seen, self._limit)])
+        order = order[wanted[self._rows[order]]]
         return self._rows[order], Sketch(*(array[order] for array in self._sketch))
 
     def _flush(self) -> None:
