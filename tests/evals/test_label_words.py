@@ -1,6 +1,8 @@
 """Label words: likelihoods against a slow reference, whatever the batch; scores against counts by hand."""
 
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftune.data.formats.classification import ClassificationFormat
 from ftune.evals.label_words import accuracy, confusion, f1_by_label, score_label_words
+from tests.conftest import WORDS as VOCABULARY
+from tests.conftest import Done, write_rows
 
 PROMPTS = ["the cat", "a small red mat and nine birds", "on", "over roofs"]
 WORDS = [["yes", "no"], ["the red roofs", "birds", "mat"], ["yes", "no"], ["nine", "no birds fly"]]
@@ -101,3 +106,51 @@ def test_scores_agree_with_precision_and_recall(pairs: list[tuple[str, str]]) ->
     matrix = confusion(predicted, wanted)
     assert sum(sum(row.values()) for row in matrix.values()) == len(pairs)
     assert accuracy(predicted, wanted) == pytest.approx(sum(matrix[label][label] for label in matrix) / len(pairs))
+
+
+LABELLED: list[dict[str, object]] = [
+    {"text": " ".join(VOCABULARY[place : place + 4]), "label": place % 2} for place in range(8)
+]
+
+
+@pytest.fixture
+def evaluated(
+    recipe: Callable[..., Path], ftune: Callable[..., Done], tmp_path: Path
+) -> Callable[[list[str]], tuple[Done, dict[str, Any]]]:
+    """`ftune eval` of a run on rows with two labels."""
+
+    def run(labels: list[str]) -> tuple[Done, dict[str, Any]]:
+        write_rows(tmp_path / "labelled.jsonl", LABELLED)
+        layout = {"type": "classification", "labels": labels}
+        data = {"train": "labelled.jsonl", "validation": "labelled.jsonl", "format": layout}
+        assert ftune("sft", recipe(data=data)).code == 0
+        done = ftune("eval", "runs/tiny", "max_new_tokens=2", "samples=0")
+        assert done.code == 0, done.err
+        return done, json.loads((tmp_path / "runs/tiny/eval/eval.json").read_text())["metrics"]
+
+    return run
+
+
+def test_eval_of_rows_with_labels_compares_their_words(
+    evaluated: Callable[..., tuple[Done, dict[str, Any]]], model: Any, tokenizer: Any
+) -> None:
+    words = ["no", "yes"]
+    done, metrics = evaluated(words)
+    layout = ClassificationFormat(labels=words).bound(LABELLED, seed=0)
+    predicted = []
+    for row in LABELLED:
+        turn = {"role": "user", "content": layout.to_example(row).messages[0].content}  # type: ignore[union-attr]
+        text = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        found = [one_token_at_a_time(model, tokenizer(text).input_ids, tokenizer(word).input_ids) for word in words]
+        predicted.append(words[found.index(max(found))])
+    wanted = [words[place % 2] for place in range(8)]
+    assert metrics["label accuracy"]["before"] == accuracy(predicted, wanted)
+    assert metrics["label F1, mean"]["before"] == pytest.approx(sum(f1_by_label(predicted, wanted).values()) / 2)
+    assert metrics["label accuracy"].keys() == {"before", "after"}
+    assert [line.split("  ")[0] for line in done.out.splitlines()[-2:]] == ["label accuracy", "label F1, mean"]
+
+
+def test_eval_says_when_label_words_cannot_be_compared(evaluated: Callable[..., tuple[Done, dict[str, Any]]]) -> None:
+    done, metrics = evaluated(["no", "not"])
+    assert "the tokens of the label word 'no' begin those of 'not'" in done.err
+    assert metrics.keys() == {"exact match"}

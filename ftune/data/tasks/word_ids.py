@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftune.data.example import Answered, Conversation, Message, PromptCompletion
@@ -43,18 +43,23 @@ def check_label_words(
 ) -> list[str]:
     """What makes the likelihoods of these words incomparable, in words; nothing where all is well.
 
-    Words must be different sequences of tokens, and none the beginning of another: the longer one could never be
-    likelier. With a chat template they are encoded as the assistant's answer, else as a completion.
+    With a chat template the words are encoded as the assistant's answer, else as a completion.
     """
     asked = Conversation((Message("user", "?"),)) if template else PromptCompletion("?\n", "")
-    ids = word_ids(RowTokenizer(tokenizer, template, mask="last"), asked, words).words
-    faults = [
-        f"the label word {word!r} has no token of its own" for word, own in zip(words, ids, strict=True) if not own
-    ]
-    pairs = list(zip(words, ids, strict=True))
-    for number, (word, own) in enumerate(pairs):
-        if own and own in ids[:number]:
-            faults.append(f"the label words {words[ids.index(own)]!r} and {word!r} are the same tokens")
+    return incomparable(words, word_ids(RowTokenizer(tokenizer, template, mask="last"), asked, words).words)
+
+
+def incomparable(words: Sequence[str], ids: Sequence[Sequence[int]]) -> list[str]:
+    """The faults of label words with these tokens.
+
+    Words must be different sequences of tokens, and none the beginning of another: the longer one could never be
+    likelier.
+    """
+    pairs = list(zip(words, map(list, ids), strict=True))
+    faults = [f"the label word {word!r} has no token of its own" for word, own in pairs if not own]
+    for (word, own), (other, others) in combinations(pairs, 2):
+        if own and own == others:
+            faults.append(f"the label words {word!r} and {other!r} are the same tokens")
     for (word, own), (longer, others) in permutations(pairs, 2):
         if own and len(own) < len(others) and others[: len(own)] == own:
             faults.append(
