@@ -364,8 +364,12 @@ def test_fields_that_cannot_work_are_refused(fields, cause):
         layout(**fields)
 
 
-def test_a_label_column_has_one_name_everywhere():
+def test_labels_stand_where_a_label_is():
     assert all(LABEL in known.columns or not known.labels for known in shipped().values())
+
+
+def test_the_format_names_the_columns_of_its_example():
+    assert {name: tuple(names) for name, names in shipped()["summarisation"].columns.items()} == TaskFormat.names
 
 
 # -- label words as tokens ---------------------------------------------------------------------------------------------

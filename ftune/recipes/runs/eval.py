@@ -43,9 +43,7 @@ def run_eval(recipe: "EvalRecipe") -> None:
     tokenizer, prompts, references, stop_ids, choices = _prompts(trained, folder, rows)
     metrics = metrics_for(references)
     labels: dict[str, dict[str, float]] = {}
-    if faults := _incomparable(choices):
-        choices = []
-        say.line("\n".join(["labels are not compared by likelihood:", *faults]))
+    choices = _comparable(choices, say)
     say.line(f"{len(rows):,} rows from {rows[0].file}; metrics: {', '.join(metrics)}")
 
     def complete(model: "PreTrainedModel", name: str) -> list[str]:
@@ -132,10 +130,14 @@ def _prompts(
     return tokenizer, prompts, references, list(stop_ids), choices if len(choices) == len(rows) else []
 
 
-def _incomparable(choices: Choices) -> list[str]:
+def _comparable(choices: Choices, say: Say) -> Choices:
+    """The label words, or none where the likelihoods of some cannot be compared, which is said."""
     from ftune.data.tasks.word_ids import incomparable
 
-    return list(dict.fromkeys(fault for words, each in choices for fault in incomparable(words, each.words)))
+    faults = dict.fromkeys(fault for words, each in choices for fault in incomparable(words, each.words))
+    if faults:
+        say.line("\n".join(["labels are not compared by likelihood:", *faults]))
+    return [] if faults else choices
 
 
 def _label_scores(
