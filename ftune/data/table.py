@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftune.data.row import Row
-from ftune.data.tokenize import IGNORED, Tokens
+from ftune.data.tokenize import IGNORED, Answer, Tokens
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -144,10 +144,10 @@ class TableWriter:
 
 
 def pieces_of(tokens: Tokens, length: int) -> Iterator[Tokens]:
-    """A long text as consecutive sequences of at most `length` tokens: nothing is lost, nothing comes twice.
+    """A long text as consecutive sequences of at most `length` tokens, each trained token in exactly one of them.
 
-    The first label of a piece is ignored, as in every sequence: nothing comes before it.
+    A piece begins with the last token of the piece before it, from which its first own token is predicted.
     """
-    for start in range(0, len(tokens.input_ids), length):
+    for start in range(0, len(tokens.input_ids) - 1, length - 1):
         ids, labels = tokens.input_ids[start : start + length], tokens.labels[start : start + length]
-        yield Tokens(ids, [IGNORED, *labels[1:]])
+        yield Tokens(ids, [IGNORED, *labels[1:]], [Answer(0, len(ids), None)])

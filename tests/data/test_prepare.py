@@ -138,15 +138,16 @@ def test_rows_that_could_not_be_read_are_bad_rows(made):
         made(bad)
 
 
-def test_long_text_becomes_sequences_that_lose_nothing(made, smollm2):
+@pytest.mark.parametrize("limit", [8, 63, 64, 65])
+def test_long_text_becomes_sequences_that_train_every_token_once(made, limit):
     text = "The capital of France is Paris.\n" * 40
-    whole, split = made({"text": text}), made({"text": text}, max_length=64)
-    assert [token for row in range(len(split)) for token in split.ids(row)] == whole.ids(0)
-    assert split.lengths.max() == 64
-    assert split.lengths[:-1].min() == 64
+    whole, split = made({"text": text}), made({"text": text}, max_length=limit)
+    assert [token for row in range(len(split)) for token in split.ids(row)[1:]] == whole.ids(0)[1:]
+    assert all(split.ids(row)[0] == split.ids(row - 1)[-1] for row in range(1, len(split)))
+    assert all(split.labels(row) == [-100, *split.ids(row)[1:]] for row in range(len(split)))
+    assert split.lengths.max() == split.lengths[:-1].min() == limit
     assert split.counts.pieces == len(split) - 1
-    assert all(split.labels(row)[0] == -100 for row in range(len(split)))
-    assert len(set(split.keys.tolist())) > 1
+    assert split.failed() == []
     assert made({"text": text}, {"text": "short"}, max_length=64, on_long_row="drop").counts.kept == 1
 
 

@@ -39,9 +39,10 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
     rules = replace(recipe.data.rules(positions), on_bad_row="drop", answers="both")
     audit = Audit(bad_rows_end_run=recipe.data.on_bad_row == "error", seed=recipe.seed)
     held_out = _held_out(recipe, text, rules)
+    understood_as: list[str] = []
     with say.console.status("rows: 0") as status:
         for source, side in _sources(recipe):
-            encoder, rows = _opened(source, recipe, text, rules, say)
+            encoder, rows, remarks = _opened(source, recipe, text, rules)
             number = 0
             for batch, outcomes in encoded_batches(encoder, rows, recipe.data.num_proc):
                 for row, outcome in zip(batch, outcomes, strict=True):
@@ -49,12 +50,15 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
                     audit.take(here, row.origin, *_looked_at(encoder, row, outcome, rules))
                 number += len(batch)
                 status.update(f"{source.path}: {number:,} rows")
+            layout = encoder.layout
+            understood_as.append("; ".join([f"{source.path}: {layout.format.name()} ({layout.reason})", *remarks]))
+            say.line(understood_as[-1])
     report = audit.report()
     if page is not None:
         write_atomically(page, data_page(report.as_dict(), f"Data of {shown(Path(recipe.output_dir))}"))
         say.line(f"page: {shown(page)}")
     if as_json:
-        say.result(json.dumps(report.as_dict(), ensure_ascii=False))
+        say.result(json.dumps({"understood": understood_as, **report.as_dict()}, ensure_ascii=False))
     else:
         color = say.out.is_terminal and not say.out.no_color
         blocks = (say.out.encoding or "").lower().startswith("utf")
@@ -81,14 +85,13 @@ def _held_out(recipe: SftRecipe, text: TextModel, rules: Rules) -> set[str]:
 
 
 def _opened(
-    source: Source, recipe: SftRecipe, text: TextModel, rules: Rules, say: Say
-) -> tuple[Encoder, Iterator[Row | BadRow]]:
-    """The source's rows and what encodes them; what was understood of it is said."""
+    source: Source, recipe: SftRecipe, text: TextModel, rules: Rules
+) -> tuple[Encoder, Iterator[Row | BadRow], list[str]]:
+    """What encodes the source's rows, the rows, and what reading them will have said about the files."""
     remarks: list[str] = []
     format = source.format or recipe.data.format
     layout, rows = understood(source.read(recipe.seed, remarks.append), format, tolerant=True, seed=recipe.seed)
-    say.line("; ".join([f"{source.path}: {layout.format.name()} ({layout.reason})", *remarks]))
-    return Encoder(layout, RowTokenizer(text.tokenizer, text.template, mask=rules.mask), rules.answers), rows
+    return Encoder(layout, RowTokenizer(text.tokenizer, text.template, mask=rules.mask), rules.answers), rows, remarks
 
 
 def _looked_at(encoder: Encoder, row: Row | BadRow, outcome: Outcome, rules: Rules) -> tuple[Looked, Measured | None]:
