@@ -102,7 +102,7 @@ SIGNS = {
     "replacement_characters": ("caf\ufffd", "café"),
     "mojibake": ("cafÃ© and â€™", "NÃO, «Ângela» — “IRMÔ"),
     "control_characters": ("a\x1b[31mb", "a\tb\r\n\x0c"),
-    "html_entities": ("R&amp;B", "R&B; a & b &ampere"),
+    "html_entities": ("I &hearts; R&amp;B", "R&B; a & b &ampere &nothing;"),
     "secrets": ("key AKIA" + "ABCD1234EFGH5678", "the AKIA prefix, sk-learn and hf_hub_download"),
     "emails": ("write to ann.b+c@mail.example.org", "@user wrote a@b and 3 @ 4 euro"),
 }
@@ -159,6 +159,9 @@ def test_near_duplicates_differ_in_few_words():
     near, far = f"{text} more", text.replace("word3", "other")
     assert found(Text(text), Text(near), Text(far)) == {"near_duplicates": ("t:2 (as t:1)",)}
     assert found(Text(text), Text(near), near_limit=0) == {}
+    assert found(Text(text), Text(near), Text(f"{near} and more")) == {
+        "near_duplicates": ("t:2 (as t:1)", "t:3 (as t:1)")
+    }
 
 
 def test_near_duplicates_of_scripts_without_blanks():

@@ -73,11 +73,10 @@ class Duplicates:
         rows = np.concatenate([numbers for numbers, _ in taken])
         train = np.arange(len(rows)) < len(taken[PARTS.index("train")][0])
         found = Sketch(*(np.concatenate(both) for both in zip(*(sketch for _, sketch in taken), strict=True)))
+        low, high = similar_pairs(found)[::-1].T  # backwards: of several the first is assigned last
         within, across = np.full(len(first), -1), np.full(len(first), -1)
-        for lower, higher in similar_pairs(found):  # train comes first, each part in the order of its rows
-            like = within if train[lower] == train[higher] else across
-            if like[rows[higher]] < 0:
-                like[rows[higher]] = rows[lower]
+        for like, chosen in ((within, train[low] == train[high]), (across, train[low] != train[high])):
+            like[rows[high[chosen]]] = rows[low[chosen]]  # train comes first, each part in the order of its rows
         return within, across
 
     def _each_once(self, kinds: dict[str, Numbers]) -> Iterator[Finding]:

@@ -84,7 +84,7 @@ RULES: dict[str, Rule] = {
     "roles_last": Rule(
         "warn",
         "rows that do not end with an assistant turn",
-        "Remove the turns after the last answer: nothing follows them.",
+        "Add the answer, or remove what follows the last one: it is never trained.",
     ),
     "roles_system_late": Rule(
         "warn", "rows with a system turn that is not the first", "Move it to the front: many chat templates refuse it."

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from html.entities import html5
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 """C0 and C1, without tab, line ends and form feed."""
@@ -13,7 +14,7 @@ MOJIBAKE = re.compile(
 )
 """The first bytes of UTF-8 characters as Latin-1 or Windows-1252 shows them."""
 
-ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
+ENTITY = re.compile(r"&(#[0-9]{2,7};|#x[0-9a-fA-F]{2,6};|[A-Za-z0-9]{2,31};)")
 
 SECRETS = [
     ("AKIA", re.compile(r"AKIA[A-Z0-9]{16}(?![A-Z0-9])")),  # AWS
@@ -42,7 +43,7 @@ def signs_in(text: str) -> Iterator[str]:
             yield "replacement_characters"
         if MOJIBAKE.search(text):
             yield "mojibake"
-    if "&" in text and ENTITY.search(text):
+    if "&" in text and any(name[0] == "#" or name in html5 for name in ENTITY.findall(text)):
         yield "html_entities"
     if has_secret(text):
         yield "secrets"
