@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, overload
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
 from ftune.data.readers import faults
-from ftune.data.readers.arrow import FILE_MARK, arrow_rows
+from ftune.data.readers.arrow import FILE_MARK, arrow_rows, parquet_rows
 from ftune.data.readers.encoding import known_encoding
 from ftune.data.readers.faults import strict as strict
 from ftune.data.readers.files import SUPPORTED, data_files
@@ -16,7 +16,6 @@ from ftune.data.readers.hub import hub_rows
 from ftune.data.readers.json_rows import json_rows
 from ftune.data.readers.opening import DamagedError, DataFile
 from ftune.data.readers.options import DEFAULT, Documents, Options
-from ftune.data.readers.parquet import parquet_rows
 from ftune.data.readers.tables import csv_rows, tsv_rows
 from ftune.data.readers.text import text_rows
 from ftune.data.reference import is_hub_id, suffix_of

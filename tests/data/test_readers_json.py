@@ -83,6 +83,8 @@ DAMAGE = [
     ('[{"a": 1}, 7, {"a": 2}]', [1, (1, 0, "this item of the list is the number 7"), 2]),
     ('{"a": 1}\n{"a": 2, "a": 3}\n{"a": 4}', [1, (2, 0, "key 'a' is given twice"), 4]),
     ('[{"a": 1, "b": {"c": 1, "c": 2}}, {"a": 4}]', [(1, 0, "key 'c' is given twice"), 4]),
+    ('{"a": 1, "a": 2, b}\n{"a": 4}', [(1, 18, "not valid JSON: expecting property name"), 4]),
+    ('{"b": {"c": 1, "c": 2}, b}\n{"a": 4}', [(1, 0, "key 'c' is given twice"), 4]),
     ('{"a": 1},\n{"a": 2},\n', [(1, 9, "',' follows the row"), (2, 9, "',' follows the row")]),
     ('{"a": 1} {"a": 2}\n{"a": 3} x\n{"a": 4}', [1, 2, (2, 10, "'x' follows the row"), 4]),
     ('{"a": 1}\n' + '{"a":' * 100_000 + '\n{"a": 2}', [1, (2, 0, "nested too deeply to be a row"), 2]),

@@ -143,8 +143,8 @@ class _JsonRows:
             bad = BadRow(self.path, line, 0, f"a row of more than {MAX_ROW:,} characters, or one that does not end")
         except DuplicateKeyError as error:
             bad = BadRow(self.path, line, 0, f"key '{error}' is given twice; which one is meant?")
-            if end := window.end_of_value():
-                window.go(end)
+            if behind := window.end_of_value():
+                window.go(behind)
                 return bad
         except RecursionError:
             bad = BadRow(self.path, line, 0, "nested too deeply to be a row")

@@ -133,9 +133,12 @@ class Window:
         """
         return self._decoded(DECODER)
 
-    def end_of_value(self) -> int:
-        """The index behind the JSON value at `position`, whatever its keys are."""
-        return self._decoded(ANY_KEYS)[1]
+    def end_of_value(self) -> int | None:
+        """The index behind the JSON value at `position`, whatever its keys are; None where it is damaged beside."""
+        try:
+            return self._decoded(ANY_KEYS)[1]
+        except (ValueError, RecursionError):
+            return None
 
     def _decoded(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
         while True:
