@@ -1,7 +1,7 @@
 """Classification by likelihood: the label word that a model finds the likeliest answer (PET, arXiv:2001.07676)."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -29,48 +29,57 @@ def score_label_words(
     *,
     batch_size: int,
     normalise: Normalise = "none",
-    progress: Callable[[int], None] | None = None,
 ) -> WordScores:
     """The log-likelihood of every label word after its prompt: log p(word | prompt), in fp32 sums.
 
     `prompts` are token ids; `words[i]` are the ids of the words of prompt i, as they are encoded after it and without
     a stop token. None of them may be a prefix of another. `normalise="tokens"` divides by the number of tokens: for
     words of different lengths. `batch_size` counts sequences; it does not change the result but for the rounding of
-    the model's own precision. `progress` is called with the number of sequences done. Raises ValueError for an empty
-    prompt or word.
+    the model's own precision. Raises ValueError for an empty prompt or word.
     """
-    pairs = [(row, place) for row, each in enumerate(words) for place in range(len(each))]
-    if len(prompts) != len(words) or not all(prompts) or not all(words[row][place] for row, place in pairs):
+    if len(prompts) != len(words) or not all(prompts) or not all(word for each in words for word in each):
         raise ValueError("each prompt needs at least one token, and words of at least one token each")
-    order = sorted(pairs, key=lambda pair: len(prompts[pair[0]]) + len(words[pair[0]][pair[1]]))
+    # a word's last token is never read, so that all words of one token share one sequence: their prompt
+    uses: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for row, each in enumerate(words):
+        for place, word in enumerate(each):
+            uses.setdefault((*prompts[row], *word[:-1]), []).append((row, place))
     logprobs = [[0.0] * len(each) for each in words]
+    sequences = sorted(uses, key=len)
     model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = [(prompts[row], words[row][place]) for row, place in chosen]
-        for (row, place), value in zip(chosen, _logprobs(model, batch), strict=True):
-            logprobs[row][place] = value / len(words[row][place]) if normalise == "tokens" else value
-        if progress:
-            progress(min(start + batch_size, len(order)))
+    for start in range(0, len(sequences), batch_size):
+        batch = sequences[start : start + batch_size]
+        asked = [[(len(prompts[row]), words[row][place]) for row, place in uses[ids]] for ids in batch]
+        for ids, values in zip(batch, _logprobs(model, batch, asked), strict=True):
+            for (row, place), value in zip(uses[ids], values, strict=True):
+                logprobs[row][place] = value / len(words[row][place]) if normalise == "tokens" else value
     return WordScores(logprobs, [max(range(len(row)), key=row.__getitem__) for row in logprobs])
 
 
-def _logprobs(model: "PreTrainedModel", batch: Sequence[tuple[Ids, Ids]]) -> list[float]:
-    """The log-likelihood of each pair's word, in one forward pass of sequences that are padded on the right."""
+def _logprobs(
+    model: "PreTrainedModel", batch: Sequence[Ids], asked: Sequence[Sequence[tuple[int, Ids]]]
+) -> list[list[float]]:
+    """The log-likelihoods of the words asked for in each sequence, given with their place; one forward pass.
+
+    Sequences are padded on the right. Logits are made from the first word on only: a vocabulary is large.
+    """
     import torch
 
-    rows = [[*prompt, *word] for prompt, word in batch]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
+    width = max(map(len, batch))
+    first = min(start for each in asked for start, _ in each) - 1
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=model.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # sequences, tokens, vocabulary
-        found = []
-        for row, (prompt, word) in enumerate(batch):
-            before = slice(len(prompt) - 1, len(prompt) + len(word) - 1)  # each token is predicted one place earlier
-            logprobs = logits[row, before].float().log_softmax(-1)
-            found.append(logprobs.gather(-1, ids[row, len(prompt) : len(prompt) + len(word), None]).sum())
-        return [float(value) for value in torch.stack(found).tolist()]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
+        found: list[list[float]] = []
+        for row, each in zip(logits, asked, strict=True):
+            values = []
+            for start, word in each:
+                before = start - 1 - first  # each token is predicted one place earlier
+                logprobs = row[before : before + len(word)].float().log_softmax(-1)
+                values.append(logprobs.gather(-1, torch.tensor(word, device=model.device)[:, None]).sum())
+            found.append(torch.stack(values).tolist())
+    return found
 
 
 def accuracy(predicted: Sequence[str], wanted: Sequence[str]) -> float:
