@@ -130,6 +130,7 @@ class Intake:
             self.counts.truncated_stop_tokens += bool(before.answers) and before.answers[-1].end > len(after.input_ids)
             self.counts.empty_completions += after.empty_answers
         self.counts.control_text += any(side.control_text for side in kept.both())
+        self.counts.tools_as_text += any(side.tools_as_text for side in kept.both())
         self._pass_on(row, kept)
 
     def _pass_on(self, row: Row, sides: Sides) -> None:

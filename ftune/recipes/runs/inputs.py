@@ -8,6 +8,8 @@ from ftune.core.say import Say
 from ftune.recipes.runs.rows import TextModel, load_rows, open_stream, stream_fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
     from ftune.data.prepared import Prepared
@@ -123,3 +125,9 @@ def tell_rows(inputs: Inputs, say: Say) -> None:
     ]
     if failed:
         raise DataError("\n".join(failed))
+
+
+def packing_line(rows: "Prepared", bins: "Sequence[Sequence[int]]", capacity: int) -> str:
+    """How full the packed sequences are, in words."""
+    full = rows.lengths.sum() / (len(bins) * capacity)
+    return f"packing: {len(rows):,} rows in {len(bins):,} sequences, {full:.1%} full"

@@ -5,7 +5,7 @@ import json
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe
-from ftune.recipes.runs.inputs import load_inputs
+from ftune.recipes.runs.inputs import load_inputs, packing_line
 from ftune.recipes.sft import SftRecipe
 
 
@@ -31,6 +31,8 @@ def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
         bins = pack(train.lengths.tolist(), recipe.data.max_length) if recipe.data.packing else None
         width = min(say.out.width, 100)
         say.out.print(render_preview(train, inputs.tokenizer, rows, bins=bins, color=color, width=width))
+        if bins is not None:
+            say.result(packing_line(train, bins, recipe.data.max_length))
     for fault in train.counts.faults:
         say.line(f"  {fault}")
     if train.counts.faults and recipe.data.on_bad_row == "error":

@@ -15,7 +15,7 @@ from ftune.data.reference import is_hub_id as is_hub_data
 from ftune.models.dtype import resolve_dtype
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
-from ftune.recipes.runs.inputs import Inputs, load_inputs, tell_rows
+from ftune.recipes.runs.inputs import Inputs, load_inputs, packing_line, tell_rows
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
@@ -132,8 +132,7 @@ def _feed(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, say: Say) -> "
         return StreamDataset(inputs.stream, Position(*folder.found.facts.get("stream", [])))
     dataset = _dataset(recipe, inputs.train)
     if dataset.bins is not None:
-        full = inputs.train.lengths.sum() / (len(dataset) * recipe.data.max_length)
-        say.line(f"packing: {len(inputs.train):,} rows in {len(dataset):,} sequences, {full:.1%} full")
+        say.line(packing_line(inputs.train, dataset.bins, recipe.data.max_length))
     return dataset
 
 
