@@ -48,7 +48,7 @@ def test_compression_is_told_by_the_first_bytes(tmp_path, codec, name):
 
 @pytest.mark.parametrize("codec", COMPRESSIONS)
 def test_a_cut_costs_the_rows_behind_it_and_is_told(tmp_path, codec):
-    rows = "".join(f'{{"id": "{xxh3_128_hexdigest(str(n).encode())}"}}\n' for n in range(20_000))
+    rows = "".join(f'{{"id": "{xxh3_128_hexdigest(str(n).encode())}"}}\n' for n in range(40_000))
     path = tmp_path / "rows.jsonl"
     whole = compressed(codec, rows.encode(), tmp_path)
     path.write_bytes(whole[: len(whole) * 9 // 10])

@@ -128,7 +128,7 @@ BAD = [
     ("rows.csv", 'a,b\n1,"2\n3,4\n', ":2: broken quoting in the row that begins here"),
     ("rows.jsonl", b'{"text": "a"}\n\xff', ":2:1: byte 0xff is not text in the encoding of this file"),
     ("rows.json", '[{"text": "a"}]'.encode("utf-16")[:-1], ":1:15: byte 0x5d is not text in the encoding"),
-    ("rows.jsonl.gz", gzip.compress(JSON_LINES.encode())[:10], ": the gzip data is damaged or cut off"),
+    ("rows.jsonl.gz", gzip.compress(JSON_LINES.encode(), mtime=0)[:10], ": the gzip data is damaged or cut off"),
     ("rows.jsonl", "version https://git-lfs.github.com/spec/v1\n", ": this is only a Git LFS pointer to the data"),
     ("rows.parquet", "PAR1 nonsense", ": not a readable Parquet file"),
     ("rows.xlsx", b"PK\x03\x04", ": files of this kind are not supported"),

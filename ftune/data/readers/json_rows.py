@@ -85,8 +85,7 @@ class _JsonRows:
                 continue
             follows = window.next_on_line()
             if follows and not (follows == "{" and isinstance(value, dict)):
-                window.skip()
-                rest = window.text[window.position :].split("\n", 1)[0][:20].rstrip()
+                rest = window.text[window.position :][:20].split("\n")[0].rstrip()
                 cause = f"{rest!r} follows the row; one JSON object a line is needed"
                 yield BadRow(path, line, window.column(window.position), cause)
                 window.seek(NEXT_LINE)

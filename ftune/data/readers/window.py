@@ -103,8 +103,9 @@ class Window:
     def seek(self, pattern: re.Pattern[str]) -> None:
         """Go behind the next match of a pattern that begins with a line end, or to the end of the file."""
         while not (found := pattern.search(self.text, self.position)):
-            last = self.text.rfind("\n", self.position)
-            self.go(last if last >= 0 else len(self.text))
+            last = self.text.rfind("\n", max(self.position, len(self.text) - CHUNK))
+            begun = last >= 0 and self.text[last:].isspace()
+            self.go(last if begun else len(self.text))
             if not self.more():
                 self.go(len(self.text))
                 return
@@ -120,10 +121,12 @@ class Window:
         return self.line + self.text.count("\n", self.position, index), self.column(index)
 
     def next_on_line(self) -> str:
-        """The character that follows on this line, blanks apart; nothing at its end. Does not go there."""
+        """Like `skip`, but no further than the end of this line, where it gives nothing."""
         while (end := BLANKS_OF_LINE.match(self.text, self.position).end()) == len(self.text):  # type: ignore[union-attr]
+            self.go(end)
             if not self.more():
                 return ""
+        self.go(end)
         return "" if self.text[end] == "\n" else self.text[end]
 
     def value(self) -> tuple[Any, int]:
