@@ -59,6 +59,8 @@ def hide(conversation: Conversation, control: re.Pattern[str]) -> Hidden | None:
 
 
 def _text_of(message: Message) -> str:
+    if not message.tool_calls:
+        return message.content
     calls = ((call.name, call.arguments) for call in message.tool_calls)
     return message.content + "".join(json.dumps(call, ensure_ascii=False) for call in calls)
 

@@ -130,6 +130,8 @@ class RowTokenizer:
             case Conversation():
                 unanswered = example.messages[-1].role != "assistant"
                 messages = example.messages if unanswered else example.messages[:-1]
+                if not messages:
+                    raise DataError("the conversation begins with its answer; nothing comes before it")
                 fitted, _ = self._fitted(replace(example, messages=messages))
                 runs, before = self._prompt_runs(fitted), []
         return before + [number for ids in self._encoder.encode(self._encoder.pieces(runs)) for number in ids]
@@ -165,12 +167,15 @@ class RowTokenizer:
         hidden = hide(fitted, self._control)
         shown = hidden.conversation if hidden else fitted
         segments = with_mask(self._locator.locate(shown), shown, self._mask, self._stop)
-        runs: list[Run] = []
-        for segment in segments:
-            parts = hidden.parts(segment.text) if hidden else [segment.text]
-            runs += [Run(part, segment.trained, number > 0) for number, part in enumerate(parts)]
         if hidden:
+            runs = [
+                Run(part, segment.trained, cut=number > 0)
+                for segment in segments
+                for number, part in enumerate(hidden.parts(segment.text))
+            ]
             self._check_shown(runs, fitted, generation_prompt=False)
+        else:
+            runs = [Run(segment.text, segment.trained) for segment in segments]
         return _Plan(self._encoder.pieces(runs), [], self._mask != "all", hidden is not None, as_text)
 
     def _prompt_runs(self, example: Conversation) -> list[Run]:

@@ -6,7 +6,7 @@ from ftune.core.errors import DataError
 from ftune.data.example import Conversation, Message, ToolCall
 from ftune.data.template import Render, as_turn
 
-NAME, DESCRIPTION, PARAMETER, CALLED, ARGUMENT, VALUE, SAID, OUTPUT = (f"ftune{n}sentinel" for n in range(8))
+NAME, DESCRIPTION, PARAMETER, CALLED, ARGUMENT, VALUE, OTHER, SAID, OUTPUT = (f"ftune{n}sentinel" for n in range(9))
 """Words that no template writes by itself, and that no escaping of JSON changes."""
 
 TOOL = {
@@ -62,10 +62,10 @@ def tool_support(render: Render) -> ToolSupport:
     calls = appear((NAME, DESCRIPTION, PARAMETER), QUESTION, ANSWER) and appear(
         (CALLED, ARGUMENT, VALUE), QUESTION, CALL
     )
-    two = replace(CALL, tool_calls=(ToolCall("f", {}), *CALL.tool_calls))
+    two = replace(CALL, tool_calls=(ToolCall(OTHER, {}), *CALL.tool_calls))
     return ToolSupport(
         calls=calls,
         text_beside_call=calls and appear((SAID, CALLED), QUESTION, replace(CALL, content=SAID)),
-        several_calls=calls and appear((CALLED,), QUESTION, two),
+        several_calls=calls and appear((CALLED, OTHER), QUESTION, two),
         outputs=appear((OUTPUT,), QUESTION, CALL if calls else ANSWER, Message("tool", OUTPUT), ANSWER),
     )

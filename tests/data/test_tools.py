@@ -123,3 +123,8 @@ def test_the_prompt_of_a_row_without_an_answer_is_all_of_it(family):
     assert family.rows().prompt_ids(question) == ids
     answered = Conversation((*question.messages, Message("assistant", "I am.")))
     assert family.rows().prompt_ids(answered) == ids
+
+
+def test_an_answer_to_nothing_has_no_prompt(smollm2):
+    with pytest.raises(DataError, match="begins with its answer"):
+        smollm2.rows().prompt_ids(Conversation((Message("assistant", "Hello."),), (WEATHER,)))
