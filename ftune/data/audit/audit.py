@@ -46,8 +46,8 @@ class Measured:
 class Audit:
     """Takes rows one by one and keeps hashes, counters and a few places of each kind; no text.
 
-    Memory: about 50 bytes a row, and 560 bytes more for each of at most `near_limit` rows of a part. Above that limit,
-    near duplicates are looked for in a sample drawn with `seed`.
+    Memory: about 50 bytes a row, and 560 bytes more for each of at most `near_limit` rows of a part; the report makes
+    two copies of these. Above that limit, near duplicates are looked for in a sample drawn with `seed`.
     """
 
     def __init__(self, *, bad_rows_end_run: bool = True, near_limit: int = 200_000, seed: int = 0) -> None:

@@ -108,8 +108,8 @@ def word_hashes(text: str) -> Hashes:
     """A number for each word; case does not count. Fewer than five words are filled up to one gram."""
     text = text.casefold()
     words = text.encode().split() if text.isascii() else [_bytes(word) for word in UNSPACED_WORDS.findall(text)]
-    missing = [b""] * (WORDS - len(words))
-    return np.fromiter(map(crc32, [*words, *missing]), np.uint32)
+    words += [b""] * (WORDS - len(words))
+    return np.fromiter(map(crc32, words), np.uint32, len(words))
 
 
 def sketch(rows: Sequence[Hashes]) -> Sketch:
