@@ -33,8 +33,8 @@ def _local_files(path: Path) -> list[str]:
 
 
 def _remote_files(path: str) -> list[str]:
-    if "*" not in path and suffix_of(path) in SUFFIXES:
-        return [path]
+    if "*" not in path and (suffix_of(path) in SUFFIXES or path.startswith(("http://", "https://"))):
+        return [path]  # asked whether it is a folder, a web server would send the file
     system, inner = remote(path)
     try:
         if "*" in path:

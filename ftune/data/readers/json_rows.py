@@ -40,7 +40,7 @@ def json_rows(file: DataFile, options: Options) -> Iterator[Row | BadRow]:
         if window.skip() == "[":
             yield from rows.items()
             if window.skip():
-                rest = window.text[window.position :][:20]
+                rest = window.text[window.position : window.position + 20]
                 cause = f"{rest!r} follows the list; a file holds one list, or one object a line"
                 yield BadRow(file.path, window.line, 0, cause)
         else:
@@ -85,7 +85,7 @@ class _JsonRows:
                 continue
             follows = window.next_on_line()
             if follows and not (follows == "{" and isinstance(value, dict)):
-                rest = window.text[window.position :][:20].split("\n")[0].rstrip()
+                rest = window.text[window.position : window.position + 20].split("\n")[0].rstrip()
                 cause = f"{rest!r} follows the row; one JSON object a line is needed"
                 yield BadRow(path, line, window.column(window.position), cause)
                 window.seek(NEXT_LINE)
@@ -202,7 +202,8 @@ def _cause(error: ValueError, text: str) -> str:
     if not isinstance(error, JSONDecodeError):
         return f"not valid JSON: {error}"
     if "\udc00" <= (found := text[error.pos : error.pos + 1]) <= "\udcff":
-        return f"byte 0x{ord(found) - 0xDC00:02x} is not text in the encoding of this file"
+        byte = f"byte 0x{ord(found) - 0xDC00:02x}"
+        return f"{byte} is not text in the encoding of this file; name the right one as 'encoding'"
     words = error.msg[0].lower() + error.msg[1:].removesuffix(" at").removesuffix(" starting")
     at_end = not text[error.pos :].strip() or error.msg.startswith("Unterminated string")
     if at_end and error.msg.startswith(TRUNCATED):
