@@ -80,6 +80,8 @@ class Window:
         """The objects that follow one a line, and their lines, as long as nothing else does: the quick way."""
         text, position, line = self.text, self.position, self.line
         while text.startswith("{", position):
+            if text.find("\n", position) < 0 and len(text) - position < CHUNK and self.more():
+                text, position = self.text, self.position  # a row that the window cuts is not decoded twice
             try:
                 value, end = DECODER.raw_decode(text, position)
             except (ValueError, RecursionError):
