@@ -32,7 +32,7 @@ def preview(
 def check(
     recipe: RecipePath,
     overrides: Overrides = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when anything was found.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a warning or an error was found.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with the findings and plots.")] = None,
 ) -> None:

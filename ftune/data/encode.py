@@ -111,7 +111,10 @@ def understood(
         raise DataError(f"there are no rows that can be read{causes}")
     looked_at = readable[:LOOK_AT]
     layout = named(format, looked_at) if format is not None else detect(looked_at, tolerant=tolerant)
-    bound = layout.format.bound([layout.tidied(row.values) for row in readable], seed)
+    try:
+        bound = layout.format.bound([layout.tidied(row.values) for row in readable], seed)
+    except DataError as error:
+        raise DataError(f"{readable[0].file}: {error}") from None
     return replace(layout, format=bound), chain(first, rows)
 
 

@@ -18,19 +18,26 @@ HTTP_MARKS = ("size", "ETag", "Last-Modified", "Content-MD5", "Digest")
 """What a server says about a file, if it says anything: fsspec's own key for a URL is the URL alone."""
 
 
-def source_fingerprint(path: str, *, name: str | None = None, split: str = "train", revision: str | None = None) -> str:
+def source_fingerprint(
+    path: str,
+    *,
+    name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    streaming: bool = False,
+) -> str:
     """xxh3_128, in hexadecimal, of all that `read_rows` would read behind this path. Raises DataError like it.
 
     Of files here: their names, relative to the folder that they share, and their bytes; so a copy of a folder has the
     same key. Of remote files: their URLs and what the file system knows without reading them (fsspec's `ukey`, size,
     entity tag, time of change); a server that tells none of these is taken at its URL. Of hub data sets: the key of
-    `datasets`, which follows from the commit, the configuration and the split.
+    `datasets`, which follows from the commit, the configuration and the split; with `streaming` these themselves.
     """
     from xxhash import xxh3_128
 
     digest = xxh3_128()
     if is_hub_id(path):
-        _add(digest, hub_fingerprint(path, name=name, split=split, revision=revision))
+        _add(digest, hub_fingerprint(path, name=name, split=split, revision=revision, streaming=streaming))
         return str(digest.hexdigest())
     names = [file.path for file in data_files(path)]
     if is_remote(path):

@@ -66,7 +66,8 @@ class Intake:
 
     rules: Rules
     checker: Checker
-    write: Callable[[Row, Sides], None]
+    write: Callable[[Row, int, Sides], None]
+    """Called with each row that is kept, its number in the source from 0, and its tokens."""
     counts: Counts = field(default_factory=Counts)
     errors: list[str] = field(default_factory=list)
 
@@ -137,7 +138,7 @@ class Intake:
         self.counts.kept += 1
         for side in sides.both():
             self.checker.take(side, row.origin)
-        self.write(row, sides)
+        self.write(row, self.counts.read - 1, sides)
 
     def _refuse(self, row: Row | BadRow, fault: str, cause: str, policy: str) -> None:
         """Count a faulty row; where its kind is an error, keep its words, and end the intake at the tenth."""

@@ -89,7 +89,7 @@ class _Tables:
     group: str | None
     digest: xxh3_128 = field(default_factory=xxh3_128)
 
-    def write(self, row: Row, sides: Sides) -> None:
+    def write(self, row: Row, number: int, sides: Sides) -> None:
         ids = [array("i", [len(side.input_ids), *side.input_ids]).tobytes() for side in sides.both()]
         key = xxh3_64_intdigest(b"".join(ids))
         group = 0
@@ -101,6 +101,6 @@ class _Tables:
                 )
             group = xxh3_64_intdigest(json.dumps(row.values[self.group], sort_keys=True, default=str).encode())
         for side, writer, held in zip(sides.both(), (self.main, self.rejected), ids, strict=False):
-            writer.add(row, side, key=key, group=group, score=sides.score)
+            writer.add(row, side, number=number, key=key, group=group, score=sides.score)
             self.digest.update(held)
             self.digest.update(array("b", [label != IGNORED for label in side.labels]).tobytes())

@@ -110,6 +110,11 @@ class Prepared:
         return self._gathered([part.table.groups for part in self.parts])
 
     @property
+    def numbers(self) -> Indexes:
+        """The number of each row in its source, from 0, shape (N,)."""
+        return self._gathered([part.table.numbers for part in self.parts])
+
+    @property
     def is_preference(self) -> bool:
         """Whether every sequence has a rejected counterpart."""
         return all(len(part.rejected) > 0 for part in self.parts)

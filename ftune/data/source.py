@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Literal, TypeAlias, overload
+from typing import TypeAlias
 
 from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
-from ftune.data.readers import faults
 from ftune.data.readers.arrow import FILE_MARK, arrow_rows, parquet_rows
 from ftune.data.readers.encoding import known_encoding
 from ftune.data.readers.faults import strict as strict
@@ -45,7 +44,6 @@ LFS_POINTER = b"version https://git-lfs.github.com/"
 COLUMNS_LOOK_AT = 20
 
 
-@overload
 def read_rows(
     path: str,
     *,
@@ -53,74 +51,35 @@ def read_rows(
     name: str | None = None,
     split: str = "train",
     revision: str | None = None,
-    limit: int | None = None,
     encoding: str | None = None,
     documents: Documents = "file",
+    streaming: bool = False,
     remark: Callable[[str], None] | None = None,
-    strict: Literal[True] = True,
-) -> Iterator[Row]: ...
-
-
-@overload
-def read_rows(
-    path: str,
-    *,
-    columns: Mapping[str, str] | Sequence[str] | None = None,
-    name: str | None = None,
-    split: str = "train",
-    revision: str | None = None,
-    limit: int | None = None,
-    encoding: str | None = None,
-    documents: Documents = "file",
-    remark: Callable[[str], None] | None = None,
-    strict: Literal[False],
-) -> Rows: ...
-
-
-def read_rows(
-    path: str,
-    *,
-    columns: Mapping[str, str] | Sequence[str] | None = None,
-    name: str | None = None,
-    split: str = "train",
-    revision: str | None = None,
-    limit: int | None = None,
-    encoding: str | None = None,
-    documents: Documents = "file",
-    remark: Callable[[str], None] | None = None,
-    strict: bool = True,
 ) -> Rows:
     """The rows of a file, of all data files in a folder or behind a pattern (sorted by name), or of a hub data set.
 
     `columns` as a mapping renames, new name to old name, and other columns stay; as a list it names the columns of
     tables without a header line. `name` and `revision` are for hub sets, `split` also for one JSON object that wraps
-    several splits. `limit` stops after so many rows. `encoding` is that of text files, told from their first bytes by
-    default. `documents` says what one row of a .txt file is. `remark` is called with what was understood and may
-    surprise. Raises DataError for what cannot be read as a whole; damaged rows are BadRows among the others, or with
-    `strict` a DataError at the tenth or at the end.
+    several splits. `encoding` is that of text files, told from their first bytes by default. `documents` says what one
+    row of a .txt file is. `streaming` reads a hub set without fetching it first. `remark` is called with what was
+    understood and may surprise. Raises DataError for what cannot be read as a whole; damaged rows are BadRows among
+    the others.
     """
     options = replace(DEFAULT, split=split, documents=documents)
+    rows: Rows
     if remark is not None:
         options = replace(options, remark=remark)
     if columns is not None and not isinstance(columns, Mapping):
         options = replace(options, names=_different(tuple(columns)))
     if encoding is not None:
         known_encoding(encoding)
-    rows = _all_rows(path, options, name, revision, encoding)
-    if limit is not None:
-        rows = _limited(rows, limit)
-    if isinstance(columns, Mapping):
-        rows = _renamed(rows, columns)
-    return faults.strict(rows) if strict else rows
-
-
-def _all_rows(path: str, options: Options, name: str | None, revision: str | None, encoding: str | None) -> Rows:
     if not is_hub_id(path):
-        files = data_files(path, encoding)
-        return chain.from_iterable(_file_rows(file, options) for file in files)
-    if options.names:
+        rows = chain.from_iterable(_file_rows(file, options) for file in data_files(path, encoding))
+    elif options.names:
         raise DataError(_has_names(path))
-    return _whole(hub_rows(path, name=name, split=options.split, revision=revision), path)
+    else:
+        rows = _whole(hub_rows(path, name=name, split=split, revision=revision, streaming=streaming), path)
+    return _renamed(rows, columns) if isinstance(columns, Mapping) else rows
 
 
 def _file_rows(file: DataFile, options: Options) -> Rows:
@@ -160,13 +119,6 @@ def _whole(rows: Rows, path: str) -> Rows:
         raise DataError(f"{path}: {damage or 'there are no rows in it'}")
     if damage:
         yield BadRow(path, row.line, 0, damage)
-
-
-def _limited(rows: Rows, limit: int) -> Rows:
-    """Up to so many rows, with the bad ones before the last."""
-    while limit and (row := next(rows, None)):
-        limit -= isinstance(row, Row)
-        yield row
 
 
 def _different(names: tuple[str, ...]) -> tuple[str, ...]:

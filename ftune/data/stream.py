@@ -69,7 +69,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         """Collect what the intake keeps."""
-        self.intake = Intake(self.rules, self.checker, lambda row, sides: self._kept.append((row, sides)))
+        self.intake = Intake(self.rules, self.checker, lambda row, number, sides: self._kept.append((row, sides)))
 
     def sequences(self, start: Position = Position()) -> Iterator[StreamedSequence]:
         """Sequences from `start` on. Raises DataError for faulty rows, and when a whole epoch gives nothing."""

@@ -21,6 +21,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     "ends": np.int64,
     "lines": np.int64,
     "files": np.int32,
+    "numbers": np.int64,
     "keys": np.uint64,
     "groups": np.uint64,
     "scores": np.float32,
@@ -42,6 +43,8 @@ class TokenTable:
     """The line that each row begins at, shape (N,)."""
     files: NDArray[np.int32]
     """Which file it is in, an index into `names`, shape (N,)."""
+    numbers: NDArray[np.int64]
+    """The number of the row in its source, from 0, dropped ones counted too, shape (N,)."""
     keys: NDArray[np.uint64]
     """Hash of the row's content: equal for exact duplicates and for the pieces of one row, shape (N,)."""
     groups: NDArray[np.uint64]
@@ -121,7 +124,7 @@ class TableWriter:
         """Close them."""
         self._stack.close()
 
-    def add(self, row: Row, tokens: Tokens, *, key: int, group: int, score: float) -> None:
+    def add(self, row: Row, tokens: Tokens, *, number: int, key: int, group: int, score: float) -> None:
         """Append one sequence of `row`."""
         self._end += len(tokens.input_ids)
         values: dict[str, Any] = {
@@ -130,6 +133,7 @@ class TableWriter:
             "ends": [self._end],
             "lines": [row.line],
             "files": [self._numbers.setdefault(row.file, len(self._numbers))],
+            "numbers": [number],
             "keys": [key],
             "groups": [group],
             "scores": [score],

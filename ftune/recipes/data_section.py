@@ -83,10 +83,13 @@ class Source(Section):
             return {**value, "path": _search(value["path"], info)}
         return value
 
-    def read(self, seed: int, remark: Callable[[str], None] | None = None) -> "Iterator[Row | BadRow]":
+    def read(
+        self, seed: int, remark: Callable[[str], None] | None = None, *, streaming: bool = False
+    ) -> "Iterator[Row | BadRow]":
         """The rows, or a seeded draw of `rows` of them in their order. Raises DataError.
 
-        `remark` is told what else there is to say of the files, such as a key that the rows were wrapped under.
+        `streaming` does not fetch a hub data set first. `remark` is told what else there is to say of the files, such
+        as a key that the rows were wrapped under.
         """
         from ftune.data.source import read_rows
 
@@ -98,17 +101,19 @@ class Source(Section):
             revision=self.revision,
             encoding=self.encoding,
             documents=self.documents,
-            strict=False,
+            streaming=streaming,
             remark=remark,
         )
         return rows if self.rows is None else _drawn(rows, self.rows, seed)
 
-    def identity(self, seed: int) -> dict[str, object]:
+    def identity(self, seed: int, *, streaming: bool = False) -> dict[str, object]:
         """Everything that decides which rows are read, the bytes of the files included."""
         from ftune.data.fingerprint import source_fingerprint
 
         seeded = self.rows is not None or (self.format is not None and self.format.seeded)
-        bytes_of = source_fingerprint(self.path, name=self.name, split=self.split, revision=self.revision)
+        bytes_of = source_fingerprint(
+            self.path, name=self.name, split=self.split, revision=self.revision, streaming=streaming
+        )
         own = self.model_dump(mode="json", exclude={"format", "weight"})
         return {**own, "bytes": bytes_of, "seed": seed if seeded else None}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ftune.core.errors import DataError
 from ftune.data.reference import SUFFIXES
-from ftune.data.source import BadRow, Row, read_rows
+from ftune.data.source import BadRow, Row, read_rows, strict
 
 TRUTH: list[dict[str, object]] = [
     {"instruction": "Say hi", "output": "Hi – there"},
@@ -126,11 +126,11 @@ def test_a_damaged_row_is_told_and_the_others_are_read(tmp_path, kind):
     path = tmp_path / "rows.jsonl"
     text, cause = BAD_ROWS[kind]
     path.write_text(f"{GOOD}\n{text}\n{GOOD}\n")
-    rows = list(read_rows(str(path), strict=False))
+    rows = list(read_rows(str(path)))
     assert [row.line for row in rows] == [1, 2, 3]
     assert [type(row) for row in rows] == [Row, BadRow, Row]
     with pytest.raises(DataError) as error:
-        list(read_rows(str(path)))
+        list(strict(read_rows(str(path))))
     assert str(error.value).startswith(f"{path}{cause}")
 
 
@@ -168,10 +168,9 @@ UNREADABLE = {
 def test_what_cannot_be_read_at_all_is_one_error(tmp_path, kind):
     name, content, cause = UNREADABLE[kind]
     (tmp_path / name).write_text(content)
-    for strict in (True, False):
-        with pytest.raises(DataError) as error:
-            list(read_rows(str(tmp_path / name), strict=strict))
-        assert str(error.value).startswith(f"{tmp_path / name}{cause}")
+    with pytest.raises(DataError) as error:
+        list(read_rows(str(tmp_path / name)))
+    assert str(error.value).startswith(f"{tmp_path / name}{cause}")
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".gz", ".zst", ""])
@@ -182,7 +181,7 @@ def test_no_bytes_make_it_fail_otherwise_than_by_a_data_error(tmp_path_factory, 
     start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
     path.write_bytes(whole[:start] + data.draw(st.binary(max_size=8) | st.just(b"\n")) + whole[end:])
     try:
-        rows = list(read_rows(str(path), strict=False, documents=data.draw(st.sampled_from(["file", "line"]))))
+        rows = list(read_rows(str(path), documents=data.draw(st.sampled_from(["file", "line"]))))
         places = [row.origin for row in rows]
     except DataError as error:
         places = str(error).splitlines()

@@ -11,7 +11,7 @@ import pytest
 
 from ftune.core.errors import DataError
 from ftune.data.reference import SUFFIXES
-from ftune.data.source import READERS, BadRow, Row, read_rows
+from ftune.data.source import READERS, BadRow, Row, read_rows, strict
 
 ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "drei – ü"}]
 JSON_LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -20,7 +20,7 @@ CSV = 'text\none\n"two\nlines"\ndrei – ü\n'
 
 
 def read(path, **options):
-    return list(read_rows(str(path), **options))
+    return list(strict(read_rows(str(path), **options)))
 
 
 def written(tmp_path, name, content):
@@ -83,7 +83,6 @@ def test_a_folder_is_all_its_files_sorted(tmp_path):
     (tmp_path / ".cache").mkdir()
     written(tmp_path, ".cache/c.csv", "not data")
     assert [row.values["text"] for row in read(tmp_path)] == ["a", "b"]
-    assert [row.values["text"] for row in read(tmp_path, limit=1)] == ["a"]
 
 
 def test_columns_are_renamed_and_others_stay(tmp_path):
@@ -152,18 +151,11 @@ def test_ten_faults_are_told_at_once(tmp_path):
 
 def test_a_damaged_row_stands_between_the_others(tmp_path):
     path = written(tmp_path, "rows.jsonl", '{"text": "a"}\noops\n{"text": "b"}\n')
-    assert read(path, strict=False) == [
+    assert list(read_rows(str(path))) == [
         Row({"text": "a"}, str(path), 1),
         BadRow(str(path), 2, 1, "not valid JSON: expecting value"),
         Row({"text": "b"}, str(path), 3),
     ]
-
-
-def test_a_limit_counts_rows_and_still_tells_the_damage_before(tmp_path):
-    path = written(tmp_path, "rows.jsonl", '{"text": "a"}\noops\n{"text": "b"}\noops\n')
-    assert [row.line for row in read(path, limit=2, strict=False)] == [1, 2, 3]
-    assert read(path, limit=1) == [Row({"text": "a"}, str(path), 1)]
-    assert fault(path, limit=2) == f"{path}:2:1: not valid JSON: expecting value"
 
 
 def test_a_row_of_ten_megabytes_is_read(tmp_path):
@@ -237,3 +229,14 @@ def test_a_call_that_never_ends_is_left_behind():
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 / 0)
     assert within(5, lambda: 7) == 7
+
+
+def test_a_streamed_hub_set_is_known_by_its_commit(monkeypatch):
+    from ftune.data.readers import hub
+
+    monkeypatch.setattr(hub, "_probe", lambda path, revision: ("c0ffee", ""))
+    of = {"name": "main", "split": "test", "revision": None, "streaming": True}
+    assert hub.hub_fingerprint("org/set", **of) == "org/set c0ffee main test"
+    monkeypatch.setattr(hub, "_probe", lambda path, revision: ("", "404 not found"))
+    with pytest.raises(DataError, match=r"org/set: no such file .* 404 not found"):
+        hub.hub_fingerprint("org/set", **of)

@@ -45,7 +45,7 @@ def test_files(recipe: Write, ftune: Run, tmp_path: Path, name: str) -> None:
 
 
 def test_all_rows_filtered(recipe: Write, ftune: Run, tmp_path: Path) -> None:
-    write_rows(tmp_path / "long.jsonl", [{"text": "word " * 500}])
+    write_rows(tmp_path / "long.jsonl", [{"prompt": "word " * 500, "completion": "word"}])
     check(ftune("sft", recipe(data={"train": "long.jsonl", "max_length": 16})), "all 1 rows were dropped")
 
 

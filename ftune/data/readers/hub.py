@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -14,24 +15,38 @@ PROBE_S = 30.0
 R = TypeVar("R")
 
 
-def hub_rows(path: str, *, name: str | None, split: str, revision: str | None) -> Iterator[Row]:
-    """The rows of one split; a row's `file` is the data set's name and its `line` its number. Raises DataError."""
-    for number, values in enumerate(_dataset(path, name, split, revision), 1):
+def hub_rows(
+    path: str, *, name: str | None, split: str, revision: str | None, streaming: bool = False
+) -> Iterator[Row]:
+    """The rows of one split; a row's `file` is the data set's name and its `line` its number. Raises DataError.
+
+    `streaming` fetches rows as they are read, where the whole split is fetched first otherwise.
+    """
+    for number, values in enumerate(_dataset(path, name, split, revision, streaming), 1):
         yield Row(dict(values), f"{path}[{split}]", number)
 
 
-def hub_fingerprint(path: str, *, name: str | None, split: str, revision: str | None) -> str:
-    """The key that `datasets` gives to the split; it follows from commit and configuration. Raises DataError."""
-    return str(_dataset(path, name, split, revision)._fingerprint)
+def hub_fingerprint(path: str, *, name: str | None, split: str, revision: str | None, streaming: bool = False) -> str:
+    """A key of the split's content. Raises DataError.
+
+    It is the one that `datasets` gives to the fetched split; of a stream, commit, configuration and split.
+    """
+    if not streaming:
+        return str(_dataset(path, name, split, revision, streaming)._fingerprint)
+    commit, cause = _probe(path, revision)
+    if cause:
+        raise DataError(_unreadable(path, split, cause))
+    return f"{path} {commit} {name} {split}"
 
 
-def _dataset(path: str, name: str | None, split: str, revision: str | None) -> Any:
+@lru_cache(maxsize=8)
+def _dataset(path: str, name: str | None, split: str, revision: str | None, streaming: bool) -> Any:
     from datasets import load_dataset
 
-    cause = _probe(path, revision)
+    _, cause = _probe(path, revision)
     try:
         with _offline() if cause else nullcontext():
-            return load_dataset(path, name, split=split, revision=revision)
+            return load_dataset(path, name, split=split, revision=revision, streaming=streaming)
     except Exception as error:  # the library raises every kind; all are the user's to solve
         raise DataError(_unreadable(path, split, cause or str(error).splitlines()[0])) from None
 
@@ -48,18 +63,18 @@ def _offline() -> Iterator[None]:
         config.HF_HUB_OFFLINE = before
 
 
-def _probe(path: str, revision: str | None) -> str:
-    """Why the hub cannot give this data set within the deadline; empty when it can."""
+def _probe(path: str, revision: str | None) -> tuple[str, str]:
+    """The commit that the hub has of this data set, and why it cannot give it within the deadline; one is empty."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        within(PROBE_S, lambda: HfApi().dataset_info(path, revision=revision, timeout=PROBE_S / 2))
+        info = within(PROBE_S, lambda: HfApi().dataset_info(path, revision=revision, timeout=PROBE_S / 2))
     except HfHubHTTPError as error:
-        return str(error).splitlines()[0]
+        return "", str(error).splitlines()[0]
     except Exception as error:  # no network has many faces
-        return f"the hub cannot be reached ({type(error).__name__})"
-    return ""
+        return "", f"the hub cannot be reached ({type(error).__name__})"
+    return str(info.sha), ""
 
 
 def _unreadable(path: str, split: str, cause: str) -> str:

@@ -41,14 +41,14 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
     held_out = _held_out(recipe, text, rules)
     understood_as: list[str] = []
     with say.console.status("rows: 0") as status:
-        for source, side in _sources(recipe):
+        for place, (source, side) in enumerate(_sources(recipe)):
             encoder, rows, remarks = _opened(source, recipe, text, rules)
             number = 0
             for batch, outcomes in encoded_batches(encoder, rows, recipe.data.num_proc):
                 for row, outcome in zip(batch, outcomes, strict=True):
-                    here: Side = "held-out" if row.origin in held_out else side
+                    here: Side = "held-out" if (place, number) in held_out else side
                     audit.take(here, row.origin, *_looked_at(encoder, row, outcome, rules))
-                number += len(batch)
+                    number += 1
                 status.update(f"{source.path}: {number:,} rows")
             layout = encoder.layout
             understood_as.append("; ".join([f"{source.path}: {layout.format.name()} ({layout.reason})", *remarks]))
@@ -73,15 +73,15 @@ def _sources(recipe: SftRecipe) -> Iterator[tuple[Source, Side]]:
         yield recipe.data.validation.source, "held-out"
 
 
-def _held_out(recipe: SftRecipe, text: TextModel, rules: Rules) -> set[str]:
-    """Where the rows come from that are held out of the training sources."""
+def _held_out(recipe: SftRecipe, text: TextModel, rules: Rules) -> set[tuple[int, int]]:
+    """The rows that are held out of the training sources: number of the source and of the row in it."""
     if recipe.data.validation is None or recipe.data.validation.source is not None:
         return set()
     try:
         _, held_out = load_rows(recipe.data, text, rules, seed=recipe.seed)
     except DataError:  # there is nothing to hold out of; the audit says why
         return set()
-    return set(held_out.origins) if held_out else set()
+    return set() if held_out is None else set(zip(held_out.which.tolist(), held_out.numbers.tolist(), strict=True))
 
 
 def _opened(

@@ -20,8 +20,10 @@ from ftune.recipes.sft import SftRecipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ftune.data.formats.base import RowFormat
     from ftune.data.row import Row
     from ftune.data.tasks.word_ids import WordIds
+    from ftune.recipes.data_section import Source
     from ftune.recipes.eval import EvalRecipe
 
 Completions = dict[str, list[str]]
@@ -33,14 +35,18 @@ Choices = list[tuple[tuple[str, ...], "WordIds"]]
 
 def run_eval(recipe: "EvalRecipe") -> None:
     """Complete the rows with the base and with the tuned model, score both, and tell."""
+    from ftune.data.source import strict
+
     say = Say()
     quiet_bars()
     folder = Path(recipe.run)
     trained = load_resolved("sft", folder / "recipe.resolved.json")
     if not isinstance(trained, SftRecipe):
         raise DataError(f"run: {shown(folder)} holds no run of 'ftune sft'")
-    rows = _rows(recipe, trained)
-    tokenizer, prompts, references, stop_ids, choices = _prompts(trained, folder, rows)
+    source = _source(recipe, trained)
+    rows = list(strict(source.read(recipe.seed)))
+    format = source.format or trained.data.format
+    tokenizer, prompts, references, stop_ids, choices = _prompts(trained, folder, rows, format)
     metrics = metrics_for(references)
     labels: dict[str, dict[str, float]] = {}
     choices = _comparable(choices, say)
@@ -82,17 +88,15 @@ def run_eval(recipe: "EvalRecipe") -> None:
     say.result(table)
 
 
-def _rows(recipe: "EvalRecipe", trained: SftRecipe) -> "list[Row]":
-    from ftune.data.source import strict
-
+def _source(recipe: "EvalRecipe", trained: SftRecipe) -> "Source":
     source = recipe.rows or (trained.data.validation.source if trained.data.validation else None)
     if source is None:
         raise DataError("rows: the run has no validation source of its own; give the rows to evaluate: rows=FILE")
-    return list(strict(source.read(recipe.seed)))
+    return source
 
 
 def _prompts(
-    trained: SftRecipe, folder: Path, rows: "list[Row]"
+    trained: SftRecipe, folder: Path, rows: "list[Row]", format: "RowFormat | None"
 ) -> "tuple[PreTrainedTokenizerBase, list[tuple[list[int], str]], list[str], list[int], Choices]":
     """The tokenizer, each row's prompt as ids and as text, the answers wanted, and the ids that end an answer.
 
@@ -106,7 +110,7 @@ def _prompts(
 
     tokenizer = load_tokenizer(str(_result(trained, folder).resolve()))
     template = choose_template(tokenizer) if tokenizer.chat_template else None
-    layout, _ = understood(rows, trained.data.format, tolerant=False, seed=trained.seed)
+    layout, _ = understood(rows, format, tolerant=False, seed=trained.seed)
     encoder = RowTokenizer(tokenizer, template, mask="last")
     prompts: list[tuple[list[int], str]] = []
     references: list[str] = []

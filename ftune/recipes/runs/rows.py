@@ -66,11 +66,11 @@ def open_stream(data: Data, text: TextModel, rules: Rules, *, seed: int) -> Stre
         raise ValueError("this recipe does not stream")
     tokenizer, encoders = RowTokenizer(text.tokenizer, text.template, mask=rules.mask), []
     for source in data.train:
-        first = islice(source.read(seed), FIRST)
+        first = islice(source.read(seed, streaming=True), FIRST)
         layout, _ = understood(first, source.format or data.format, tolerant=rules.on_bad_row == "drop", seed=seed)
         encoders.append(Encoder(layout, tokenizer, rules.answers))
     return Stream(
-        sources=[partial(source.read, seed) for source in data.train],
+        sources=[partial(source.read, seed, streaming=True) for source in data.train],
         encoders=encoders,
         weights=[source.weight for source in data.train],
         mix=data.mix,
@@ -84,7 +84,9 @@ def open_stream(data: Data, text: TextModel, rules: Rules, *, seed: int) -> Stre
 
 def stream_fingerprint(data: Data, seed: int) -> str:
     """Equal for the same sources with the same content: what a stream is known by."""
-    return cache_key({"sources": [source.identity(seed) for source in data.train], "mix": data.mix.model_dump()})
+    return cache_key(
+        {"sources": [source.identity(seed, streaming=True) for source in data.train], "mix": data.mix.model_dump()}
+    )
 
 
 def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, progress: Progress | None) -> Part:
@@ -122,5 +124,5 @@ def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, 
 
 def _sample(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, progress: Progress | None) -> Part:
     """The first rows of a source, in memory."""
-    rows, format = islice(source.read(seed), SAMPLE), source.format or data.format
+    rows, format = islice(source.read(seed, streaming=True), SAMPLE), source.format or data.format
     return prepare(rows, format, text.tokenizer, text.template, rules, vocab_size=text.vocab_size, seed=seed)
