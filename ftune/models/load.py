@@ -74,6 +74,8 @@ def load_model(
     """The located causal language model on `device`, in the torch dtype named `dtype`. Raises ModelError."""
     from transformers import AutoModelForCausalLM
 
+    if attention == "flex_attention" and device == "cpu":  # torch 2.13 has no gradients of it there
+        raise ModelError("model.attention: 'flex_attention' needs a GPU; on a CPU use 'auto', 'sdpa' or 'eager'")
     options: dict[str, Any] = dict(loader_args or {})
     if attention != "auto":
         options["attn_implementation"] = attention
