@@ -126,9 +126,9 @@ def test_several_keys_with_rows_are_splits(path):
     text = '{"train": [{"a": 1}], "test": [{"a": 2}]}'
     assert values(read(path, text)) == [{"a": 1}]
     assert values(read(path, text, split="test")) == [{"a": 2}]
-    with pytest.raises(DataError, match="has no rows under 'dev'; set 'split' to one of 'train', 'test'"):
+    with pytest.raises(DataError, match="has no rows under 'dev', but under keys 'train' and 'test'; set 'split'"):
         read(path, text, split="dev")
-    with pytest.raises(DataError, match="has no rows under 'train'; set 'split' to one of 'test'"):
+    with pytest.raises(DataError, match="has no rows under 'train', but under key 'test'; set 'split'"):
         read(path, '{"test": [{"a": 2}]}')
 
 

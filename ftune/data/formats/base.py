@@ -89,8 +89,8 @@ def quoted_keys(keys: tuple[str, ...]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text as any terminal takes it: lone surrogates are written out."""
-    return text.encode(errors="backslashreplace").decode()
+    """The text on one line, as any terminal takes it: what has no shape of its own is written out."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
 
 
 def text_of(row: Values, key: str) -> str:

@@ -30,9 +30,9 @@ def rows_key(only: Row, split: str) -> str | None:
     if split in lists:
         return split
     if len(lists) > 1 or lists[0] in SPLITS:
-        found = ", ".join(f"'{key}'" for key in lists)
         raise DataError(
-            f"{place}: the one object in the file has no rows under '{split}'; set 'split' to one of {found}"
+            f"{place}: the one object in the file has no rows under '{split}', but under {quoted_keys(tuple(lists))}; "
+            "set 'split'"
         )
     return lists[0]
 
