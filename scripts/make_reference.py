@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from ftune.core.section import Section, field_docs
 from ftune.recipes.sft import SftRecipe
@@ -36,19 +36,21 @@ def rows(section: type[Section], prefix: str) -> Iterator[str]:
         inner = sections_in(field.annotation)
         default = field.get_default(call_default_factory=True)
         meaning = field_docs(section).get(name, "")
-        if inner and is_variant(inner[0]):
+        if prefix == "data.train." and name == "format":  # the variants are those of data.format
+            yield f"| `{key}` |  | {meaning} |"
+        elif inner and is_variant(inner[0]):
             chosen = f"`{getattr(default, 'type', '')}`" if default is not None else "`auto`"
             yield f"| `{key}` | {chosen} | {meaning} |"
             for variant in inner:
                 kind = str(get_args(variant.model_fields["type"].annotation)[0])
                 if len(variant.model_fields) > 1:
                     yield from (row.replace("| `", f"| {kind}: `", 1) for row in rows(variant, f"{key}."))
-        elif inner and name not in ("train", "validation"):
+        elif inner and isinstance(default, Section | PydanticUndefinedType) and name != "train":
             yield from rows(inner[0], f"{key}.")
-        else:
+        else:  # a list, or a section that may be left out: itself, then what it holds
             yield f"| `{key}` | {shown(default)} | {meaning} |"
-            if inner and name == "train":
-                yield from rows(inner[0], f"{key}.")
+            known = next((found for found in inner if found.__name__ != "Source"), None)
+            yield from rows(known, f"{key}.") if known else ()
 
 
 def shown(default: object) -> str:
