@@ -113,12 +113,12 @@ def _build(
         raise RecipeError(f"trainer_args: {str(error).splitlines()[0]}") from error
     if config.n_gpu > 1:
         config._n_gpu = 1  # one process uses one GPU; transformers would spread the model over all it sees
-    first = Dataset.from_list([next(iter(train))])  # TRL 1.16 takes no other kind; it only looks at the columns
+    stand_in = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})  # TRL 1.16 takes no other kind of data set
     trainer = ReliableSFTTrainer(
         model=model,
         args=config,
-        train_dataset=first,
-        eval_dataset=first if validation is not None else None,
+        train_dataset=stand_in,
+        eval_dataset=stand_in if validation is not None else None,
         processing_class=tokenizer,
     )
     trainer.train_dataset, trainer.eval_dataset = train, validation

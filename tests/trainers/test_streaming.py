@@ -69,12 +69,15 @@ def test_resume_is_bit_for_bit_the_run_that_never_stopped(
 
 
 def test_the_first_steps_see_the_rows_of_the_stream(streamed: Write, ftune: Run, tmp_path: Path) -> None:
-    assert ftune("sft", streamed()).code == 0
+    done = ftune("sft", streamed())
+    assert done.code == 0
     events = read_events(tmp_path / "runs/tiny/events.jsonl")
     steps = [event for event in events if event["kind"] == "step"]
     assert len(steps) == 12
     assert any(event["kind"] == "eval" for event in events)
     assert steps[-1]["loss"] < steps[0]["loss"]
+    assert "stream: 1,000 rows read" in done.err  # one window
+    assert "rows read from the stream" in (tmp_path / "runs/tiny/README.md").read_text()
 
 
 def test_rows_that_changed_end_a_resume(streamed: Write, ftune: Run, tmp_path: Path) -> None:

@@ -46,6 +46,20 @@ class Inputs:
 
         return int(np.isin(self.validation.keys, self.train.keys).sum()) if self.validation else 0
 
+    def rows_of_sources(self, paths: list[str]) -> dict[str, int]:
+        """How many sequences an epoch takes from each source; of a stream nobody knows."""
+        if self.stream is not None:
+            return {}
+        taken = [int((self.train.which == number).sum()) for number in range(len(paths))]
+        return {path: sum(n for other, n in zip(paths, taken, strict=True) if other == path) for path in paths}
+
+    def totals(self) -> dict[str, object]:
+        """Rows and tokens of an epoch; of a stream, what was read of it."""
+        counts = self.train.counts
+        if self.stream is not None:
+            return {"rows read from the stream": self.stream.intake.counts.read}
+        return {"rows": counts.kept, "tokens": counts.tokens, "trained tokens": counts.trained_tokens}
+
     def described(self) -> dict[str, Any]:
         """The facts of `data.json`."""
         return {
@@ -125,6 +139,14 @@ def tell_rows(inputs: Inputs, say: Say) -> None:
     ]
     if failed:
         raise DataError("\n".join(failed))
+
+
+def tell_stream(inputs: Inputs, say: Say) -> None:
+    """Say what a stream left out while the model trained."""
+    if inputs.stream is not None:
+        counts = inputs.stream.intake.counts
+        dropped = "".join(f", {number:,} dropped: {cause}" for cause, number in sorted(counts.dropped.items()))
+        say.line(f"stream: {counts.read:,} rows read{dropped}")
 
 
 def packing_line(rows: "Prepared", bins: "Sequence[Sequence[int]]", capacity: int) -> str:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftune.core.errors import DataError
 from ftune.data.cache import cache_key, cached, tokenizer_fingerprint
 from ftune.data.checks import Checker
 from ftune.data.encode import FIRST, Encoder, understood
@@ -55,7 +56,11 @@ def load_rows(
         held_out = chained([_part(data.validation.source, data, text, rules, seed, progress)])
     elif data.validation is not None:
         groups = every.groups if data.validation.group else None
-        train, out = split(every.keys, data.validation.fraction or data.validation.count or 0, seed, groups)
+        try:
+            train, out = split(every.keys, data.validation.fraction or data.validation.count or 0, seed, groups)
+        except DataError as error:
+            causes = "".join(f"; {number:,} dropped: {cause}" for cause, number in every.counts.dropped.items())
+            raise DataError(f"data.validation: {error}{causes}") from None
         rows, held_out = every.at(train).rows_of_parts(), every.at(out)
     return mixed(parts, rows, [source.weight for source in data.train], data.mix, seed), held_out
 
@@ -78,7 +83,7 @@ def open_stream(data: Data, text: TextModel, rules: Rules, *, seed: int) -> Stre
         checker=Checker(text.tokenizer, text.vocab_size),
         buffer=data.streaming.shuffle_buffer,
         seed=seed,
-        capacity=rules.max_length if data.packing else None,
+        capacity=data.max_length if data.packing else None,
     )
 
 

@@ -15,7 +15,7 @@ from ftune.data.reference import is_hub_id as is_hub_data
 from ftune.models.dtype import resolve_dtype
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
-from ftune.recipes.runs.inputs import Inputs, load_inputs, packing_line, tell_rows
+from ftune.recipes.runs.inputs import Inputs, load_inputs, packing_line, tell_rows, tell_stream
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
@@ -54,6 +54,7 @@ def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
                 f"stopped by {outcome.stopped_by} at step {outcome.step} of {outcome.max_steps}; everything is saved. "
                 f"Go on with:\n  {resume_command(options.command)}"
             )
+        tell_stream(inputs, say)
         result = _save(recipe, folder, inputs, model)
         _report(recipe, folder, inputs, options, outcome)
     say.result(
@@ -163,7 +164,6 @@ def _report(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, options: Run
     history = read_events(folder.path / "events.jsonl")
     draw_curves(history, folder.path / "curves.png", folder.path.name)
     facts = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
-    counts = inputs.train.counts
     card = CardFacts(
         title=folder.path.name,
         base_model=recipe.model.path,
@@ -174,9 +174,9 @@ def _report(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, options: Run
         chat=inputs.template is not None,
         command=options.command,
         recipe=options.text,
-        rows={source.path: counts.kept for source in recipe.data.train} if len(recipe.data.train) == 1 else {},
+        rows=inputs.rows_of_sources([source.path for source in recipe.data.train]),
         hub_datasets=[source.path for source in recipe.data.train if is_hub_data(source.path)],
-        counts={"rows": counts.kept, "tokens": counts.tokens, "trained tokens": counts.trained_tokens},
+        counts=inputs.totals(),
         results=_results(history),
         hardware=facts["gpus"][0] if outcome.on_gpu else "{threads} threads of {model}".format(**facts["cpu"]),
         duration_s=outcome.seconds,
