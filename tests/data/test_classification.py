@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from ftune.core.errors import DataError
 from ftune.data.formats.classification import ClassificationFormat
+from ftune.data.formats.detect import detect
+from ftune.data.row import Row
 from ftune.data.tasks.task_set import shipped
 
 REVIEWS = [{"text": "Dull &amp; long.", "label": 0}, {"text": "A joy.", "label": 1}]
@@ -130,3 +132,23 @@ def test_the_task_set_knows_the_same_columns():
     assert {name: tuple(names) for name, names in shipped()["classification"].columns.items()} == (
         ClassificationFormat.names
     )
+
+
+def test_a_label_beside_two_texts_is_not_the_class_of_one():
+    with pytest.raises(DataError, match="not known"):
+        detect([Row({"question": "Where?", "sentence": "In Paris.", "label": 0}, "rows.jsonl", 1)])
+
+
+@pytest.mark.parametrize(("label", "said"), [(0, True), ("1", True), ("good", False), (True, False)])
+def test_numbers_that_are_trained_as_they_stand_are_said(label, said):
+    reason = detect([Row({"text": "a", "label": label}, "rows.jsonl", 1)]).reason
+    assert ("name the classes in the recipe" in reason) == said
+
+
+def test_a_label_that_is_kept_back_is_no_class():
+    rows = [{"text": "a", "label": label} for label in (0, 1, -1)]
+    layout = bound(rows)
+    assert layout.choices(rows[0]) == ("0", "1")
+    with pytest.raises(DataError, match="'label' is '-1', which data sets write where there is no label"):
+        layout.to_example(rows[2])
+    assert asked_and_answered(bound(rows, labels={"-1": "bad", "0": "fair", "1": "good"}), rows[2])[1] == "bad"

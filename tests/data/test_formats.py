@@ -18,7 +18,8 @@ from ftune.data.row import Row
 FORMATS = variants_of(RowFormat)
 WRONG = [None, 3, float("nan"), True, ["a"], {"a": 1}, "\ud800", "\udce9"]
 RIGHT = {
-    ("question_answer", "answer"): [3],
+    ("question_answer", "answer"): [3, ["a"]],
+    ("multiple_choice", "answer"): [None],
     ("classification", "label"): [3, True],
     ("kto", "label"): [True],
     ("turns", "turns"): [["a"]],
@@ -187,13 +188,27 @@ def test_squad_is_read_with_its_context_first(answers):
     assert parse(row) == chat("In Paris.\n\nWhere?", "Paris")
 
 
-def test_squad_without_an_answer_is_left_out():
-    assert parse({"question": "Where?", "answers": {"text": []}}) == Skipped("a question without an answer")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"answer": ["Paris", "In Paris"]},
+        {"answers": ["Paris"]},
+        {"answer": {"aliases": ["In Paris"], "value": "Paris"}},
+    ],
+)
+def test_of_several_ways_to_write_an_answer_the_first_is_taken(answer):
+    assert parse({"question": "Where?", **answer}) == chat("Where?", "Paris")
 
 
-def test_multiple_choice_is_no_question_with_an_answer():
+@pytest.mark.parametrize("none", [{"text": []}, []])
+def test_a_question_without_an_answer_is_left_out(none):
+    assert parse({"question": "Where?", "answers": none}) == Skipped("a question without an answer")
+
+
+@pytest.mark.parametrize("options", ["choices", "options", "choice", "endings"])
+def test_multiple_choice_is_no_question_with_an_answer(options):
     with pytest.raises(DataError, match="layout of this row is not known"):
-        detect(rows({"question": "Where?", "choices": ["Paris", "Rome"], "answer": 1}))
+        detect(rows({"question": "Where?", options: 4, "answer": 1}))
 
 
 @pytest.mark.parametrize("pair", [("user", "assistant"), ("prompt", "response"), ("human", "output")])
@@ -213,7 +228,13 @@ def test_raw_rows_are_taken_as_they_stand():
         ({"instruction": " ", "input": "\n", "output": "x"}, "keys 'instruction' and 'input' are all empty"),
         ({"question": "", "context": "", "answer": "x"}, "keys 'context' and 'question' are all empty"),
         ({"question": "x", "answer": True}, "'answer' is the truth value True; it must be text"),
-        ({"question": "x", "answer": ["y"]}, "'answer' is a list of 1; it must be text"),
+        ({"question": "x", "answer": [["y"]]}, "'answer' is a list of 1; it must be text"),
+        ({"question": "x", "answer": {"y": 1}}, "'answer' is an object with key 'y'; it must be text"),
+        (
+            {"question": "x", "answer": "y", "context": ["z"]},
+            "'context' is a list .* 'columns: {unused: context}'",
+        ),
+        ({"text": "x", "code": "y"}, "if 'text' alone is to be trained on, say so with 'format: {type: text}'"),
         ({"question": "x", "answer": float("inf")}, "'answer' is the number inf"),
         ({"question": "x", "answers": {"text": [None]}}, "'answers' is null"),
         ({"instruction": "x", "output": "y", "history": "none"}, "'history' is the text 'none'; it must be a list of"),

@@ -21,9 +21,9 @@ class AlpacaFormat(RowFormat):
     keys: ClassVar[tuple[str, ...]] = ("instruction", "output")
     optional: ClassVar[tuple[str, ...]] = ("input", "system", "history")
     names: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "instruction": ("instruction", "input"),
-        "input": ("input", "context"),
-        "output": ("output", "response", "completion", "target", "answer"),
+        "instruction": ("instruction", "definition", "input", "inputs", "input_text", "text_input"),
+        "input": ("input", "inputs", "context"),
+        "output": ("output", "response", "completion", "target", "targets", "output_text", "answer"),
         "system": SYSTEM,
     }
     rank: ClassVar[int] = 30

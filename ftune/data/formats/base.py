@@ -10,7 +10,7 @@ from ftune.data.example import Example, Skipped
 
 Values = Mapping[str, object]
 
-SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt", "system_instruction", "systemInstruction")
 """Names of the column that holds a system text."""
 
 MOST_KEYS = 12

@@ -1,5 +1,6 @@
 """Rows of text and label, as an instruction with the labels listed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
@@ -10,8 +11,17 @@ from ftune.data.example import Conversation, Example, Message
 from ftune.data.formats.base import RowFormat, Values, quoted_keys, text_of
 from ftune.data.tasks.labels import LabelNames, LabelWords, by_label, label_of, labels_of, words_for
 
+SECOND = ("question", "question1", "sentence1", "premise", "hypothesis", "option1")
+"""Columns of a second text: a label beside two texts says something about both."""
+
 LONGEST_LABEL = 60
 """In characters. What is longer is no label of a class."""
+
+
+_NUMBERED = (
+    ", a number that is trained as it stands; name the classes in the recipe, as in "
+    "'format: {type: classification, labels: {0: ..., 1: ...}}'"
+)
 
 
 class ClassificationFormat(RowFormat):
@@ -47,13 +57,15 @@ class ClassificationFormat(RowFormat):
     def matches(cls, row: Values) -> str | None:
         """The two columns, where one holds text and the other a short text, a whole number or a truth value."""
         text, label = cls.name_in(row, "text"), cls.name_in(row, "label")
-        if text is None or label is None or not isinstance(row[text], str):
+        if text is None or label is None or not isinstance(row[text], str) or any(name in row for name in SECOND):
             return None
         try:
-            short = len(label_of(row, label)) <= LONGEST_LABEL
+            found = label_of(row, label)
         except DataError:
             return None
-        return f"{quoted_keys((text, label))}: a text and its class" if short else None
+        reason = f"{quoted_keys((text, label))}: a text and its class"
+        numbered = _NUMBERED if re.fullmatch(r"-?\d+", found) else ""
+        return f"{reason}{numbered}" if len(found) <= LONGEST_LABEL else None
 
     def bound(self, first: Sequence[Values], seed: int) -> Self:
         """With the labels of the first rows, where the recipe does not name them."""

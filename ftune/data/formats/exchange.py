@@ -20,8 +20,7 @@ def before_answer(format: RowFormat, row: Values, *parts: str) -> tuple[Message,
     """
     texts: dict[str, str] = {}
     for key in parts:
-        read = format.text_under if key in format.keys else format.optional_text_under
-        texts.setdefault(format.name_in(row, key) or "", read(row, key))
+        texts.setdefault(format.name_in(row, key) or "", _part(format, row, key))
     filled = [text for text in texts.values() if text.strip()]
     if not filled:
         blank = tuple(name for name in texts if name)
@@ -32,6 +31,18 @@ def before_answer(format: RowFormat, row: Values, *parts: str) -> tuple[Message,
     system = format.optional_text_under(row, "system") if "system" in format.optional else ""
     history = _history(row) if "history" in format.optional else []
     return (*([Message("system", system)] if system else []), *history, user)
+
+
+def _part(format: RowFormat, row: Values, key: str) -> str:
+    if key in format.keys:
+        return format.text_under(row, key)
+    name = format.name_in(row, key) or key
+    if isinstance(row.get(name), list | dict):
+        raise DataError(
+            f"'{name}' is {described(row[name])}; it must be text, and is left out under another name, as with "
+            f"'columns: {{unused: {name}}}'"
+        )
+    return format.optional_text_under(row, key)
 
 
 def _history(row: Values) -> list[Message]:

@@ -48,6 +48,12 @@ class HHFormat(RowFormat):
         return Conversation(_turns(whole))
 
 
+def asked_in(prompt: object) -> tuple[Message, ...]:
+    """The turns of a prompt that is a dialogue, without the Assistant mark at its end; nothing of any other."""
+    turns = _turns(prompt) if isinstance(prompt, str) and _is_dialogue(prompt) else ()
+    return turns[:-1] if turns and turns[-1] == Message("assistant", "") else turns
+
+
 def _is_dialogue(text: object) -> bool:
     return isinstance(text, str) and MARK.match(text.strip()) is not None
 

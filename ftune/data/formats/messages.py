@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from ftune.data.example import Example
 from ftune.data.formats.base import SYSTEM, RowFormat, Values
 from ftune.data.formats.chat import conversation, list_name, speaks_by
+from ftune.data.formats.tools import TOOLS
 
 
 class MessagesFormat(RowFormat):
@@ -20,7 +21,7 @@ class MessagesFormat(RowFormat):
     type: Literal["messages"] = "messages"
     keys: ClassVar[tuple[str, ...]] = ("messages",)
     optional: ClassVar[tuple[str, ...]] = ("system", "tools")
-    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"system": SYSTEM}
+    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"system": SYSTEM, "tools": TOOLS}
     rank: ClassVar[int] = 12
 
     @classmethod

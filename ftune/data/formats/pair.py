@@ -16,7 +16,7 @@ class PairFormat(RowFormat):
 
     type: Literal["pair"] = "pair"
     keys: ClassVar[tuple[str, ...]] = ("user", "assistant")
-    optional: ClassVar[tuple[str, ...]] = ("system",)
+    optional: ClassVar[tuple[str, ...]] = ("system", "history")
     names: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "user": ("user", "human", "prompt"),
         "assistant": ("assistant", "response", "output", "answer"),
@@ -25,5 +25,5 @@ class PairFormat(RowFormat):
     rank: ClassVar[int] = 34
 
     def to_example(self, row: Values) -> Example:
-        """One user turn and one assistant turn, after the system turn where the row has one."""
+        """One user turn and one assistant turn, after the system text and the history where the row has them."""
         return exchange(self, row, ("user",), self.text_under(row, "assistant"))

@@ -24,6 +24,8 @@ class PreferenceFormat(RowFormat):
     keys: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
     optional: ClassVar[tuple[str, ...]] = ("prompt", "input", "system", "history", *MARGINS)
     names: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "chosen": ("chosen", "chosen_response", "response_chosen", "response_j", "response"),
+        "rejected": ("rejected", "rejected_response", "response_rejected", "response_k"),
         "prompt": ("prompt", "instruction", "question", "query", "input"),
         "system": SYSTEM,
     }
@@ -49,6 +51,11 @@ def _raw(chosen: str, rejected: str, margin: float | None) -> Preference:
         raise DataError("'chosen' and 'rejected' are the same: there is nothing to prefer")
     both = zip(chosen, rejected, strict=False)
     common = next((index for index, (one, other) in enumerate(both) if one != other), min(len(chosen), len(rejected)))
+    if not common:
+        raise DataError(
+            "the two answers have no prompt, neither a column nor a common beginning; name its column in the recipe, "
+            "as in 'columns: {prompt: ...}'"
+        )
     borders = [match.start() for match in re.finditer(r"(?<!\s)\s+", chosen[:common])]
     cut = borders[-1] if borders else 0
     better, worse = (PromptCompletion(text[:cut], text[cut:]) for text in (chosen, rejected))

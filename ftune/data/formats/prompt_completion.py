@@ -1,10 +1,12 @@
 """Prompt and completion rows."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ftune.data.example import Example
-from ftune.data.formats.base import RowFormat, Values
+from ftune.data.formats.base import SYSTEM, RowFormat, Values
 from ftune.data.formats.chat import prompt_and_completion
+from ftune.data.formats.tools import TOOLS
 
 
 class PromptCompletionFormat(RowFormat):
@@ -17,7 +19,8 @@ class PromptCompletionFormat(RowFormat):
 
     type: Literal["prompt_completion"] = "prompt_completion"
     keys: ClassVar[tuple[str, ...]] = ("prompt", "completion")
-    optional: ClassVar[tuple[str, ...]] = ("tools",)
+    optional: ClassVar[tuple[str, ...]] = ("system", "tools")
+    names: ClassVar[Mapping[str, tuple[str, ...]]] = {"system": SYSTEM, "tools": TOOLS}
     rank: ClassVar[int] = 26
 
     def to_example(self, row: Values) -> Example:

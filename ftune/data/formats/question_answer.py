@@ -9,26 +9,33 @@ from ftune.data.formats.base import SYSTEM, RowFormat, Values, checked_text, des
 from ftune.data.formats.cells import parsed
 from ftune.data.formats.exchange import exchange
 
-OPTIONS = ("choices", "options")
+OPTIONS = ("choices", "options", "choice", "endings")
 """Columns of multiple choice: their answers are numbers or letters of options, not answers."""
+
+
+SEVERAL = ("answer", "answers")
+"""Columns that may hold several ways to write the answer."""
+
+NO_ANSWER = "a question without an answer"
 
 
 class QuestionAnswerFormat(RowFormat):
     """A question with its answer; a context, such as SQuAD's passage, stands before the question.
 
     A worked solution is taken before a bare answer where a row has both. A number as an answer stands for its text. Of
-    SQuAD's `answers` {"text": [...]} the first is taken.
+    several ways to write the answer the first is taken: a list of texts, SQuAD's {"text": [...]}, TriviaQA's {"value":
+    ...}.
 
     {"question": "What is 6 times 12?", "answer": "72"}
     """
 
     type: Literal["question_answer"] = "question_answer"
     keys: ClassVar[tuple[str, ...]] = ("question", "answer")
-    optional: ClassVar[tuple[str, ...]] = ("context", "system")
+    optional: ClassVar[tuple[str, ...]] = ("context", "system", "history")
     names: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "question": ("question", "query", "problem"),
         "answer": ("solution", "answer", "response", "output", "ground_truth", "answers"),
-        "context": ("context", "passage"),
+        "context": ("context", "passage", "article", "story", "body"),
         "system": SYSTEM,
     }
     rank: ClassVar[int] = 32
@@ -39,14 +46,17 @@ class QuestionAnswerFormat(RowFormat):
         return None if any(key in row for key in OPTIONS) else super().matches(row)
 
     def to_example(self, row: Values) -> Example | Skipped:
-        """One user turn and one assistant turn, after the system turn where the row has one."""
+        """One user turn and one assistant turn, after the system text and the history where the row has them."""
         name = self.name_in(row, "answer") or "answer"
-        answer = parsed(row.get(name)) if name == "answers" else row.get(name)
-        if isinstance(answer, dict) and name == "answers":
-            texts = answer.get("text")
-            if texts == []:
-                return Skipped("a question without an answer")
-            answer = texts[0] if isinstance(texts, list) else texts
+        answer = row.get(name)
+        if name in SEVERAL:
+            answer = parsed(answer) if name == "answers" else answer  # other lists in brackets may be the answer itself
+            if isinstance(answer, dict):
+                answer = next((answer[key] for key in ("text", "value") if key in answer), answer)
+            if isinstance(answer, list):
+                if not answer:
+                    return Skipped(NO_ANSWER)
+                answer = answer[0]
         return exchange(self, row, ("context", "question"), self._text(row, name, answer))
 
     def _text(self, row: Values, name: str, answer: object) -> str:

@@ -12,6 +12,8 @@ SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
     ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+    ("rating_chosen", "rating_rejected"),
 )
 """Columns with the scores of both answers."""
 

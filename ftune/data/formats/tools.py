@@ -9,15 +9,18 @@ from ftune.data.example import ToolCall
 from ftune.data.formats.base import Values, checked_text, described, text_of
 from ftune.data.formats.cells import parsed
 
+TOOLS = ("tools", "functions")
+"""Names of the column with the functions; the second is that of OpenAI's first API."""
+
 
 def tools_of(row: Values) -> tuple[Mapping[str, Any], ...]:
-    """The functions under `tools`, a list or its JSON text, each as OpenAI's API describes it.
+    """The functions under one of `TOOLS`, a list or its JSON text, each as OpenAI's API describes it.
 
     A bare description {name, description, parameters} is put under `function`.
     """
-    value = row.get("tools")
-    tools = _items(value, "'tools'", "a list of functions, or that list as JSON text")
-    return tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools))
+    name = next((name for name in TOOLS if row.get(name)), TOOLS[0])
+    tools = _items(row.get(name), f"'{name}'", "a list of functions, or that list as JSON text")
+    return tuple(_tool(tool, f"{name}[{index}]") for index, tool in enumerate(tools))
 
 
 def calls_of(value: object, place: str) -> tuple[ToolCall, ...]:

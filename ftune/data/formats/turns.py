@@ -13,9 +13,14 @@ from ftune.data.formats.chat import opened
 LISTS = ("turns", "data", "dialog", "conversations", "conversation")
 """Names under which rows hold a list of texts; LIMA has them under `conversations`."""
 
+QUESTIONS = "question_id"
+"""A column of MT-bench and its relatives, whose `turns` are what the user asks one after the other."""
+
 
 class TurnsFormat(RowFormat):
     """A list of texts that the user and the assistant say in turn, the user first.
+
+    Beside a `question_id`, as in MT-bench, all of them are questions of the user.
 
     {"turns": ["Hi!", "Hello. What can I do for you?"]}
     """
@@ -33,6 +38,17 @@ class TurnsFormat(RowFormat):
             return super().name_in(row, key)
         return next((name for name in LISTS if _are_texts(row.get(name))), None)
 
+    @classmethod
+    def matches(cls, row: Values) -> str | None:
+        """A list of texts; the reason says whose they are."""
+        found = super().matches(row)
+        return f"{found}: questions without answers, as '{QUESTIONS}' says" if found and QUESTIONS in row else found
+
+    @classmethod
+    def used(cls, row: Values) -> set[str]:
+        """The mark of questions is read too."""
+        return super().used(row) | {QUESTIONS}
+
     def to_example(self, row: Values) -> Example:
         """The texts as turns of the user and the assistant."""
         name = self.name_in(row, "turns") or "turns"
@@ -44,7 +60,8 @@ class TurnsFormat(RowFormat):
         if not texts:
             raise DataError(f"'{name}' is empty; a conversation needs at least one turn")
         said = [checked_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
-        turns = (Message("assistant" if index % 2 else "user", text) for index, text in enumerate(said))
+        answered = QUESTIONS not in row
+        turns = (Message("assistant" if answered and index % 2 else "user", text) for index, text in enumerate(said))
         return Conversation(opened(row, tuple(turns)))
 
 

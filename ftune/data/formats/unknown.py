@@ -11,6 +11,49 @@ from ftune.data.row import Row
 NEAREST = 3
 """So many layouts are described; all are named."""
 
+_TWO_TEXTS = (
+    "a label beside two texts is a task: say in the recipe how it is asked and what its labels mean, as in 'format: "
+    '{{type: task, templates: [{{prompt: "{{{0}}}\\n{{{1}}}\\n{{options}}", answer: "{{label}}"}}], '
+    "labels: {{0: ..., 1: ...}}}}'"
+)
+
+HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("parent_id", "text", "role"),
+        "these are the messages of trees of conversations; put each path from a first message to its last answer into "
+        "one row 'messages', or use a copy of the data set where this is done",
+    ),
+    (
+        ("translation",),
+        "'translation' is an object; write its languages as columns, such as 'de' and 'en', and say how to ask, as in "
+        '\'format: {type: task, templates: [{prompt: "Translate into English: {de}", answer: "{en}"}]}\'',
+    ),
+    *(
+        ((one, other, "label"), _TWO_TEXTS.format(one, other))
+        for one, other in (("sentence1", "sentence2"), ("question1", "question2"), ("question", "sentence"))
+    ),
+    (
+        ("system", "chat"),
+        "'chat' is a whole conversation in one text; write it as a list of turns under 'messages', or train on the "
+        "text as it stands with 'columns: {text: chat}'",
+    ),
+    (
+        ("completions", "labels"),
+        "these are steps with a verdict on each, for reward models of steps; there is no answer to train on",
+    ),
+    (
+        ("segments",),
+        "'segments' are pieces of text with masks of their own; write prompt and completion as two columns",
+    ),
+)
+"""What to say of rows that are met often and cannot be read: keys that tell them, and what can be done."""
+
+CALLED = (
+    ("question", "prompt", "instruction", "query", "problem", "input", "source"),
+    ("answer", "response", "output", "solution", "completion", "generation", "target", "reply"),
+)
+"""Words in the names of columns that hold what is asked, and what is answered."""
+
 LONGEST_KEY = 60
 """In characters."""
 
@@ -24,7 +67,7 @@ def unknown_layout(row: Row, known: Sequence[type[RowFormat]]) -> str:
             f"{row.origin}: the layout of this row is not known: found {found}",
             f"nearest: {'; '.join(f'{cls.name()} needs {quoted_keys(cls.keys)}' for cls in nearest)}",
             f"known: {', '.join(sorted(cls.name() for cls in known))}",
-            _advice(row.values),
+            next((words for keys, words in HINTS if all(key in row.values for key in keys)), _advice(row.values)),
         ]
     )
 
@@ -46,21 +89,32 @@ def _alike(one: str, other: str) -> float:
 
 def _advice(row: Values) -> str:
     """How to name the columns. Keys that are sentences or numbers come from a file whose first line is no header."""
+    if "prompt" in row and len(row) == 1:
+        return "a prompt alone has no answer to train on"
+    if "text" in row:
+        return f"if 'text' alone is to be trained on, say so with 'format: {{type: text}}'; else {_renaming(row)}"
     if any(key.strip().isdigit() or len(key) > LONGEST_KEY for key in row):
         return "if the file has no header line, name its columns in the recipe, for example 'columns: [text, label]'"
     return _renaming(row)
 
 
 def _renaming(row: Values) -> str:
-    """The two longest texts are the likeliest question and answer, in the order in which they stand."""
+    """Columns that are called like a question and an answer, else the two longest texts in their order."""
     texts = {key: value for key, value in row.items() if isinstance(value, str) and re.search(r"[^\W\d]", value)}
     longest = sorted(texts, key=lambda key: -len(texts[key]))[:2]
-    chosen = [key for key in texts if key in longest]
+    called = [key for words in CALLED if (key := _called_like(words, texts))]
+    chosen = called if len({*called}) == 2 else [key for key in texts if key in longest]
     if not chosen:
         return "no column of this row holds text that could be trained on"
     new = ("user", "assistant") if len(chosen) == 2 else ("text",)
     pairs = ", ".join(f"{name}: {_quoted(key)}" for name, key in zip(new, chosen, strict=True))
     return f"rename columns in the recipe, for example 'columns: {{{pairs}}}'"
+
+
+def _called_like(words: Sequence[str], keys: Iterable[str]) -> str | None:
+    """The first key with one of the words in it that is no number or name of a row."""
+    likely = (key for key in keys if not re.search(r"(^|[\W_])id$", key.lower()))
+    return next((key for key in likely if any(word in key.lower() for word in words)), None)
 
 
 def _quoted(key: str) -> str:

@@ -11,6 +11,9 @@ from ftune.core.errors import DataError
 from ftune.core.suggest import did_you_mean
 from ftune.data.formats.base import Values, described, text_of
 
+KEPT_BACK = "-1"
+"""What data sets write where a row's label is not given or not agreed on."""
+
 
 def list_or(other: str) -> Discriminator:
     """Tells a list from the other form of a value, so that a wrong value is explained as one of them, not as both."""
@@ -76,6 +79,11 @@ class LabelWords:
         label = label_of(row, column)
         if (word := self.words.get(label_key(label))) is not None:
             return word
+        if label == KEPT_BACK:
+            raise DataError(
+                f"'{column}' is '{label}', which data sets write where there is no label; 'data.on_bad_row: drop' "
+                f"leaves such rows out, and where it is a class, 'format.labels' names it, as in '{{{label}: word}}'"
+            )
         known = "of the labels that are named" if self.given else "of the first rows' labels"
         raise DataError(
             f"'{column}' is {label[:40]!r}, which is none {known}{did_you_mean(label, self.words)}; "
@@ -86,9 +94,10 @@ class LabelWords:
 def words_for(known: Sequence[Mapping[str, str]], labels: Iterable[str]) -> LabelWords:
     """The words for these labels: the first of the known mappings that has most of them, else the labels themselves.
 
-    Labels that are their own words are sorted (numbers by value), so that their order is the same for any rows.
+    Labels that are their own words are sorted (numbers by value), so that their order is the same for any rows. -1 is
+    none of them: data sets write it where the label is kept back.
     """
-    found = {label_key(label): label for label in labels}
+    found = {label_key(label): label for label in labels if label != KEPT_BACK}
     if known:
         return LabelWords(max(known, key=lambda words: len(found.keys() & words.keys())), given=True)
     return LabelWords({key: found[key] for key in sorted(found, key=_by_value)}, given=False)

@@ -81,10 +81,13 @@ class TaskSet(Section):
             return False
         if LABEL not in self.recognised_by:
             return True
+        column = self.column(LABEL, row) or LABEL
         try:
-            label = label_key(label_of(row, self.column(LABEL, row) or LABEL))
+            label = label_key(label_of(row, column))
         except DataError:
             return False
+        if label.isdigit() and column != LABEL:
+            return False  # an answer of 1 may be an amount
         return any(label in words for words in self.verbalizers)
 
     def but(self, **fields: object) -> Self:
