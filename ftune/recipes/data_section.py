@@ -110,12 +110,11 @@ class Source(Section):
         """Everything that decides which rows are read, the bytes of the files included."""
         from ftune.data.fingerprint import source_fingerprint
 
-        seeded = self.rows is not None or (self.format is not None and self.format.seeded)
         bytes_of = source_fingerprint(
             self.path, name=self.name, split=self.split, revision=self.revision, streaming=streaming
         )
         own = self.model_dump(mode="json", exclude={"format", "weight"})
-        return {**own, "bytes": bytes_of, "seed": seed if seeded else None}
+        return {**own, "bytes": bytes_of, "seed": seed if self.rows is not None else None}
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A local file that is not there."""

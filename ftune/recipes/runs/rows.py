@@ -101,6 +101,7 @@ def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, 
         {
             "source": source.identity(seed),
             "format": format and format.model_dump(mode="json"),
+            "seed": seed if format is not None and format.seeded else None,
             "tokenizer": tokenizer_fingerprint(text.tokenizer),
             "template": text.template and text.template.sha256,
             "rules": asdict(rules),
