@@ -111,6 +111,11 @@ def _build(
         )
     except (ValueError, TypeError) as error:
         raise RecipeError(f"trainer_args: {str(error).splitlines()[0]}") from error
+    if isinstance(train, StreamDataset) and config.dataloader_num_workers:
+        raise RecipeError(
+            "trainer_args.dataloader_num_workers: a stream is read by the training process, and each worker would "
+            "read all of it again; remove it, or switch 'data.streaming' off"
+        )
     if config.n_gpu > 1:
         config._n_gpu = 1  # one process uses one GPU; transformers would spread the model over all it sees
     stand_in = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})  # TRL 1.16 takes no other kind of data set

@@ -99,3 +99,9 @@ def test_a_bad_row_in_the_middle_of_a_stream_is_named(
     done = ftune("sft", recipe(data=data, schedule={"max_steps": 20}))
     assert done.code == 2
     assert "bad.jsonl:16: 'messages' is the number 7" in done.err
+
+
+def test_workers_that_would_each_read_the_whole_stream_are_refused(streamed: Write, ftune: Run) -> None:
+    refused = ftune("sft", streamed(), "trainer_args={dataloader_num_workers: 2}")
+    assert refused.code == 2
+    assert "dataloader_num_workers: a stream is read by the training process" in refused.err
