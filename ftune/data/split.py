@@ -7,20 +7,28 @@ from ftune.core.errors import DataError
 
 
 def split(
-    keys: NDArray[np.uint64], fraction_or_count: float | int, seed: int, groups: NDArray[np.uint64] | None = None
+    keys: NDArray[np.uint64],
+    fraction_or_count: float | int,
+    seed: int,
+    *,
+    groups: NDArray[np.uint64] | None = None,
+    stay: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indexes to train on and indexes to hold out, both ascending.
 
     Rows with equal `keys` (hashes of their content) go to the same side, and so do rows of one group, and whatever
-    these join. An int is a number of rows, a float between 0 and 1 a share of them; where such sets do not fit, fewer
-    rows are held out. The same keys and seed give the same split. Raises DataError where a side would be empty.
+    these join. Rows where `stay` is true are never held out, nor is what goes with them. An int is a number of rows, a
+    float between 0 and 1 a share of them; where such sets do not fit, fewer rows are held out. The same keys and seed
+    give the same split. Raises DataError where a side would be empty.
     """
     wanted = fraction_or_count if isinstance(fraction_or_count, int) else round(len(keys) * fraction_or_count)
     sets = _numbered(keys) if groups is None else _joined(_numbered(keys), _numbered(groups))
     sizes = np.bincount(sets)
+    stays = np.zeros(len(sizes), np.bool_)
+    stays[sets[stay] if stay is not None else []] = True
     held_out, rows = np.zeros(len(sizes), np.bool_), 0
     for number in np.random.default_rng(seed).permutation(len(sizes)):
-        if rows + sizes[number] <= wanted:
+        if rows + sizes[number] <= wanted and not stays[number]:
             held_out[number] = True
             rows += int(sizes[number])
         if rows == wanted:

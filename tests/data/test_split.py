@@ -10,7 +10,9 @@ from ftune.data.split import split
 
 
 def sides(keys, wanted, seed, groups=None):
-    train, out = split(np.array(keys, np.uint64), wanted, seed, None if groups is None else np.array(groups, np.uint64))
+    train, out = split(
+        np.array(keys, np.uint64), wanted, seed, groups=None if groups is None else np.array(groups, np.uint64)
+    )
     return train.tolist(), out.tolist()
 
 
@@ -62,3 +64,12 @@ def test_another_seed_is_another_split():
 def test_an_empty_side_is_refused(keys, wanted):
     with pytest.raises(DataError, match="cannot hold out"):
         sides(keys, wanted, 0)
+
+
+def test_rows_that_stay_are_never_held_out_nor_are_their_duplicates():
+    stay = np.array([True, *[False] * 9])
+    train, out = split(np.array([7, 1, 2, 3, 4, 5, 6, 7, 8, 9], np.uint64), 5, 0, stay=stay)
+    assert {0, 7} <= set(train.tolist())
+    assert len(out) == 5
+    with pytest.raises(DataError, match="cannot hold out"):
+        split(np.arange(3, dtype=np.uint64), 1, 0, stay=np.ones(3, np.bool_))

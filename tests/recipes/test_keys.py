@@ -219,6 +219,18 @@ def test_data_validation_group_keeps_rows_together(load: Callable[..., Any], tmp
     assert users[0] & users[1] == set()
 
 
+def test_rows_that_are_shown_as_exemplars_are_not_held_out(
+    load: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftune.recipes.runs.rows.FIRST", 6)
+    rows = [{"premise": f"a{n}", "hypothesis": f"b{n}", "label": ["entailment", "neutral"][n % 2]} for n in range(20)]
+    write_rows(tmp_path / "nli.jsonl", rows)
+    for seed in range(5):
+        task = {"type": "task", "templates": "nli", "shots": [0, 1]}
+        _, held_out = load(train="nli.jsonl", format=task, validation=4, max_length=600, seed=seed)
+        assert held_out.numbers.min() >= 6
+
+
 def test_data_train_encoding_documents_and_columns_of_a_table_without_header(
     load: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -35,6 +35,11 @@ class RowFormat(Section):
     seeded: ClassVar[bool] = False
     """Whether what it makes of a row depends on the recipe's seed."""
 
+    @property
+    def takes_examples(self) -> bool:
+        """Whether rows are shown in the prompts of other rows, as in k-shot prompts."""
+        return False
+
     @classmethod
     def name(cls) -> str:
         """The `type` that a recipe gives for this layout."""

@@ -74,6 +74,11 @@ class TaskFormat(RowFormat):
 
     _task: Task | None = PrivateAttr(None)
 
+    @property
+    def takes_examples(self) -> bool:
+        """Exemplars come from the first rows."""
+        return self.shots != 0
+
     @classmethod
     def matches(cls, row: Values) -> str | None:
         """The columns that tell a shipped set, and what else could be had of it."""

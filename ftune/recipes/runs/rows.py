@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ftune.core.errors import DataError
 from ftune.data.cache import cache_key, cached, tokenizer_fingerprint
 from ftune.data.checks import Checker
@@ -55,9 +57,16 @@ def load_rows(
     if data.validation is not None and data.validation.source is not None:
         held_out = chained([_part(data.validation.source, data, text, rules, seed, progress)])
     elif data.validation is not None:
-        groups = every.groups if data.validation.group else None
+        formats = [source.format or data.format for source in data.train]
+        shown = np.array([format is not None and format.takes_examples for format in formats])
         try:
-            train, out = split(every.keys, data.validation.fraction or data.validation.count or 0, seed, groups)
+            train, out = split(
+                every.keys,
+                data.validation.fraction or data.validation.count or 0,
+                seed,
+                groups=every.groups if data.validation.group else None,
+                stay=shown[every.which] & (every.numbers < FIRST),  # rows that stand in the prompts of others
+            )
         except DataError as error:
             causes = "".join(f"; {number:,} dropped: {cause}" for cause, number in every.counts.dropped.items())
             raise DataError(f"data.validation: {error}{causes}") from None
