@@ -18,7 +18,7 @@ def to_messages(example: Example) -> Row:
 
     A pair has `chosen` and `rejected`: after a list of turns under `prompt`, or as whole texts where it is raw. Read
     back, every pair of chats gets its longest common beginning as its prompt; one without any cannot be read back.
-    `prompt_turns` of a single chat has no place in a row.
+    Answers that are context only (`prompt_turns`) have `"weight": 0`.
     """
     match example:
         case Text(text):
@@ -57,7 +57,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 def _answered(example: Answered) -> Row:
     if isinstance(example, PromptCompletion):
         return {"prompt": example.prompt, "completion": example.completion}
-    return {"messages": _turns(example.messages), **_tools(example)}
+    turns = _turns(example.messages)
+    for turn in turns[: example.prompt_turns]:
+        if turn["role"] == "assistant":
+            turn["weight"] = 0  # OpenAI's word for an answer that is context only
+    return {"messages": turns, **_tools(example)}
 
 
 def _pair(chosen: Answered, rejected: Answered) -> Row:

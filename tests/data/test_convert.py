@@ -130,3 +130,12 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         write_rows(file, broken())
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert file.read_text() == "old"
+
+
+def test_an_answer_that_is_context_only_stays_so():
+    turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
+    example = Conversation(turns, prompt_turns=3)
+    row = to_messages(example)
+    assert [turn.get("weight") for turn in row["messages"]] == [None, 0, None, None]
+    assert detect([Row(row, "rows.jsonl", 1)]).read(row).messages == turns
+    assert detect([Row(row, "rows.jsonl", 1)]).read(row).prompt_turns >= 2
