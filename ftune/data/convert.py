@@ -28,6 +28,11 @@ def to_messages(example: Example) -> Row:
         case Preference():
             margin = {} if example.margin is None else {"margin": example.margin}
             return {**_pair(example.chosen, example.rejected), **margin}
+        case Conversation() if example.prompt_turns:
+            row = _answered(example)
+            for turn in row["messages"][: example.prompt_turns]:
+                turn |= {"weight": 0} if turn["role"] == "assistant" else {}  # OpenAI's word for context only
+            return row
         case _:
             return _answered(example)
 
@@ -57,11 +62,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 def _answered(example: Answered) -> Row:
     if isinstance(example, PromptCompletion):
         return {"prompt": example.prompt, "completion": example.completion}
-    turns = _turns(example.messages)
-    for turn in turns[: example.prompt_turns]:
-        if turn["role"] == "assistant":
-            turn["weight"] = 0  # OpenAI's word for an answer that is context only
-    return {"messages": turns, **_tools(example)}
+    return {"messages": _turns(example.messages), **_tools(example)}
 
 
 def _pair(chosen: Answered, rejected: Answered) -> Row:
