@@ -71,8 +71,9 @@ class TokenTable:
     @property
     def trained_counts(self) -> NDArray[np.int64]:
         """Trained tokens of each sequence, shape (N,)."""
-        running = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.trained, dtype=np.int64)])
-        return np.asarray(running[self.ends] - running[self.starts])
+        if not len(self):
+            return self.ends
+        return np.add.reduceat(self.trained, self.starts, dtype=np.int64)
 
     def ids_of(self, index: int) -> list[int]:
         """The tokens of one sequence."""
