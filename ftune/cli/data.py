@@ -57,15 +57,26 @@ class Layout(StrEnum):
 @app.command()
 def convert(
     recipe: RecipePath,
-    output: Annotated[Path, typer.Argument(help="The file to write, JSON Lines.", show_default=False)],
-    overrides: Overrides = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OUTPUT [KEY.PATH=VALUE]...",
+            help="The file to write, JSON Lines; and recipe values to change.",
+            show_default=False,
+        ),
+    ],
     to: Annotated[Layout, typer.Option("--to", help="The layout of the new rows.")] = Layout.messages,
 ) -> None:
     """Write what ftune understood of the training rows as clean rows.
 
     Example: ftune data convert recipes/lora.yaml --to messages clean.jsonl
     """
+    from ftune.core.errors import RecipeError
     from ftune.recipes.load import load_recipe
     from ftune.recipes.runs.convert import convert as run_convert
 
-    run_convert(load_recipe("sft", recipe, overrides or ()).recipe, output)
+    outputs = [word for word in words if "=" not in word]
+    if len(outputs) != 1:
+        raise RecipeError(f"give one file to write beside the recipe, got {', '.join(outputs) or 'none'}")
+    overrides = [word for word in words if "=" in word]
+    run_convert(load_recipe("sft", recipe, overrides).recipe, Path(outputs[0]))

@@ -135,3 +135,14 @@ def test_convert_leaves_out_what_it_cannot_use_and_says_so(dirty: Path, ftune: R
     assert "left out: dirty.jsonl:15: 'messages' is the number 5" in done.err
     assert "left out: dirty.jsonl:18:" in done.err
     assert len((tmp_path / "clean.jsonl").read_text().splitlines()) == 16
+
+
+def test_convert_takes_its_file_and_overrides_in_any_order(recipe: Write, ftune: Run, tmp_path: Path) -> None:
+    write_rows(tmp_path / "pairs.jsonl", PAIRS)
+    path = recipe()
+    assert ftune("data", "convert", path, "data.train=pairs.jsonl", "--to", "messages", "a.jsonl").code == 0
+    assert ftune("data", "convert", path, "b.jsonl", "data.train=pairs.jsonl").code == 0
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+    refused = ftune("data", "convert", path, "data.train=pairs.jsonl")
+    assert (refused.code, "give one file to write" in refused.err) == (2, True)
+    assert ftune("data", "convert", path, "a.jsonl", "b.jsonl").code == 2
