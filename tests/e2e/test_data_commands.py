@@ -115,7 +115,15 @@ def test_preview_of_pairs_shows_both_sides_and_says_that_sft_needs_one(
 def test_preview_of_packed_rows_shows_borders_and_fill(recipe: Write, ftune: Run) -> None:
     done = ftune("data", "preview", recipe(data={"train": "rows.jsonl", "max_length": 128, "packing": True}), "-n", "1")
     assert "packed sequence 1: " in done.out
-    assert "packing: 24 rows in " in done.out
+    assert re.search(r"packing: 24 rows in \d+ sequences, \d+\.\d% full, each of the [\d,]+ tokens once", done.out)
+
+
+def test_packing_that_loses_a_row_is_never_trained_on(
+    recipe: Write, ftune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftune.data.pack.pack", lambda lengths, capacity: [[0, 1], [1]])
+    done = ftune("sft", recipe(data={"train": "rows.jsonl", "max_length": 128, "packing": True}))
+    assert (done.code, "packing lost or repeated a row" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("rows", [chat_rows(4), PAIRS, [{"text": "the cat"}], [{"prompt": "a", "completion": "b"}]])

@@ -150,6 +150,11 @@ def tell_stream(inputs: Inputs, say: Say) -> None:
 
 
 def packing_line(rows: "Prepared", bins: "Sequence[Sequence[int]]", capacity: int) -> str:
-    """How full the packed sequences are, in words."""
-    full = rows.lengths.sum() / (len(bins) * capacity)
-    return f"packing: {len(rows):,} rows in {len(bins):,} sequences, {full:.1%} full"
+    """How full the packed sequences are, in words. Raises DataError unless they hold every row once."""
+    if sorted(row for packed in bins for row in packed) != list(range(len(rows))):
+        raise DataError("packing lost or repeated a row, so training is not started; this is a fault of ftune")
+    tokens = int(rows.lengths.sum())
+    return (
+        f"packing: {len(rows):,} rows in {len(bins):,} sequences, {tokens / (len(bins) * capacity):.1%} full, "
+        f"each of the {tokens:,} tokens once"
+    )
