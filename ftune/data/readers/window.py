@@ -1,6 +1,7 @@
 """A sliding window on a text file: JSON is decoded in it value by value, so memory holds one row and not the file."""
 
 import ast
+import warnings
 import json
 import re
 from collections.abc import Iterator
@@ -164,7 +165,9 @@ class Window:
             while (end := _literal_end(self.text, self.position)) is None:
                 if not self.more():
                     return None
-            return ast.literal_eval(self.text[self.position : end]), end
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # unknown escapes, such as '\d', are no concern of the reader
+                return ast.literal_eval(self.text[self.position : end]), end
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return None
 
