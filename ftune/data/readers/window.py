@@ -1,9 +1,9 @@
 """A sliding window on a text file: JSON is decoded in it value by value, so memory holds one row and not the file."""
 
 import ast
-import warnings
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any, TextIO
