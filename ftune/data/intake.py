@@ -60,6 +60,41 @@ Outcome: TypeAlias = Sides | Skipped | DataError
 """What became of a row: tokens, nothing for a good reason, or a fault."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a row that was understood is not trained on, and what the rules say about such rows."""
+
+    cause: str
+    words: str
+    policy: str
+
+
+def settled(whole: Sides, rules: Rules) -> list[Sides] | Refusal:
+    """What is trained of a row: all of it, a cut, or several sequences; or why nothing is."""
+    limit = rules.max_length
+    kept = whole
+    if limit is not None and whole.longest > limit:
+        if rules.on_long_row == "auto" and whole.is_text:
+            return [Sides(piece, is_text=True) for piece in pieces_of(whole.main, limit)]
+        if rules.on_long_row != "truncate":
+            words = (
+                f"{whole.longest:,} tokens, but max_length is {limit:,}; raise 'data.max_length' or "
+                "set 'data.on_long_row' to truncate or drop"
+            )
+            return Refusal(TOO_LONG, words, rules.on_long_row)
+        kept = Sides(whole.main.truncated(limit), whole.rejected and whole.rejected.truncated(limit), whole.score)
+    if not rules.prompts and not all(side.trained for side in kept.both()):
+        cut = " within max_length" if all(side.trained for side in whole.both()) else ""
+        words = f"nothing to train on: the row has no answer{cut}; set 'data.on_bad_row: drop' to leave it out"
+        return Refusal(f"no trained token{cut}", words, rules.on_bad_row)
+    return [kept]
+
+
+def loses_its_end(before: Tokens, after: Tokens) -> bool:
+    """Whether a cut takes the end of the last answer, so its stop token too."""
+    return bool(before.answers) and before.answers[-1].end > len(after.input_ids)
+
+
 @dataclass(slots=True)
 class Intake:
     """Takes rows one by one and passes on what is kept."""
@@ -98,41 +133,27 @@ class Intake:
         if self.errors:
             raise DataError("\n".join(self.errors))
 
-    def _measure(self, row: Row, sides: Sides) -> None:
-        length, limit = sides.longest, self.rules.max_length
-        if length > self.counts.longest:
-            self.counts.longest, self.counts.longest_row = length, row.origin
-        if limit is None or length <= limit:
-            self._keep(row, sides, sides)
-        elif self.rules.on_long_row == "truncate":
-            cut = Sides(sides.main.truncated(limit), sides.rejected and sides.rejected.truncated(limit), sides.score)
-            self._keep(row, sides, cut)
-        elif self.rules.on_long_row == "auto" and sides.is_text:
-            pieces = list(pieces_of(sides.main, limit))
-            self.counts.pieces += len(pieces) - 1
-            for piece in pieces:
-                self._pass_on(row, Sides(piece, is_text=True))
-        else:
-            fault = (
-                f"{length:,} tokens, but max_length is {limit:,}; raise 'data.max_length' or "
-                "set 'data.on_long_row' to truncate or drop"
-            )
-            self._refuse(row, fault, TOO_LONG, self.rules.on_long_row)
-
-    def _keep(self, row: Row, whole: Sides, kept: Sides) -> None:
-        if not self.rules.prompts and not all(side.trained for side in kept.both()):
-            cut = " within max_length" if all(side.trained for side in whole.both()) else ""
-            fault = f"nothing to train on: the row has no answer{cut}; set 'data.on_bad_row: drop' to leave it out"
-            self._refuse(row, fault, f"no trained token{cut}", self.rules.on_bad_row)
+    def _measure(self, row: Row, whole: Sides) -> None:
+        if whole.longest > self.counts.longest:
+            self.counts.longest, self.counts.longest_row = whole.longest, row.origin
+        kept = settled(whole, self.rules)
+        if isinstance(kept, Refusal):
+            self._refuse(row, kept.words, kept.cause, kept.policy)
             return
+        self.counts.pieces += len(kept) - 1
+        if len(kept) == 1:
+            self._count_cuts(whole, kept[0])
+        for sides in kept:
+            self._pass_on(row, sides)
+
+    def _count_cuts(self, whole: Sides, kept: Sides) -> None:
         for before, after in zip(whole.both(), kept.both(), strict=True):
             self.counts.truncated += len(after.input_ids) < len(before.input_ids)
             self.counts.truncated_completions += after.trained < before.trained
-            self.counts.truncated_stop_tokens += bool(before.answers) and before.answers[-1].end > len(after.input_ids)
+            self.counts.truncated_stop_tokens += loses_its_end(before, after)
             self.counts.empty_completions += after.empty_answers
         self.counts.control_text += any(side.control_text for side in kept.both())
         self.counts.tools_as_text += any(side.tools_as_text for side in kept.both())
-        self._pass_on(row, kept)
 
     def _pass_on(self, row: Row, sides: Sides) -> None:
         self.counts.kept += 1

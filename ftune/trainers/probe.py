@@ -17,7 +17,6 @@ def probe_packing(model: PreTrainedModel, rows: list[list[int]]) -> float:
     things are looked at. Other tokens in the first row must not change the second row's logits: then no document reads
     another. Packed logits must be those of each row alone: then positions begin anew too. Raises ModelError where one
     of both fails, because packing would train on nonsense.
-
     """
     first, second = rows[0], rows[-1]
     was_training = model.training

@@ -16,6 +16,7 @@ from ftune.data.audit.signs import signs_in
 from ftune.data.audit.structure import shape_faults
 from ftune.data.audit.texts import texts_of
 from ftune.data.example import Example, Skipped
+from ftune.data.intake import TOO_LONG
 from ftune.data.row import BadRow
 
 Outcome: TypeAlias = Example | Skipped | DataError | BadRow
@@ -23,8 +24,6 @@ Outcome: TypeAlias = Example | Skipped | DataError | BadRow
 
 MAX_CAUSES = 20
 """So many causes of dropped rows are told apart."""
-
-TOO_LONG = "longer than max_length"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ftune.data.audit.audit import Outcome as Looked
 from ftune.data.audit.render import render
 from ftune.data.audit.report import Part as Side
 from ftune.data.encode import Encoder, encoded_batches, understood, understood_row
-from ftune.data.intake import Outcome, Rules, Sides
+from ftune.data.intake import TOO_LONG, Outcome, Refusal, Rules, Sides, loses_its_end, settled
 from ftune.data.row import BadRow, Row
 from ftune.data.tokenize import RowTokenizer
 from ftune.recipes.base import Recipe
@@ -100,18 +100,15 @@ def _looked_at(encoder: Encoder, row: Row | BadRow, outcome: Outcome, rules: Rul
         return row, None
     if not isinstance(outcome, Sides):
         return outcome, None
-    example = understood_row(encoder.layout, row)
-    sides, limit = outcome.both(), rules.max_length or outcome.longest
-    if not all(side.trained for side in sides):
-        return DataError("nothing to train on: the row has no answer"), None
-    over = outcome.longest > limit
-    if over and rules.on_long_row == "error":
-        return DataError(f"{outcome.longest:,} tokens, but max_length is {limit:,}"), None
-    cut = over and rules.on_long_row == "truncate"
+    example, kept = understood_row(encoder.layout, row), settled(outcome, rules)
+    too_long = isinstance(kept, Refusal) and kept.cause == TOO_LONG and kept.policy != "error"
+    if isinstance(kept, Refusal) and not too_long:
+        return DataError(kept.words), None
+    cut = [] if isinstance(kept, Refusal) or len(kept) > 1 else zip(outcome.both(), kept[0].both(), strict=True)
     return example, Measured(
         tokens=outcome.longest,
-        trained=sum(side.trained for side in sides),
-        cut_answer=cut and any(side.answers and side.answers[-1].end > limit for side in sides),
-        too_long=over and not cut and not (rules.on_long_row == "auto" and outcome.is_text),
-        control_text=any(side.control_text for side in sides),
+        trained=sum(side.trained for side in outcome.both()),
+        cut_answer=any(loses_its_end(before, after) for before, after in cut),
+        too_long=too_long,
+        control_text=any(side.control_text for side in outcome.both()),
     )

@@ -30,7 +30,7 @@ class Inputs:
     tokenizer: "PreTrainedTokenizerBase"
     template: "Template | None"
     train: "Prepared"
-    """The training rows; of a stream, those of its first window."""
+    """The training rows; of a stream, the first of each source."""
     validation: "Prepared | None"
     stream: "Stream | None"
     fingerprint: str
@@ -107,7 +107,7 @@ def load_inputs(recipe: "SftRecipe", say: Say, *, looking: bool = False) -> Inpu
 
         train, validation = load_rows(data, text, rules, seed=seed, progress=progress)
     stream, fingerprint = None, train.fingerprint
-    if data.streaming is not None:
+    if data.streaming is not None and not looking:
         stream, fingerprint = open_stream(data, text, rules, seed=seed), stream_fingerprint(data, seed)
     return Inputs(located, text.tokenizer, text.template, train, validation, stream, fingerprint)
 

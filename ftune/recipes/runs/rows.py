@@ -139,5 +139,13 @@ def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, 
 
 def _sample(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, progress: Progress | None) -> Part:
     """The first rows of a source, in memory."""
-    rows, format = islice(source.read(seed, streaming=True), SAMPLE), source.format or data.format
-    return prepare(rows, format, text.tokenizer, text.template, rules, vocab_size=text.vocab_size, seed=seed)
+    return prepare(
+        islice(source.read(seed, streaming=True), SAMPLE),
+        source.format or data.format,
+        text.tokenizer,
+        text.template,
+        rules,
+        vocab_size=text.vocab_size,
+        seed=seed,
+        progress=partial(progress, source.path) if progress else None,
+    )
