@@ -69,3 +69,17 @@ def test_remote_files_have_the_key_of_their_file_system():
 def test_no_files_no_key(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         source_fingerprint(str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(("place", "seen"), [(0, True), (5, True), (1_500_000, False), (3_999_999, True)])
+def test_a_streamed_file_is_known_by_its_size_and_its_ends(tmp_path, place, seen):
+    path = tmp_path / "rows.jsonl"
+    content = bytearray(b"x" * 4_000_000)
+    path.write_bytes(content)
+    streamed, whole = source_fingerprint(str(path), streaming=True), source_fingerprint(str(path))
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert (source_fingerprint(str(path), streaming=True) != streamed) is seen
+    assert source_fingerprint(str(path)) != whole
+    path.write_bytes(content + b"x")
+    assert source_fingerprint(str(path), streaming=True) != streamed
