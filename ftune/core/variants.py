@@ -1,7 +1,8 @@
 """Discovery of variants: one file a variant, no registry.
 
 A package (`ftune.peft`, `ftune.data.formats`, `ftune.backends`) holds one module a variant; each module defines a
-subclass of the package's base class with a `type: Literal["name"]` field. This is the only magic in ftune.
+subclass of the package's base class with a `type: Literal["name"]` field (several names where one class serves all of
+them). This is the only magic in ftune.
 """
 
 from functools import cache, reduce
@@ -23,14 +24,14 @@ def variants_of(base: type[S]) -> dict[str, type[S]]:
     package = base.__module__.rpartition(".")[0]
     for module in iter_modules(import_module(package).__path__, f"{package}."):
         import_module(module.name)
-    found = {get_args(cls.model_fields["type"].annotation)[0]: cls for cls in _subclasses(base)}
+    found = {name: cls for cls in _subclasses(base) for name in get_args(cls.model_fields["type"].annotation)}
     return dict(sorted(found.items()))
 
 
 def union_of(base: type[Section]) -> Any:
     """The discriminated union of all variants of `base`; a bare name stands for `{type: name}`."""
     variants = variants_of(base)
-    union: Any = reduce(or_, variants.values())
+    union: Any = reduce(or_, dict.fromkeys(variants.values()))
     accepted = union | Literal[tuple(variants)]
     discriminator = [Field(discriminator="type")] if len(variants) > 1 else []
     return Annotated[union, *discriminator, BeforeValidator(_bare_name, json_schema_input_type=accepted)]

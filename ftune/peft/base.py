@@ -1,14 +1,49 @@
 """What every method of parameter-efficient fine-tuning provides."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftune.core.section import Section
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch.nn import Module
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ftune.peft.hook import TrainingHook
+
+Feature = Literal[
+    "packing", "activation_checkpointing", "nf4", "int8", "classification", "encoder_decoder", "step_zero", "merge"
+]
+"""What a method may or may not go together with; `step_zero`: before training, the model gives what its base gives."""
+
+FEATURES: dict[Feature, str] = {
+    "packing": "packing",
+    "activation_checkpointing": "activation checkpointing",
+    "nf4": "NF4 weights",
+    "int8": "int8 weights",
+    "classification": "sequence classification",
+    "encoder_decoder": "encoder-decoder models",
+    "step_zero": "starts as the base",
+    "merge": "merging",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a method may start from beside the model itself; most need nothing of it."""
+
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+    located: str = ""
+    """What `from_pretrained` opens to read the base model's own weights."""
+    rows: Sequence[Sequence[int]] = ()
+    """Token ids of some training rows."""
+
+
+NOTHING = Material()
 
 
 class PeftMethod(Section):
@@ -17,8 +52,11 @@ class PeftMethod(Section):
     To add one, add a file beside this one with a subclass that has a `type` field; nothing else needs an edit.
     """
 
-    library: ClassVar[str] = "peft"
+    library: ClassVar[Literal["peft", "transformers"]] = "peft"
     """The library that loads the result: `peft` for an adapter, `transformers` for a whole model."""
+
+    own_tuner: ClassVar[bool] = False
+    """Whether peft can load the result only after `import ftune.peft.tuners`."""
 
     trains_base: ClassVar[bool] = False
     """Whether the model's own weights train; they are then kept in fp32."""
@@ -27,11 +65,32 @@ class PeftMethod(Section):
     """What `optim.learning_rate: auto` means with this method."""
 
     @abstractmethod
-    def wrap(self, model: "PreTrainedModel") -> "PreTrainedModel | PeftModel":
+    def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PreTrainedModel | PeftModel":
         """The model with only this method's parameters trainable, in fp32.
 
-        Raises ModelError when the model has nothing that the method could train.
+        `model` is a causal, a sequence classification (its head trains too) or an encoder-decoder model. Raises
+        ModelError when it has nothing that the method could train.
         """
+
+    def limits(self) -> dict[Feature, str]:
+        """What these settings do not go together with: why, and what to do instead.
+
+        Everything that is not named here works and is tested to work. Recipes are refused by it, and the README's table
+        is made from it. It must not look at required fields, nor import anything heavy.
+        """
+        return {}
+
+    def hook(self, model: "PeftModel") -> "TrainingHook | None":
+        """What has to happen during training beside the optimiser's steps; mostly nothing."""
+        return None
+
+    def learning_rate_factor(self, parameter: str) -> float:
+        """What the learning rate of a parameter, given by its name, is multiplied by."""
+        return 1.0
+
+    def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
+        """Write the result in the layout of `library`."""
+        model.save_pretrained(str(folder))
 
 
 def count_parameters(model: "Module") -> tuple[int, int]:

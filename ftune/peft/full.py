@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ftune.peft.base import PeftMethod
+from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -11,14 +11,23 @@ if TYPE_CHECKING:
 class Full(PeftMethod):
     """Train every parameter, kept in fp32 while the products run in `model.dtype`."""
 
-    library: ClassVar[str] = "transformers"
+    library: ClassVar[Literal["peft", "transformers"]] = "transformers"
     trains_base: ClassVar[bool] = True
     default_learning_rate: ClassVar[float] = 2e-5
 
     type: Literal["full"] = "full"
     """Train all parameters."""
 
-    def wrap(self, model: "PreTrainedModel") -> "PreTrainedModel":
+    def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PreTrainedModel":
         """The same model with all parameters trainable and in fp32."""
         model.float()
         return model.requires_grad_(True)
+
+    def limits(self) -> dict[Feature, str]:
+        """Quantised weights cannot train; there is nothing to merge."""
+        way_out = "use 'peft: lora' (QLoRA) or 'model.quantization: none'"
+        return {
+            "nf4": f"full fine-tuning cannot train nf4 weights; {way_out}",
+            "int8": f"full fine-tuning cannot train int8 weights; {way_out}",
+            "merge": "the result is a whole model already",
+        }

@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ftune.core.errors import ModelError
-from ftune.core.suggest import did_you_mean
-from ftune.peft.base import PeftMethod
+from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.peft.targets import check_layers, chosen_linears, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,42 +40,25 @@ class Lora(PeftMethod):
     dora: bool = False
     """Train magnitude and direction apart (arXiv:2402.09353)."""
 
-    def wrap(self, model: "PreTrainedModel") -> "PeftModel":
+    def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model with LoRA on the target modules."""
         from peft import LoraConfig, get_peft_model
 
-        count = model.config.get_text_config().num_hidden_layers
-        if self.layers and max(self.layers) >= count:
-            raise ModelError(f"peft.layers: {max(self.layers)} is not there; the model has layers 0 to {count - 1}")
+        check_layers(model, self.layers)
         config = LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=self._targets(model),
+            target_modules=chosen_linears(model, self.target_modules),
             layers_to_transform=self.layers,
             use_rslora=self.rslora,
             use_dora=self.dora,
         )
         return get_peft_model(model, config)
 
-    def _targets(self, model: "PreTrainedModel") -> list[str]:
-        """Names of the layers to adapt, each of which the model has."""
-        paths = linear_names(model)
-        leaves = sorted({path.rpartition(".")[2] for path in paths})
-        if self.target_modules == "auto":
-            return leaves
-        for name in self.target_modules:
-            if not any(path == name or path.endswith(f".{name}") for path in paths):
-                raise ModelError(f"peft.target_modules: no linear layer '{name}'{did_you_mean(name, leaves)}")
-        return self.target_modules
-
-
-def linear_names(model: "PreTrainedModel") -> list[str]:
-    """Dotted names of the model's linear layers, quantised ones included, without the output head."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    kinds = (torch.nn.Linear, Conv1D)
-    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
+    def limits(self) -> dict[Feature, str]:
+        """DoRA has no product with int8 weights in peft 0.21."""
+        if self.dora:
+            return {"int8": "DoRA does not work on int8 weights; use 'model.quantization: nf4' or no DoRA"}
+        return {}

@@ -9,7 +9,7 @@ from ftune.backends.base import Backend
 from ftune.backends.single import Single
 from ftune.core.section import Location
 from ftune.core.variants import union_of
-from ftune.peft.base import PeftMethod
+from ftune.peft.base import Feature, PeftMethod
 from ftune.peft.lora import Lora
 from ftune.recipes.base import Recipe, RunOptions
 from ftune.recipes.data_section import Data
@@ -62,13 +62,16 @@ class SftRecipe(Recipe):
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
-        if self.peft.type == "full" and not self.model.quantization.trains_weights:
-            raise ValueError(
-                f"peft: full fine-tuning cannot train {self.model.quantization.type} weights; "
-                "use 'peft: lora' (QLoRA) or 'model.quantization: none'"
-            )
-        if self.peft.type == "lora" and self.peft.dora and self.model.quantization.type == "int8":
-            raise ValueError("peft.dora: DoRA does not work on int8 weights; use 'model.quantization: nf4' or no DoRA")
+        used: dict[Feature, tuple[str, bool]] = {
+            "packing": ("data.packing", self.data.packing),
+            "activation_checkpointing": ("batch.activation_checkpointing", self.batch.activation_checkpointing),
+            "nf4": ("model.quantization", self.model.quantization.type == "nf4"),
+            "int8": ("model.quantization", self.model.quantization.type == "int8"),
+        }
+        limits = self.peft.limits()
+        for feature, (key, is_used) in used.items():
+            if is_used and feature in limits:
+                raise ValueError(f"{key}: {limits[feature]}")
         if self.data.streaming is not None and self.schedule.max_steps is None:
             raise ValueError("schedule.max_steps: a stream has no known end; say after how many steps to stop")
         if self.eval != Eval() and self.data.validation is None:

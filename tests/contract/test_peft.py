@@ -1,82 +1,217 @@
-"""What every PEFT method promises, run on each file of `ftune/peft` by discovery."""
+"""What every PEFT method promises, run on each file of `ftune/peft` by discovery and on the settings in `cases`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ftune.core.errors import ModelError
 from ftune.core.variants import variants_of
+from ftune.peft.adapters import load_adapter
 from ftune.peft.base import PeftMethod, count_parameters
+from ftune.trainers.probe import probe_packing
+from tests.contract.cases import cases, learning_rate, method
 
-METHODS = variants_of(PeftMethod)
 IDS = torch.tensor([[5, 9, 13, 21, 34, 55, 89, 144]])
+OTHER_IDS = torch.tensor([[7, 8, 100, 20, 3, 6]])
+
+Build = Callable[[], Any]
 
 
-def base(tiny_model: Path) -> Any:
+def able(feature: str) -> list[str]:
+    """The cases that claim to work with a feature."""
+    return [case for case in cases() if feature not in method(case).limits()]
+
+
+ADAPTERS = [case for case in cases() if method(case).library == "peft"]
+
+
+@pytest.fixture
+def base(tiny_model: Path) -> Build:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(tiny_model)
+    return lambda: AutoModelForCausalLM.from_pretrained(tiny_model)
 
 
-def logits(model: Any) -> torch.Tensor:
+@pytest.fixture
+def classifier(tiny_model: Path) -> Build:
+    from transformers import AutoModelForSequenceClassification
+
+    def build() -> Any:
+        torch.manual_seed(1)
+        return AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
+
+    return build
+
+
+@pytest.fixture
+def encoder_decoder() -> Build:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    def build() -> Any:
+        torch.manual_seed(2)
+        config = T5Config(
+            vocab_size=320, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+        )
+        return T5ForConditionalGeneration(config)
+
+    return build
+
+
+def logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model.eval()(IDS).logits
+        found: torch.Tensor = model.eval()(**(inputs or {"input_ids": IDS})).logits
     return found
 
 
-def trained(model: Any, steps: int = 60) -> tuple[float, float]:
-    """First and last loss of a few steps on one row."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.03)
+def trained(model: Any, case: str, steps: int = 60, **inputs: torch.Tensor) -> tuple[float, float]:
+    """First and last loss of a few steps on one row, with what the method does beside them."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate(case))
+    hook = method(case).hook(model)
+    if hook:
+        hook.begin(steps)
     model.train()
     losses = []
-    for _ in range(steps):
-        loss = model(IDS, labels=IDS).loss
+    for step in range(steps):
+        loss = model(**(inputs or {"input_ids": IDS, "labels": IDS})).loss
         loss.backward()
         optimizer.step()
+        if hook:
+            hook.after_step(step + 1)
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses[0], losses[-1]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_step_zero_is_the_base_and_only_its_parameters_train(name: str, tiny_model: Path) -> None:
-    untouched = base(tiny_model)
-    before = logits(untouched)
-    model = METHODS[name](type=name).wrap(base(tiny_model))
-    assert torch.allclose(logits(model), before, atol=1e-6)
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def reloaded(model: Any, case: str, build: Build, folder: Path) -> Any:
+    """The model exported and loaded again onto a fresh base."""
+    from transformers import AutoModelForCausalLM
+
+    found = method(case)
+    found.export(model, folder)
+    return load_adapter(build(), folder) if found.library == "peft" else AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_only_its_parameters_train_and_the_loss_falls(case: str, base: Build) -> None:
+    before = logits(base())
+    model = method(case).wrap(base())
+    changed = relative(logits(model), before)
+    assert changed > 1e-4 if "step_zero" in method(case).limits() else changed < 1e-5
     trainable, total = count_parameters(model)
     assert 0 < trainable <= total
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
-    frozen = {key: value.clone() for key, value in model.named_parameters() if not value.requires_grad}
-    first, last = trained(model)
+    kept = {name: value.detach().clone() for name, value in model.named_parameters()}
+    first, last = trained(model, case)
     assert last < 0.8 * first
-    assert all(torch.equal(dict(model.named_parameters())[key], value) for key, value in frozen.items())
+    after = dict(model.named_parameters())
+    moved = {name for name, value in kept.items() if not torch.equal(after[name], value)}
+    assert moved
+    assert all(after[name].requires_grad for name in moved)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_saved_and_loaded_it_gives_the_same_logits(name: str, tiny_model: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    method = METHODS[name](type=name)
-    model: Any = method.wrap(base(tiny_model))
-    trained(model, steps=3)
-    model.save_pretrained(tmp_path)
-    loaded = (
-        PeftModel.from_pretrained(base(tiny_model), tmp_path)
-        if method.library == "peft"
-        else AutoModelForCausalLM.from_pretrained(tmp_path)
-    )
-    assert torch.allclose(logits(loaded), logits(model), atol=1e-6)
+@pytest.mark.parametrize("case", cases())
+def test_saved_and_loaded_it_gives_the_same_logits(case: str, base: Build, tmp_path: Path) -> None:
+    model: Any = method(case).wrap(base())
+    trained(model, case, steps=4)
+    assert relative(logits(reloaded(model, case, base, tmp_path)), logits(model)) < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.library == "peft"])
-def test_merged_it_gives_the_same_logits(name: str, tiny_model: Path) -> None:
-    model: Any = METHODS[name](type=name).wrap(base(tiny_model))
-    trained(model, steps=3)
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_adapters_are_switched_at_run_time(case: str, base: Build, tmp_path: Path) -> None:
+    wanted = {}
+    for name, steps in (("first", 3), ("second", 8)):
+        model: Any = method(case).wrap(base())
+        trained(model, case, steps)
+        wanted[name] = logits(model)
+        method(case).export(model, tmp_path / name)
+    loaded = load_adapter(base(), tmp_path / "first")
+    loaded.load_adapter(str(tmp_path / "second"), adapter_name="second")
+    loaded.set_adapter("second")
+    assert relative(logits(loaded), wanted["second"]) < 1e-5
+    loaded.set_adapter("default")
+    assert relative(logits(loaded), wanted["first"]) < 1e-5
+    with loaded.disable_adapter():
+        assert relative(logits(loaded), logits(base())) < 1e-5
+    assert relative(wanted["first"], wanted["second"]) > 1e-4
+
+
+@pytest.mark.parametrize("case", able("merge"))
+def test_merged_it_gives_the_same_logits(case: str, base: Build) -> None:
+    model: Any = method(case).wrap(base())
+    trained(model, case, steps=4)
     wanted = logits(model)
-    assert torch.allclose(logits(model.merge_and_unload()), wanted, rtol=1e-5, atol=1e-5)
+    assert relative(logits(model.merge_and_unload()), wanted) < 1e-5
+
+
+@pytest.mark.parametrize("case", able("classification"))
+def test_a_classifier_trains_with_its_head(case: str, classifier: Build, tmp_path: Path) -> None:
+    model: Any = method(case).wrap(classifier())
+    trained(model, case, steps=4, input_ids=IDS, labels=torch.tensor([2]))
+    scores = logits(model)
+    assert relative(scores, logits(classifier())) > 1e-4
+    head = [p for name, p in model.named_parameters() if "score" in name and p.requires_grad]
+    assert head
+    if method(case).library == "peft":
+        assert relative(logits(reloaded(model, case, classifier, tmp_path)), scores) < 1e-5
+
+
+@pytest.mark.parametrize("case", able("encoder_decoder"))
+def test_an_encoder_decoder_trains(case: str, encoder_decoder: Build, tmp_path: Path) -> None:
+    model: Any = method(case).wrap(encoder_decoder())
+    trained(model, case, steps=4, input_ids=IDS, labels=OTHER_IDS)
+    found = logits(model, input_ids=IDS, decoder_input_ids=OTHER_IDS)
+    before = logits(encoder_decoder(), input_ids=IDS, decoder_input_ids=OTHER_IDS)
+    assert relative(found, before) > 1e-4
+    if method(case).library == "peft":
+        again = reloaded(model, case, encoder_decoder, tmp_path)
+        assert relative(logits(again, input_ids=IDS, decoder_input_ids=OTHER_IDS), found) < 1e-5
+
+
+@pytest.mark.parametrize("case", able("packing"))
+def test_packed_rows_do_not_see_each_other(case: str, base: Build) -> None:
+    model: Any = method(case).wrap(base())
+    trained(model, case, steps=4)
+    assert probe_packing(model, [IDS[0].tolist(), OTHER_IDS[0].tolist()]) < 1e-3
+
+
+@pytest.mark.parametrize("case", able("activation_checkpointing"))
+def test_activation_checkpointing_changes_no_gradient(case: str, base: Build) -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(3)
+        model: Any = method(case).wrap(base())
+        trained(model, case, steps=2)
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        torch.manual_seed(4)
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    plain, checkpointed = found
+    assert plain.keys() == checkpointed.keys()
+    assert all(torch.allclose(plain[name], checkpointed[name], rtol=1e-4, atol=1e-6) for name in plain)
+    assert any(bool(gradient.abs().max() > 0) for gradient in plain.values())
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if "target_modules" in type(method(case)).model_fields])
+def test_an_unknown_target_is_refused_with_what_exists(case: str, base: Build) -> None:
+    found = method(case)
+    wrong = type(found).model_validate({**found.model_dump(), "target_modules": ["q_porj"]})
+    with pytest.raises(ModelError, match="did you mean 'q_proj'"):
+        wrong.wrap(base())
+
+
+@pytest.mark.parametrize("name", variants_of(PeftMethod))
+def test_limits_are_reasons_with_a_way_out(name: str) -> None:
+    limits = variants_of(PeftMethod)[name].model_construct(type=name).limits()
+    assert all(len(reason.split()) >= 4 for reason in limits.values())
 
 
 def test_lora_counts_match_the_formula() -> None:

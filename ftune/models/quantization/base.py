@@ -3,16 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import ClassVar
 
 from ftune.core.section import Location, Section
 
 
 class Quantization(Section):
     """A way to store the base model's frozen weights."""
-
-    trains_weights: ClassVar[bool] = False
-    """Whether the stored weights themselves can be trained."""
 
     @abstractmethod
     def loader_args(self, dtype: str) -> dict[str, object]:

@@ -1,14 +1,12 @@
 """Weights as they are."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ftune.models.quantization.base import Quantization
 
 
 class Unquantized(Quantization):
     """No quantization: weights in `model.dtype`."""
-
-    trains_weights: ClassVar[bool] = True
 
     type: Literal["none"] = "none"
     """Weights in `model.dtype`."""

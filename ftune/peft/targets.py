@@ -1,0 +1,55 @@
+"""What a model offers to methods: its task, its linear layers, its decoder layers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ftune.core.errors import ModelError
+from ftune.core.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HEADS = ("score", "classifier", "classification_head")
+"""Names of the heads of sequence classification models, which train whatever the method."""
+
+
+def task_type(model: "PreTrainedModel") -> str:
+    """The name that peft has for what the model is for: CAUSAL_LM, SEQ_CLS or SEQ_2_SEQ_LM."""
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
+def linear_names(model: "PreTrainedModel") -> list[str]:
+    """Dotted names of the model's linear layers, quantised ones included, without the output head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and not name.startswith(HEADS)
+    ]
+
+
+def chosen_linears(model: "PreTrainedModel", target_modules: Literal["auto"] | Sequence[str]) -> list[str]:
+    """Names of the linear layers to adapt: those given, each of which the model has, or all of them by last name.
+
+    Raises ModelError that lists what exists when a name matches no linear layer.
+    """
+    paths = linear_names(model)
+    leaves = sorted({path.rpartition(".")[2] for path in paths})
+    if target_modules == "auto":
+        return leaves
+    for name in target_modules:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            raise ModelError(f"peft.target_modules: no linear layer '{name}'{did_you_mean(name, leaves)}")
+    return list(target_modules)
+
+
+def check_layers(model: "PreTrainedModel", layers: Sequence[int] | None) -> None:
+    """Raises ModelError when a decoder layer of that index (from 0) is not there."""
+    count = model.config.get_text_config().num_hidden_layers
+    if layers and max(layers) >= count:
+        raise ModelError(f"peft.layers: {max(layers)} is not there; the model has layers 0 to {count - 1}")

@@ -1,0 +1,35 @@
+"""The settings that the PEFT contract runs on: every method with its defaults, and settings that make a difference."""
+
+from typing import Any
+
+from ftune.core.variants import variants_of
+from ftune.peft.base import PeftMethod
+
+REQUIRED: dict[str, dict[str, object]] = {}
+"""What a tiny model (2 layers, hidden 32, 4 heads) needs beside, or instead of, a method's defaults, by its `type`."""
+
+VARIATIONS: dict[str, dict[str, object]] = {
+    "lora, rslora": {"type": "lora", "rslora": True},
+    "lora, dora": {"type": "lora", "dora": True},
+}
+"""Further settings by a name of their own."""
+
+LEARNING_RATES: dict[str, float] = {}
+"""Where 0.03 does not suit, by the name of the case."""
+
+
+def cases() -> dict[str, dict[str, object]]:
+    """The `peft` section of each case by its name."""
+    plain = {name: {"type": name, **REQUIRED.get(name, {})} for name in variants_of(PeftMethod)}
+    return plain | VARIATIONS
+
+
+def method(case: str) -> PeftMethod:
+    """The method of a case, checked as a recipe's section is."""
+    settings: dict[str, Any] = cases()[case]
+    return variants_of(PeftMethod)[settings["type"]].model_validate(settings)
+
+
+def learning_rate(case: str) -> float:
+    """The learning rate with which a case learns one row in 60 steps."""
+    return LEARNING_RATES.get(case, 0.03)
