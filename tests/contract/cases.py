@@ -17,6 +17,20 @@ VARIATIONS: dict[str, dict[str, object]] = {
 LEARNING_RATES: dict[str, float] = {}
 """Where 0.03 does not suit, by the name of the case."""
 
+OTHER: dict[str, dict[str, dict[str, object]]] = {
+    "full": {},
+    "lora": {
+        "rank": {"rank": 2},
+        "alpha": {"alpha": 5.0},
+        "dropout": {"dropout": 0.5},
+        "target_modules": {"target_modules": ["q_proj"]},
+        "layers": {"layers": [1]},
+        "rslora": {"rslora": True},
+        "dora": {"dora": True},
+    },
+}
+"""By `type` and key: fields (the key and what it needs beside it) that make another model than the defaults do."""
+
 
 def cases() -> dict[str, dict[str, object]]:
     """The `peft` section of each case by its name."""
