@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ftune.core.variants import variants_of
 from ftune.peft.base import Material, PeftMethod, count_parameters
@@ -48,11 +49,26 @@ def observed(settings: dict[str, Any], tiny_model: Path) -> object:
     return trainable, count_parameters(model), losses, method.limits(), method.default_learning_rate
 
 
+def without(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    """The same settings with the key as it is by default; without all that goes with it where that is not allowed."""
+    name = settings["type"]
+    plain: dict[str, Any] = {"type": name, **REQUIRED.get(name, {})}
+    reverted = {field: value for field, value in settings.items() if field != key} | (
+        {key: plain[key]} if key in plain else {}
+    )
+    try:
+        variants_of(PeftMethod)[name].model_validate(reverted)
+    except ValidationError:
+        return plain
+    return reverted
+
+
 @pytest.mark.parametrize(("name", "key"), KEYS)
 def test_a_key_makes_a_difference(name: str, key: str, tiny_model: Path) -> None:
-    plain = {"type": name, **REQUIRED.get(name, {})}
+    other = {"type": name, **REQUIRED.get(name, {}), **OTHER[name][key]}
+    plain = without(other, key)
     assert observed(plain, tiny_model) == observed(plain, tiny_model)
-    assert observed({**plain, **OTHER[name][key]}, tiny_model) != observed(plain, tiny_model)
+    assert observed(other, tiny_model) != observed(plain, tiny_model)
 
 
 @pytest.mark.parametrize("name", variants_of(PeftMethod))
