@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     from ftune.peft.hook import TrainingHook
 
 Feature = Literal[
-    "packing", "activation_checkpointing", "nf4", "int8", "classification", "encoder_decoder", "step_zero", "merge"
+    "unquantized",
+    "packing",
+    "activation_checkpointing",
+    "nf4",
+    "int8",
+    "classification",
+    "encoder_decoder",
+    "step_zero",
+    "merge",
 ]
 """What a method may or may not go together with; `step_zero`: before training, the model gives what its base gives."""
 
 FEATURES: dict[Feature, str] = {
+    "unquantized": "weights as they are",
     "packing": "packing",
     "activation_checkpointing": "activation checkpointing",
     "nf4": "NF4 weights",

@@ -1,15 +1,24 @@
 """LoRA (arXiv:2106.09685): the update of a weight is the product of two thin matrices."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import check_layers, chosen_linears, task_type
+from ftune.peft.targets import check_layers, chosen_linears, linear_names, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+Init = Literal["default", "gaussian", "orthogonal", "pissa", "olora", "eva", "loftq"]
+PEFT_NAMES: dict[Init, bool | str] = {"default": True, "pissa": "pissa_niter_16", "loftq": True}
+"""What peft calls an initialisation, where its name is another one; LoftQ's comes afterwards."""
+
+Rank = Annotated[int, Field(ge=1)]
 
 
 class Lora(PeftMethod):
@@ -18,7 +27,7 @@ class Lora(PeftMethod):
     type: Literal["lora"] = "lora"
     """Low-rank adapters beside linear layers."""
 
-    rank: Annotated[int, Field(ge=1)] = 16
+    rank: Rank = 16
     """Rank of the update."""
 
     alpha: Annotated[float, Field(gt=0)] = 32.0
@@ -34,31 +43,110 @@ class Lora(PeftMethod):
     """Indexes of the decoder layers to adapt, from 0; all by default. Layers below the lowest one cost no backward
     pass."""
 
+    rank_pattern: dict[str, Rank] = Field(default_factory=dict)
+    """Other ranks for some layers: the end of a layer's name, or a regular expression for it, and its rank, as in
+    `{down_proj: 32}`."""
+
+    modules_to_save: list[str] = Field(default_factory=list)
+    """Modules that train in full and are saved with the adapter, such as `[embed_tokens, lm_head]`."""
+
+    init: Init = "default"
+    """Start of A and B. `default`: A Kaiming uniform, B zero; `gaussian`: A normal, B zero; `orthogonal`: the halves of
+    an orthogonal basis, whose product is zero; `pissa` (arXiv:2404.02948) and `olora` (arXiv:2406.01775): the weight's
+    principal components, by SVD or QR, which the base then lacks; `eva` (arXiv:2410.07170): A from the rows'
+    activations, and ranks where they explain most; `loftq` (arXiv:2310.08659): what NF4 lost of the weight."""
+
     rslora: bool = False
     """Scale by alpha / sqrt(rank) (arXiv:2312.03732), so that large ranks keep learning."""
 
     dora: bool = False
     """Train magnitude and direction apart (arXiv:2402.09353)."""
 
+    loraplus_ratio: Annotated[float, Field(ge=1)] = 1.0
+    """LoRA+ (arXiv:2402.12354): the learning rate of B is that of A times this; the paper proposes 16."""
+
+    @model_validator(mode="after")
+    def _init_fits(self) -> Self:
+        if self.init == "orthogonal" and any(rank % 2 for rank in (self.rank, *self.rank_pattern.values())):
+            raise ValueError("init: 'orthogonal' splits a basis in halves, so every rank must be even")
+        if self.init in ("eva", "loftq") and self.dora:
+            raise ValueError(f"dora: DoRA's magnitudes are taken before '{self.init}' sets A and B; use another init")
+        if self.init == "eva" and self.rank_pattern:
+            raise ValueError("rank_pattern: 'init: eva' chooses the ranks itself; remove one of both")
+        return self
+
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model with LoRA on the target modules."""
-        from peft import LoraConfig, get_peft_model
+        from peft import EvaConfig, LoraConfig, get_peft_model
+
+        from ftune.peft.lora_init import init_eva, init_loftq, remember_start
 
         check_layers(model, self.layers)
+        targets = chosen_linears(model, self.target_modules)
+        self._check_names(model)
         config = LoraConfig(
             task_type=task_type(model),
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=chosen_linears(model, self.target_modules),
+            target_modules=targets,
             layers_to_transform=self.layers,
+            rank_pattern=dict(self.rank_pattern),
+            modules_to_save=list(self.modules_to_save) or None,
+            init_lora_weights=PEFT_NAMES.get(self.init, self.init),
+            eva_config=EvaConfig() if self.init == "eva" else None,
             use_rslora=self.rslora,
             use_dora=self.dora,
         )
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
+        if self.init == "eva":
+            init_eva(wrapped, material.rows)
+        elif self.init == "loftq":
+            init_loftq(wrapped, material.located)
+        elif self.init in ("pissa", "olora"):
+            remember_start(wrapped)
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:  # some initialisations come in the dtype of the base
+                parameter.data = parameter.data.float()
+        return wrapped
 
     def limits(self) -> dict[Feature, str]:
-        """DoRA has no product with int8 weights in peft 0.21."""
+        """What peft 0.21 cannot compute on packed integers, and LoftQ, which needs them."""
+        way_out = "use 'model.quantization: none' or 'init: default'"
+        if self.init in ("pissa", "olora", "orthogonal"):
+            reason = f"'init: {self.init}' needs the weights themselves, not quantised ones; {way_out}"
+            return {"nf4": reason, "int8": reason}
+        if self.init == "loftq":
+            reason = "'init: loftq' makes good what NF4 loses; use 'model.quantization: nf4' or another init"
+            return {"unquantized": reason, "int8": reason, "step_zero": "it starts nearer to the unquantised model"}
+        if self.init == "eva":
+            return {"encoder_decoder": "'init: eva' looks at rows without answers of their own; use another init"}
         if self.dora:
             return {"int8": "DoRA does not work on int8 weights; use 'model.quantization: nf4' or no DoRA"}
         return {}
+
+    def learning_rate_factor(self, parameter: str) -> float:
+        """LoRA+: B learns faster than A."""
+        return self.loraplus_ratio if ".lora_B." in parameter else 1.0
+
+    def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
+        """A plain LoRA adapter for the untouched base, whatever the initialisation took out of it."""
+        from ftune.peft.lora_init import export_update
+
+        super().export(model, folder)
+        if self.init in ("pissa", "olora"):
+            export_update(model, folder)
+
+    def _check_names(self, model: "PreTrainedModel") -> None:
+        from ftune.core.suggest import did_you_mean
+
+        linears = linear_names(model)
+        for pattern in self.rank_pattern:
+            if not any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in linears):
+                known = sorted({name.rpartition(".")[2] for name in linears})
+                raise ModelError(f"peft.rank_pattern: no linear layer '{pattern}'{did_you_mean(pattern, known)}")
+        names = [name for name, _ in model.named_modules()]
+        for wanted in self.modules_to_save:
+            if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+                known = sorted({name.rpartition(".")[2] for name in names} - {""})
+                raise ModelError(f"peft.modules_to_save: no module '{wanted}'{did_you_mean(wanted, known)}")

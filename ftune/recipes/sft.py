@@ -65,6 +65,7 @@ class SftRecipe(Recipe):
         used: dict[Feature, tuple[str, bool]] = {
             "packing": ("data.packing", self.data.packing),
             "activation_checkpointing": ("batch.activation_checkpointing", self.batch.activation_checkpointing),
+            "unquantized": ("model.quantization", self.model.quantization.type == "none"),
             "nf4": ("model.quantization", self.model.quantization.type == "nf4"),
             "int8": ("model.quantization", self.model.quantization.type == "int8"),
         }

@@ -11,13 +11,29 @@ REQUIRED: dict[str, dict[str, object]] = {}
 VARIATIONS: dict[str, dict[str, object]] = {
     "lora, rslora": {"type": "lora", "rslora": True},
     "lora, dora": {"type": "lora", "dora": True},
+    "lora, pissa": {"type": "lora", "init": "pissa", "rank": 4},
+    "lora, olora": {"type": "lora", "init": "olora", "rank": 4, "rslora": True, "rank_pattern": {"(up_proj|wi)": 6}},
+    "lora, orthogonal": {"type": "lora", "init": "orthogonal"},
+    "lora, eva": {"type": "lora", "init": "eva", "rank": 4},
+    "lora, loftq": {"type": "lora", "init": "loftq", "rank": 4},
+    "lora, embeddings": {"type": "lora", "modules_to_save": ["embed_tokens"]},
+    "prefix, no MLP": {"type": "prefix", "reparameterisation": False},
+    "prompt, random": {"type": "prompt", "init": "random"},
+    "p_tuning, mlp": {"type": "p_tuning", "encoder": "mlp"},
 }
 """Further settings by a name of their own."""
 
-LEARNING_RATES: dict[str, float] = {}
+LEARNING_RATES: dict[str, float] = {
+    "ia3": 0.3,
+    "lora, olora": 0.003,
+}
 """Where 0.03 does not suit, by the name of the case."""
 
 OTHER: dict[str, dict[str, dict[str, object]]] = {
+    "ia3": {
+        "target_modules": {"target_modules": ["k_proj"]},
+        "feedforward_modules": {"feedforward_modules": ["up_proj"]},
+    },
     "full": {},
     "lora": {
         "rank": {"rank": 2},
@@ -27,6 +43,30 @@ OTHER: dict[str, dict[str, dict[str, object]]] = {
         "layers": {"layers": [1]},
         "rslora": {"rslora": True},
         "dora": {"dora": True},
+        "rank_pattern": {"rank_pattern": {"down_proj": 2}},
+        "modules_to_save": {"modules_to_save": ["embed_tokens"]},
+        "init": {"init": "gaussian"},
+        "loraplus_ratio": {"loraplus_ratio": 16.0},
+    },
+    "p_tuning": {
+        "virtual_tokens": {"virtual_tokens": 3},
+        "encoder": {"encoder": "mlp"},
+        "hidden_size": {"hidden_size": 16},
+        "layers": {"layers": 3},
+        "dropout": {"dropout": 0.5},
+    },
+    "p_tuning_v2": {
+        "virtual_tokens": {"virtual_tokens": 3},
+    },
+    "prefix": {
+        "virtual_tokens": {"virtual_tokens": 3},
+        "reparameterisation": {"reparameterisation": False},
+        "hidden_size": {"hidden_size": 16},
+    },
+    "prompt": {
+        "virtual_tokens": {"virtual_tokens": 3},
+        "init": {"init": "random"},
+        "text": {"init": "text", "text": "the cat sat on a mat"},
     },
 }
 """By `type` and key: fields (the key and what it needs beside it) that make another model than the defaults do."""
