@@ -3,9 +3,10 @@
 from typing import Any
 
 from ftune.core.variants import variants_of
-from ftune.peft.base import PeftMethod
+from ftune.peft.base import FEATURES, PeftMethod
+from tests.contract import library_cases
 
-REQUIRED: dict[str, dict[str, object]] = {}
+REQUIRED: dict[str, dict[str, object]] = {**library_cases.REQUIRED}
 """What a tiny model (2 layers, hidden 32, 4 heads) needs beside, or instead of, a method's defaults, by its `type`."""
 
 VARIATIONS: dict[str, dict[str, object]] = {
@@ -24,12 +25,27 @@ VARIATIONS: dict[str, dict[str, object]] = {
 """Further settings by a name of their own."""
 
 LEARNING_RATES: dict[str, float] = {
+    **library_cases.LEARNING_RATES,
     "ia3": 0.3,
     "lora, olora": 0.003,
 }
 """Where 0.03 does not suit, by the name of the case."""
 
 OTHER: dict[str, dict[str, dict[str, object]]] = {
+    "adalora": {
+        "rank": {"rank": 2},
+        "initial_rank": {"initial_rank": 10},
+        "alpha": {"alpha": 5.0},
+        "dropout": {"dropout": 0.5},
+        "target_modules": {"target_modules": ["q_proj"]},
+        "layers": {"layers": [1]},
+        "warmup": {"warmup": 0.5},
+        "final": {"final": 0.8, "every": 1},
+        "every": {"every": 2},
+        "importance_decay": {"importance_decay": 0.1, "every": 1},
+        "uncertainty_decay": {"uncertainty_decay": 0.1, "every": 1},
+        "orthogonality": {"orthogonality": 5.0},
+    },
     "ia3": {
         "target_modules": {"target_modules": ["k_proj"]},
         "feedforward_modules": {"feedforward_modules": ["up_proj"]},
@@ -74,7 +90,11 @@ OTHER: dict[str, dict[str, dict[str, object]]] = {
 
 def cases() -> dict[str, dict[str, object]]:
     """The `peft` section of each case by its name."""
-    plain = {name: {"type": name, **REQUIRED.get(name, {})} for name in variants_of(PeftMethod)}
+    plain = {
+        name: {"type": name, **REQUIRED.get(name, {})}
+        for name, cls in variants_of(PeftMethod).items()
+        if cls.model_construct(type=name).limits().keys() != FEATURES.keys()  # else refused as such
+    }
     return plain | VARIATIONS
 
 

@@ -1,0 +1,179 @@
+"""Write the table of peft's own methods from the installed peft: `python scripts/make_library.py`.
+
+The table is `ftune/peft/library.json`: by `type` the config class and its keys, each with what it takes, its default and
+its help. Reading it is a thousand times faster than importing peft.
+"""
+
+import dataclasses
+import enum
+import json
+import sys
+import types
+import typing
+from importlib.metadata import version
+from pathlib import Path
+
+TABLE = Path(__file__).parents[1] / "ftune" / "peft" / "library.json"
+
+OWN_FILES = {"lora", "adalora", "prefix_tuning", "prompt_tuning", "p_tuning", "ia3"}
+"""Methods of peft that have a file of their own under `ftune/peft`."""
+
+LEFT_OUT = {
+    # what the model, the task or the run says already
+    *("auto_mapping", "peft_version", "peft_type", "task_type", "inference_mode", "base_model_name_or_path"),
+    *("revision", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers", "hidden_size"),
+    *("tokenizer_name_or_path", "tokenizer_kwargs", "fan_in_fan_out", "layers_pattern"),
+    # does nothing for a language model, or has one value only
+    *("use_effective_conv2d", "target_svd_config", "poly_type", "mask_type", "progressbar"),
+    # another key or method is there for it: target_modules, bitfit
+    *("exclude_modules", "bias"),
+    # a base that is not frozen where it should be, or a checkpoint that cannot be resumed from
+    *("runtime_offload_base_weight", "save_only_topk_weights"),
+    # follows from another key, needs another model
+    *("cpt.num_virtual_tokens", "shadow.shadow_model", "osf.init_weights"),
+}
+"""Fields of the config classes, or of one method's, that are no keys."""
+
+NEED_TASKS = {"poly", "multitask_prompt_tuning"}
+"""Methods that want a task's number with every row, which rows do not have."""
+
+NOT_LINEAR = {"ln_tuning", "shadow", "trainable_tokens", "adaption_prompt"}
+"""Methods that are not put on linear layers, so that `target_modules` says nothing."""
+
+REQUIRED = {
+    "adaption_prompt": {"adapter_len", "adapter_layers"},
+    "cartridge": {"num_virtual_tokens"},
+    "cpt": {"cpt_token_ids"},
+    "trainable_tokens": {"token_indices"},
+    "xlora": {"adapters"},
+}
+"""Keys without a default that means anything."""
+
+CHOICES: dict[str, list[str | bool | None]] = {
+    "adamss.init_weights": ["orthogonal", None],
+    "c3a.init_weights": [True, "gaussian", "kaiming_uniform", "xavier_uniform"],
+    "hira.init_weights": [True, "gaussian"],
+    "lokr.init_weights": [True, "lycoris"],
+    "miss.init_weights": [True, "bat", "mini"],
+    "road.variant": ["road_1", "road_2", "road_4"],
+    "tinylora.init_weights": [True, "uniform"],
+}
+"""What is allowed where the annotation says less, or allows weights for tests only."""
+
+PATTERNS = {"osf.rank_pattern": "dict[str, float]"}
+"""What the bare `dict` of an annotation holds, where it is not whole numbers."""
+
+OWN_HELP = {
+    "adapters": "LoRA adapters that are mixed: a folder for each name.",
+    "enable_softmax": "Whether the mixing weights of a token sum to one.",
+    "enable_softmax_topk": "Whether the weights of the `top_k_lora` adapters that are kept sum to one.",
+    "layerwise_scalings": "Whether each layer mixes with weights of its own.",
+    "xlora_depth": "Layers of the network that gives the mixing weights.",
+    "xlora_size": "Width of that network; of no effect at `xlora_depth: 1`.",
+    "xlora_dropout_p": "Dropout in that network; of no effect at `xlora_depth: 1`.",
+    "use_trainable_adapters": "Whether the adapters train too.",
+    "softmax_temperature": "Temperature of the mixing weights; lower is sharper.",
+    "top_k_lora": "How many adapters are kept for a token; all by default.",
+    "scaling_pass_value": "Mixing weight in the pass that finds the mixing weights.",
+    "global_scaling_weight": "What the output of every adapter is multiplied by.",
+    "target_modules": "Names of the linear layers to adapt; `auto` takes all of them but the output head.",
+    "layers": "Indexes of the decoder layers to adapt, from 0; all by default.",
+    "modules_to_save": "Names of further modules that train as a whole and are saved with the adapter.",
+}
+"""Help where peft has none, or where a key means the same with every method."""
+
+
+def members(annotation: object) -> list[object]:
+    """The members of a union, or the annotation itself."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [found for member in typing.get_args(annotation) for found in members(member)]
+    return [annotation]
+
+
+def takes(place: str, annotation: object, default: object) -> list[object]:
+    """What a key takes: names of types, and `{"choices": [...]}`; `null` only where that is the default."""
+    if place in CHOICES:
+        return [{"choices": CHOICES[place]}]
+    found: list[object] = []
+    for member in members(annotation):
+        if typing.get_origin(member) is typing.Literal:
+            found.append({"choices": list(typing.get_args(member))})
+        elif place.endswith("_pattern") and member is not type(None):
+            found.append(PATTERNS.get(place, "dict[str, int]"))
+        elif isinstance(member, type) and not typing.get_args(member):
+            found.append(member.__name__)
+        else:
+            found.append(str(member))
+    return [kind for kind in found if kind != "NoneType"] + (["null"] if default is None else [])
+
+
+def bounds(field: str, kinds: list[object], default: object) -> dict[str, float]:
+    """The least and the greatest number: counts are 1 or more unless the default is less; dropouts are below 1."""
+    if "bool" in kinds:
+        return {}
+    if "dropout" in field:
+        return {"ge": 0, "lt": 1}
+    if "int" not in kinds or "float" in kinds:
+        return {}
+    least = 0 if "seed" in field or "frozen" in field else 1
+    return {"ge": min(least, default) if isinstance(default, int) else least}
+
+
+def key(name: str, field: "dataclasses.Field[typing.Any]", annotation: object) -> dict[str, object]:
+    """One key of the table."""
+    required = field.name in REQUIRED.get(name, set())
+    default = field.default if field.default is not dataclasses.MISSING else None
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    default = str(default.value) if isinstance(default, enum.Enum) else default
+    kinds = takes(f"{name}.{field.name}", annotation, ... if required else default)
+    help_text = OWN_HELP.get(field.name) or " ".join("".join(field.metadata.get("help") or "").split())
+    made: dict[str, object] = {"takes": kinds, "help": help_text}
+    if not required:
+        made["default"] = default
+    if found := bounds(field.name, kinds, default):
+        made["bounds"] = found
+    return made
+
+
+def keys(name: str, config: type) -> dict[str, dict[str, object]]:
+    """The keys of a method in the order of its config class."""
+    annotations = typing.get_type_hints(config)
+    made = {}
+    for field in dataclasses.fields(config):
+        annotation = annotations[field.name]
+        if field.name == "target_modules":
+            if name not in NOT_LINEAR:
+                made[field.name] = {"takes": ["targets"], "default": "auto", "help": OWN_HELP[field.name]}
+        elif field.name == "layers_to_transform":
+            made["layers"] = {"takes": ["layers", "null"], "default": None, "help": OWN_HELP["layers"]}
+        elif field.name == "modules_to_save":
+            made[field.name] = {"takes": ["list[str]", "null"], "default": None, "help": OWN_HELP[field.name]}
+        elif field.name == "init_weights" and annotation is bool and field.default is True:
+            continue  # the other value is there for peft's own tests
+        elif not {field.name, f"{name}.{field.name}"} & LEFT_OUT:
+            made[field.name] = key(name, field, annotation)
+    return made
+
+
+def table() -> dict[str, object]:
+    """The whole table."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    methods = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    made = {
+        name: {"config": config.__name__, "keys": keys(name, config)}
+        for name, config in sorted(methods.items())
+        if name not in OWN_FILES | NEED_TASKS
+    }
+    return {"peft": version("peft"), "types": made}
+
+
+def written() -> str:
+    """The table as it is in its file."""
+    return json.dumps(table(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    TABLE.write_text(written(), encoding="utf-8")
+    sys.stderr.write(f"{TABLE.name} is current\n")
