@@ -1,0 +1,82 @@
+"""Prompt tuning (arXiv:2104.08691): trained embeddings before those of the text."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ftune.core.errors import ModelError
+from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.peft.targets import task_type
+from ftune.peft.virtual_tokens import LIMITS, in_fp32
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+COMMON_TOKENS = 5000
+"""The paper samples the prompt from that many most frequent tokens (section 3.2)."""
+
+
+class Prompt(PeftMethod):
+    """The model reads [P; X] in place of X, where X embeds the text and only P trains."""
+
+    default_learning_rate: ClassVar[float] = 0.03
+
+    type: Literal["prompt"] = "prompt"
+    """Trained embeddings before the text's."""
+
+    virtual_tokens: Annotated[int, Field(ge=1)] = 20
+    """Length of the prompt. It is all that trains: tokens x hidden size."""
+
+    init: Literal["random", "text", "vocabulary"] = "vocabulary"
+    """What the prompt starts as: noise as wide as the embeddings, the embeddings of `text`, or those of tokens drawn
+    from the 5,000 most frequent."""
+
+    text: str | None = None
+    """The text to start as, such as the task in words; it is repeated or cut to the number of virtual tokens."""
+
+    @model_validator(mode="after")
+    def _text_with_init(self) -> Self:
+        if (self.text is not None) != (self.init == "text"):
+            raise ValueError("text: 'init: text' starts from it, and nothing else does; give both or neither")
+        return self
+
+    def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
+        """The model as a PEFT model with a prompt. Raises ModelError when `text` has no tokens."""
+        import torch
+        from peft import PromptTuningConfig, get_peft_model
+
+        config = PromptTuningConfig(
+            task_type=task_type(model),
+            num_virtual_tokens=self.virtual_tokens,
+            num_transformer_submodules=1,  # an encoder-decoder has its prompt in the encoder, as in the paper
+        )
+        embeddings = model.get_input_embeddings().weight.detach().float()
+        wrapped = get_peft_model(model, config)
+        prompt = wrapped.prompt_encoder["default"].embedding.weight
+        with torch.no_grad():
+            if self.init == "random":
+                prompt.normal_(std=float(embeddings.std()))
+            else:
+                prompt.copy_(embeddings[self._first_tokens(len(embeddings), material.tokenizer)])
+        return in_fp32(wrapped)
+
+    def _first_tokens(self, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
+        """The ids of the tokens that the prompt starts as."""
+        import torch
+
+        if self.text is not None:
+            if tokenizer is None:
+                raise ModelError("peft.text: it needs the model's tokenizer; use 'init: vocabulary' without one")
+            ids: list[int] = tokenizer(self.text, add_special_tokens=False)["input_ids"]
+            if not ids:
+                raise ModelError("peft.text: it has no tokens; write the task in words, or use 'init: vocabulary'")
+            return (ids * self.virtual_tokens)[: self.virtual_tokens]
+        special = set(tokenizer.all_special_ids) if tokenizer else set()
+        # tokenizers number their tokens in the order of their merges or likelihood: the most frequent come first
+        common = [token for token in range(vocabulary) if token not in special][:COMMON_TOKENS]
+        return [common[place] for place in torch.randint(len(common), (self.virtual_tokens,)).tolist()]
+
+    def limits(self) -> dict[Feature, str]:
+        """What no virtual tokens go with."""
+        return LIMITS
