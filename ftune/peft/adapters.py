@@ -13,5 +13,6 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     from peft import PeftModel
 
     import ftune.peft.tuners  # noqa: F401 - makes ftune's own known to peft
+    from ftune.peft.virtual_tokens import padding_goes_first
 
-    return PeftModel.from_pretrained(base, str(folder))
+    return padding_goes_first(PeftModel.from_pretrained(base, str(folder)))

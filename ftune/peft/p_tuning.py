@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.targets import task_type
-from ftune.peft.virtual_tokens import LIMITS, in_fp32
+from ftune.peft.virtual_tokens import LIMITS, in_fp32, padding_goes_first
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,7 +60,7 @@ class PTuning(PeftMethod):
             encoder_num_layers=self.layers or 2,
             encoder_dropout=self.dropout,
         )
-        return in_fp32(get_peft_model(model, config))
+        return padding_goes_first(in_fp32(get_peft_model(model, config)))
 
     def limits(self) -> dict[Feature, str]:
         """What no virtual tokens go with."""

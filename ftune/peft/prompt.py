@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.targets import task_type
-from ftune.peft.virtual_tokens import LIMITS, in_fp32
+from ftune.peft.virtual_tokens import LIMITS, in_fp32, padding_goes_first
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,7 +59,7 @@ class Prompt(PeftMethod):
                 prompt.normal_(std=float(embeddings.std()))
             else:
                 prompt.copy_(embeddings[self._first_tokens(len(embeddings), material.tokenizer)])
-        return in_fp32(wrapped)
+        return padding_goes_first(in_fp32(wrapped))
 
     def _first_tokens(self, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
         """The ids of the tokens that the prompt starts as."""

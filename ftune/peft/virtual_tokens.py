@@ -1,5 +1,6 @@
-"""What methods share that put virtual tokens before the text: limits, and the order of padding."""
+"""What methods share that put virtual tokens before the text: their limits, and where padding goes."""
 
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ftune.peft.base import Feature
@@ -19,7 +20,8 @@ KEYS_LIMITS: dict[Feature, str] = {
     **LIMITS,
     "activation_checkpointing": "transformers 5 drops the cache that holds the prefix while it checkpoints; "
     "lower 'batch.micro_batch_size', or use 'peft: prompt'",
-    "encoder_decoder": "peft 0.21 gives the prefix to the decoder alone, and half of it to no layer; use 'peft: prompt'",
+    "encoder_decoder": "peft 0.21 gives a prefix to the decoder alone, and half of it to no layer; "
+    "use 'peft: prompt' or 'peft: lora'",
 }
 """The same where they are keys and values of each layer."""
 
@@ -30,3 +32,57 @@ def in_fp32(model: "PeftModel") -> "PeftModel":
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def padding_goes_first(model: "PeftModel") -> "PeftModel":
+    """The model with a row's padding kept away from its virtual tokens, where a padded batch would go wrong.
+
+    peft 0.21 joins virtual tokens and row as they are and drops position ids. A row padded on the left, as for
+    generation, then reads its virtual tokens from further away the more padding it has; and a classifier, which takes
+    the last place when it gets embeddings (transformers 5), takes the padding of a row padded on the right. Here both
+    read [padding; virtual tokens; text]. Models without embedded virtual tokens stay as they are.
+    """
+    kind = model.active_peft_config
+    if kind.peft_type in ("PROMPT_TUNING", "P_TUNING"):
+        if kind.task_type == "CAUSAL_LM":
+            model.prepare_inputs_for_generation = MethodType(_prepared, model)
+        elif kind.task_type == "SEQ_CLS" and _reads_last_place(model):
+            model.get_base_model().register_forward_pre_hook(_before_classifying, with_kwargs=True)
+    return model
+
+
+def _reads_last_place(model: "PeftModel") -> bool:
+    """Whether a classifier reads the last place, as causal models do, and not the first, as masked ones do."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return model.config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _prepared(model: "PeftModel", *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The inputs of one step of generation, in place of the method of peft's model."""
+    inputs: dict[str, Any] = type(model).prepare_inputs_for_generation(model, *args, **kwargs)
+    return _reordered(inputs) if model.active_peft_config.peft_type != "PREFIX_TUNING" else inputs
+
+
+def _before_classifying(_: "Module", args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A forward hook; without embeddings there are no virtual tokens: the adapter is switched off, or a prefix."""
+    return args, _reordered(inputs) if inputs.get("inputs_embeds") is not None else inputs
+
+
+def _reordered(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs with the places that the mask leaves out first, and positions that count the others from 0.
+
+    After the first step of generation the mask alone is as long as the row, and the cache is in this order already.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.dim() != 2:
+        return inputs
+    order = mask.argsort(dim=1, stable=True)
+    mask = mask.gather(1, order)
+    inputs = {**inputs, "attention_mask": mask}
+    embeddings = inputs.get("inputs_embeds")
+    if embeddings is not None:
+        inputs["inputs_embeds"] = embeddings.gather(1, order[..., None].expand_as(embeddings))
+    length = (inputs["input_ids"] if embeddings is None else embeddings).shape[1]
+    inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+    return inputs
