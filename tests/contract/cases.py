@@ -10,6 +10,7 @@ REQUIRED: dict[str, dict[str, object]] = {**library_cases.REQUIRED}
 """What a tiny model (2 layers, hidden 32, 4 heads) needs beside, or instead of, a method's defaults, by its `type`."""
 
 VARIATIONS: dict[str, dict[str, object]] = {
+    "freeze, patterns": {"type": "freeze", "patterns": ["*.0.*"], "embeddings": True},
     "lora, rslora": {"type": "lora", "rslora": True},
     "lora, dora": {"type": "lora", "dora": True},
     "lora, pissa": {"type": "lora", "init": "pissa", "rank": 4},
@@ -25,6 +26,8 @@ VARIATIONS: dict[str, dict[str, object]] = {
 """Further settings by a name of their own."""
 
 LEARNING_RATES: dict[str, float] = {
+    "freeze": 0.01,
+    "freeze, patterns": 0.01,
     **library_cases.LEARNING_RATES,
     "ia3": 0.3,
     "lora, olora": 0.003,
@@ -32,6 +35,13 @@ LEARNING_RATES: dict[str, float] = {
 """Where 0.03 does not suit, by the name of the case."""
 
 OTHER: dict[str, dict[str, dict[str, object]]] = {
+    "freeze": {
+        "last_layers": {"last_layers": 1},
+        "layers": {"layers": [0]},
+        "patterns": {"patterns": ["*norm*"]},
+        "embeddings": {"embeddings": True},
+        "head": {"head": True},
+    },
     "adalora": {
         "rank": {"rank": 2},
         "initial_rank": {"initial_rank": 10},
