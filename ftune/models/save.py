@@ -1,5 +1,6 @@
 """Results in the standard layout of peft or transformers, and proof that what was written is whole."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,21 +8,22 @@ from ftune.core.checkpoints import commit_folder, stage_folder, writing
 from ftune.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 def save_result(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", chat_template: str | None, target: Path
+    export: Callable[[Path], None], tokenizer: "PreTrainedTokenizerBase", chat_template: str | None, target: Path
 ) -> None:
     """Write model or adapter, tokenizer and chat template to `target`, which appears only when complete.
 
-    Raises ModelError when a written tensor is empty or not finite, StorageError when the disk refuses.
+    `export` writes the model or adapter into a folder. Raises ModelError when a written tensor is empty or not finite,
+    StorageError when the disk refuses.
     """
     staging = stage_folder(target)
     with writing(staging):
         if chat_template is not None:
             tokenizer.chat_template = chat_template
-        model.save_pretrained(staging)
+        export(staging)
         tokenizer.save_pretrained(staging)
         if (staging / "README.md").is_file():  # peft's empty model card; the run's own lies above
             (staging / "README.md").unlink()

@@ -6,6 +6,7 @@ A mixin that goes before a trainer class: `class SftTrainer(ReliableTrainer, trl
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from transformers import Trainer
 from ftune.core.checkpoints import commit, rotate, stage, writing
 from ftune.core.errors import DivergedError, StorageError
 from ftune.core.say import Say
+from ftune.peft.hook import TrainingHook
 from ftune.report.events import EventLog
+from ftune.trainers.trainable import load_trainable, save_trainable
 
 MAX_SKIPPED_IN_A_ROW = 3
 
@@ -39,6 +42,17 @@ class CountingCollator:
         return batch
 
 
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a PEFT method wants of the trainer."""
+
+    adapter: bool = False
+    """Whether the result is an adapter: checkpoints then hold the trained parameters beside it, for an exact resume."""
+    hook: TrainingHook | None = None
+    learning_rate_factor: Callable[[str], float] = lambda parameter: 1.0
+    """What the learning rate of a parameter, by its name, is multiplied by."""
+
+
 class ReliableTrainer(Trainer):
     """Staged and verified checkpoints, no update from a non-finite step, token counts, token-weighted evaluation.
 
@@ -50,12 +64,19 @@ class ReliableTrainer(Trainer):
     _tr_loss: torch.Tensor
 
     def prepare_reliability(
-        self, events: EventLog, say: Say, facts: dict[str, object], origins: Sequence[str] | None
+        self,
+        events: EventLog,
+        say: Say,
+        facts: dict[str, object],
+        origins: Sequence[str] | None,
+        method: Method,
     ) -> None:
         """Connect the trainer to its run: where to write and say what happens, what a checkpoint's manifest tells.
 
         `origins` names the `file:line` of each row index; None where the rows of a batch are named by it already.
+        `method` is what the PEFT method wants beside the optimiser's steps.
         """
+        self.method = method
         self.events, self.say, self.facts, self.origins = events, say, facts, origins
         self.data_collator = CountingCollator(self.data_collator)
         self.tokens = self.trained_tokens = 0
@@ -132,6 +153,40 @@ class ReliableTrainer(Trainer):
             )
         return norm
 
+    # -- the PEFT method -----------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Upstream's optimiser, its groups split where parameters have learning rates of their own."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        factors = {id(value): self.method.learning_rate_factor(name) for name, value in self.model.named_parameters()}
+        groups: list[dict[str, Any]] = []
+        for group in optimizer.param_groups:
+            for factor in sorted({factors[id(value)] for value in group["params"]}):
+                chosen = [value for value in group["params"] if factors[id(value)] == factor]
+                groups.append({**group, "params": chosen, "lr": factor * group["lr"]})
+        optimizer.param_groups[:] = groups
+        return optimizer
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss, and in training the method's regulariser, once a step however many micro-batches it has."""
+        loss = super().compute_loss(*args, **kwargs)
+        hook = self.method.hook
+        extra = hook.regulariser() if hook and self.model.training else None
+        return loss if extra is None else loss + extra / self.current_gradient_accumulation_steps
+
+    def after_optimizer_step(self) -> None:
+        """Let the method's hook act; a step that was skipped left no gradients to act on."""
+        if self.method.hook and not self._skipped_in_a_row:
+            step = self.state.global_step + 1
+            if facts := self.method.hook.after_step(step):
+                self.events.write("method", step=step, **facts)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        if self.method.adapter:
+            load_trainable(self.model, self.method.hook, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -198,4 +253,7 @@ class ReliableTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save without `training_args.bin`: a pickle, and it would hold the hub token in clear."""
         super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        if self.method.adapter:
+            save_trainable(self.model, self.method.hook, folder)

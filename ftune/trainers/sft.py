@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback as UpstreamProgress
 from trl import SFTConfig, SFTTrainer
 
@@ -16,7 +16,7 @@ from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.trainers.feed import PreparedDataset, StreamDataset
 from ftune.trainers.progress import ProgressCallback
-from ftune.trainers.reliable import ReliableTrainer
+from ftune.trainers.reliable import Method, ReliableTrainer
 from ftune.trainers.signals import StopAtStepEnd
 
 
@@ -28,6 +28,17 @@ class ReliableSFTTrainer(ReliableTrainer, SFTTrainer):
         with self.compute_loss_context_manager():
             out = self.model(**inputs, use_cache=False, fused_lm_head=True)
         return torch.stack([-out.log_probs.float().sum(), out.is_top1.sum(), out.label_mask.sum()]).float()
+
+
+class AfterOptimizerStep(TrainerCallback):
+    """Tells the trainer when the optimiser has stepped and the gradients are still there."""
+
+    def __init__(self, trainer: ReliableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Called between the optimiser's step and `zero_grad`."""
+        self.trainer.after_optimizer_step()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +64,24 @@ def train_sft(
     events: EventLog,
     facts: dict[str, object],
     say: Say,
+    method: Method,
     checkpoint: Path | None = None,
 ) -> Outcome:
     """Train `model` in place, from `checkpoint` on when one is given.
 
-    `args` are arguments of SFTConfig; `facts` go into each checkpoint's manifest, with the position of a stream. Raises
-    DivergedError and StorageError; a stop by signal is no error here, the outcome says it.
+    `args` are arguments of SFTConfig; `method` is what the PEFT method wants; `facts` go into each checkpoint's
+    manifest, with the position of a stream. Raises DivergedError and StorageError; a stop by signal is no error here,
+    the outcome says it.
     """
     trainer = _build(model, tokenizer, train, validation, args, packed=packed)
     steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
     origins = train.prepared.origins if isinstance(train, PreparedDataset) else None
-    trainer.prepare_reliability(events, say, {**facts, "max_steps": steps}, origins)
+    trainer.prepare_reliability(events, say, {**facts, "max_steps": steps}, origins, method)
+    if method.hook:
+        method.hook.begin(steps)
     for upstream in (PrinterCallback, UpstreamProgress):
         trainer.remove_callback(upstream)
+    trainer.add_callback(AfterOptimizerStep(trainer))
     progress, stop = ProgressCallback(trainer, events, say.console), StopAtStepEnd()
     trainer.add_callback(progress)
     trainer.add_callback(stop)

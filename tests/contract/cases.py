@@ -22,6 +22,9 @@ VARIATIONS: dict[str, dict[str, object]] = {
     "prefix, no MLP": {"type": "prefix", "reparameterisation": False},
     "prompt, random": {"type": "prompt", "init": "random"},
     "p_tuning, mlp": {"type": "p_tuning", "encoder": "mlp"},
+    "adapter, pfeiffer": {"type": "adapter", "style": "pfeiffer"},
+    "adapter, parallel": {"type": "adapter", "style": "parallel"},
+    "adapter, compacter": {"type": "adapter", "compacter": True},
 }
 """Further settings by a name of their own."""
 
@@ -30,7 +33,7 @@ LEARNING_RATES: dict[str, float] = {
     "freeze, patterns": 0.01,
     **library_cases.LEARNING_RATES,
     "ia3": 0.3,
-    "lora, olora": 0.003,
+    "lora, olora": 0.01,
 }
 """Where 0.03 does not suit, by the name of the case."""
 
@@ -49,7 +52,7 @@ OTHER: dict[str, dict[str, dict[str, object]]] = {
         "dropout": {"dropout": 0.5},
         "target_modules": {"target_modules": ["q_proj"]},
         "layers": {"layers": [1]},
-        "warmup": {"warmup": 0.5},
+        "warmup": {"warmup": 0.5, "every": 1},
         "final": {"final": 0.8, "every": 1},
         "every": {"every": 2},
         "importance_decay": {"importance_decay": 0.1, "every": 1},
@@ -59,6 +62,20 @@ OTHER: dict[str, dict[str, dict[str, object]]] = {
     "ia3": {
         "target_modules": {"target_modules": ["k_proj"]},
         "feedforward_modules": {"feedforward_modules": ["up_proj"]},
+    },
+    "adapter": {
+        "style": {"style": "parallel"},
+        "reduction_factor": {"reduction_factor": 4.0},
+        "size": {"size": 3},
+        "activation": {"activation": "tanh"},
+        "dropout": {"dropout": 0.5},
+        "scale": {"scale": 2.0},
+        "drop_layers": {"drop_layers": 1},
+        "compacter": {"compacter": True},
+        "phm_dimension": {"compacter": True, "phm_dimension": 2},
+        "phm_rank": {"compacter": True, "phm_rank": 2},
+        "attention_modules": {"attention_modules": ["self_attn.o_proj"]},
+        "feed_forward_modules": {"feed_forward_modules": ["mlp.down_proj"]},
     },
     "full": {},
     "lora": {

@@ -177,10 +177,10 @@ def _both(trained: SftRecipe, folder: Path, complete: Callable[["PreTrainedModel
     base = trained.model.load(located, dtype, device)
     before = complete(base, "before")
     if trained.peft.library == "peft":
-        from peft import PeftModel
+        from ftune.peft.adapters import load_adapter
 
-        tuned = PeftModel.from_pretrained(base, str(_result(trained, folder)))
-        if trained.model.quantization.type == "none":
+        tuned = load_adapter(base, _result(trained, folder))
+        if trained.model.quantization.type == "none" and "merge" not in trained.peft.limits():
             tuned.merge_adapter()
     else:
         del base

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from ftune.recipes.sft import SftRecipe
     from ftune.trainers.feed import PreparedDataset, StreamDataset
     from ftune.trainers.sft import Outcome
+
+MATERIAL_ROWS = 256
+"""Training rows that a PEFT method may look at before it starts."""
 
 
 def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
@@ -89,8 +93,9 @@ def _train(
     import torch
     from transformers import set_seed
 
-    from ftune.peft.base import count_parameters
+    from ftune.peft.base import Material, count_parameters
     from ftune.trainers.probe import probe_packing
+    from ftune.trainers.reliable import Method
     from ftune.trainers.sft import train_sft
 
     set_seed(recipe.seed)
@@ -101,7 +106,9 @@ def _train(
     if not on_gpu:
         keep_freed_memory()
     weights = "fp32" if recipe.peft.trains_base else dtype
-    model = recipe.peft.wrap(recipe.model.load(inputs.located, weights, "cuda" if on_gpu else "cpu"))
+    rows = [inputs.train.ids(index) for index in range(min(MATERIAL_ROWS, len(inputs.train)))]
+    material = Material(inputs.tokenizer, inputs.located, rows)
+    model = recipe.peft.wrap(recipe.model.load(inputs.located, weights, "cuda" if on_gpu else "cpu"), material)
     trainable, total = count_parameters(model)
     device = torch.cuda.get_device_name() if on_gpu else "CPU"
     say.line(f"model: {total:,} parameters, {trainable:,} of them train ({trainable / total:.2%}), {dtype} on {device}")
@@ -119,6 +126,11 @@ def _train(
         events=events,
         facts={"data": inputs.fingerprint},
         say=say,
+        method=Method(
+            adapter=recipe.peft.library == "peft",
+            hook=recipe.peft.hook(model),
+            learning_rate_factor=recipe.peft.learning_rate_factor,
+        ),
         checkpoint=folder.found.path,
     )
     return model, outcome
@@ -151,7 +163,8 @@ def _save(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, model: "PreTra
     result = folder.path / _result_name(recipe)
     for config in getattr(model, "peft_config", {}).values():
         config.revision = recipe.model.revision
-    save_result(model, inputs.tokenizer, inputs.template.text if inputs.template else None, result)
+    template = inputs.template.text if inputs.template else None
+    save_result(partial(recipe.peft.export, model), inputs.tokenizer, template, result)
     return result
 
 
