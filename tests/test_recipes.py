@@ -45,10 +45,11 @@ def test_shipped_schemas_are_current(command: str) -> None:
     assert shipped == recipe_schema(command), f"run: ftune schema {command} > recipes/schema/{command}.json"
 
 
-def test_copy_brings_the_rows_along(ftune: Callable[..., Done], tmp_path: Path) -> None:
-    done = ftune("recipes", "copy", "quickstart", tmp_path / "mine.yaml")
+@pytest.mark.parametrize("name", ["quickstart", "sft/prefix"])
+def test_copy_brings_the_rows_along(name: str, ftune: Callable[..., Done], tmp_path: Path) -> None:
+    done = ftune("recipes", "copy", name, tmp_path / "mine.yaml")
     assert done.code == 0, done.err
     assert (tmp_path / "data/orders/train.jsonl").is_file()
     loaded = load_recipe("sft", tmp_path / "mine.yaml")
     assert loaded.recipe.resolved()["data"]["train"][0]["path"] == str(tmp_path / "data/orders/train.jsonl")
-    assert "there already" in ftune("recipes", "copy", "quickstart", tmp_path / "mine.yaml").err
+    assert "there already" in ftune("recipes", "copy", name, tmp_path / "mine.yaml").err

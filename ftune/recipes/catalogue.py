@@ -35,22 +35,24 @@ def find_recipe(name: str) -> Path:
 
 
 def copy_recipe(name: str, target: Path) -> list[Path]:
-    """Copy a shipped recipe to `target`, with the shipped rows that it reads beside it.
+    """Copy a shipped recipe to `target`, with the shipped rows that it reads in `data/` beside it.
 
-    Returns what was written. Raises RecipeError when a file is there already.
+    The line that names the schema stays behind: it holds only where the shipped recipes are. Returns what was written.
+    Raises RecipeError when a file is there already.
     """
-    source = find_recipe(name)
-    text = source.read_text(encoding="utf-8")
+    text = find_recipe(name).read_text(encoding="utf-8").replace("../data/", "data/")
+    text = "".join(line for line in text.splitlines(keepends=True) if "yaml-language-server" not in line)
     folder = recipes_folder()
     shipped = [path for path in sorted(folder.glob("data/*/*")) if str(path.relative_to(folder)) in text]
-    pairs = [(source, target), *((path, target.parent / path.relative_to(folder)) for path in shipped)]
-    for _, to in pairs:
+    rows = {target.parent / path.relative_to(folder): path for path in shipped}
+    for to in (target, *rows):
         if to.exists():
             raise RecipeError(f"{to}: there already; choose another name or remove it")
-    for path, to in pairs:
         to.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    for to, path in rows.items():
         shutil.copyfile(path, to)
-    return [to for _, to in pairs]
+    return [target, *rows]
 
 
 def _summary(text: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from ftune.core.section import Section
 from ftune.core.variants import variants_of
 from ftune.data.formats.base import RowFormat
+from ftune.peft.base import PeftMethod
 from ftune.recipes.explain import _sections_in
 from ftune.recipes.load import load_recipe
 from ftune.recipes.sft import SftRecipe
@@ -121,26 +122,8 @@ def test_model_quantization(
     assert (str(found).removeprefix("torch.") if isinstance(found, torch.dtype) else found) == value
 
 
-@pytest.mark.parametrize(
-    ("override", "name", "value"),
-    [
-        ("peft.rank=2", "r", 2),
-        ("peft.alpha=5.0", "lora_alpha", 5.0),
-        ("peft.dropout=0.1", "lora_dropout", 0.1),
-        ("peft.target_modules=[q_proj]", "target_modules", {"q_proj"}),
-        ("peft.layers=[1]", "layers_to_transform", [1]),
-        ("peft.rslora=true", "use_rslora", True),
-        ("peft.dora=true", "use_dora", True),
-    ],
-)
-def test_peft_lora(recipe: Callable[..., Path], tiny_model: Path, override: str, name: str, value: object) -> None:
-    loaded = model_of(recipe(), override)
-    wrapped = loaded.peft.wrap(loaded.model.load(str(tiny_model), "fp32", "cpu"))
-    assert getattr(wrapped.peft_config["default"], name) == value
-
-
 COVERED = {
-    *TRAINING, "log.trackers", "extends", "type", "peft.type", "backend.type",
+    *TRAINING, "log.trackers", "extends", "type", "peft", "backend.type",
     "data.train", "data.train.path", "data.train.rows", "data.train.weight", "data.train.columns", "data.train.name",
     "data.train.split", "data.train.revision", "data.validation", "data.validation.source", "data.validation.fraction",
     "data.validation.count", "data.format", "data.mask", "data.max_length", "data.on_bad_row", "data.on_long_row",
@@ -150,14 +133,14 @@ COVERED = {
     "model.path", "model.revision", "model.dtype", "model.attention", "model.chat_template", "model.quantization",
     "model.trust_remote_code", "model.quantization.type", "model.quantization.double_quant",
     "model.quantization.compute_dtype", "model.quantization.threshold",
-    "peft.rank", "peft.alpha", "peft.dropout", "peft.target_modules", "peft.layers", "peft.rslora", "peft.dora",
 }  # fmt: skip
-"""Keys with a case here, in test_data_keys, test_load, tests/trainers/test_sft.py (packing) or tests/data (formats)."""
+"""Keys with a case here, in test_data_keys, test_load, tests/trainers/test_sft.py (packing), tests/data (formats) or
+tests/contract/test_peft_keys.py (PEFT methods)."""
 
 
 def keys_of(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
-        inner = [found for found in _sections_in(field.annotation) if not issubclass(found, RowFormat)]
+        inner = [found for found in _sections_in(field.annotation) if not issubclass(found, RowFormat | PeftMethod)]
         if not inner or inner[0].__name__ in ("Source", "TrainingSource", "Validation", "Streaming"):
             yield f"{prefix}{name}"
         for found in inner:
