@@ -5,8 +5,12 @@ from typing import Any
 from ftune.core.variants import variants_of
 from ftune.peft.base import FEATURES, PeftMethod
 from tests.contract import library_cases
+from tests.contract.adapters_to_fuse import adapters_to_fuse
 
-REQUIRED: dict[str, dict[str, object]] = {**library_cases.REQUIRED}
+REQUIRED: dict[str, dict[str, object]] = {
+    **library_cases.REQUIRED,
+    "adapter_fusion": {"adapters": adapters_to_fuse()},
+}
 """What a tiny model (2 layers, hidden 32, 4 heads) needs beside, or instead of, a method's defaults, by its `type`."""
 
 VARIATIONS: dict[str, dict[str, object]] = {
@@ -70,6 +74,7 @@ OTHER: dict[str, dict[str, dict[str, object]]] = {
         "target_modules": {"target_modules": ["k_proj"]},
         "feedforward_modules": {"feedforward_modules": ["up_proj"]},
     },
+    "adapter_fusion": {"adapters": {"adapters": adapters_to_fuse()[:1] * 2}},
     "adapter": {
         "style": {"style": "parallel"},
         "reduction_factor": {"reduction_factor": 4.0},

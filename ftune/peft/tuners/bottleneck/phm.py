@@ -11,9 +11,9 @@ def shared_factors(dimension: int) -> nn.Parameter:
 
 
 class KroneckerLinear(nn.Module):
-    """W = sum_i A_i kron B_i with B_i = s_i t_i of rank r (equations 3 and 5); n (r (k + d)) / n + d own parameters.
+    """W = sum_i A_i kron (s_i t_i) with shared A_i and s_i, t_i of rank r: r (inputs + outputs) of its own, and a bias.
 
-    n divides both sizes. At the start W keeps the size of its input, or is zero.
+    The number of products divides both sizes. At the start W keeps the size of its input, or is zero.
     """
 
     def __init__(self, inputs: int, outputs: int, dimension: int, rank: int, *, zero: bool) -> None:
@@ -23,11 +23,15 @@ class KroneckerLinear(nn.Module):
         self.right = nn.Parameter(torch.randn(dimension, rank, inputs // dimension) * inputs**-0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def weight(self, shared: Tensor) -> Tensor:
-        """W from the shared factors: (outputs, inputs)."""
-        blocks = torch.einsum("iab,icr,ird->acbd", shared, self.left, self.right)
-        return blocks.reshape(self.bias.numel(), -1)
-
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
-        return nn.functional.linear(x, self.weight(shared), self.bias)
+        return nn.functional.linear(x, kronecker_sum(shared, self.left, self.right), self.bias)
+
+
+def kronecker_sum(shared: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """sum_i A_i kron (s_i t_i), shape (outputs, inputs).
+
+    Shapes: A (n, n, n), s (n, outputs / n, r), t (n, r, inputs / n).
+    """
+    blocks = torch.einsum("iab,icr,ird->acbd", shared, left, right)
+    return blocks.flatten(2).flatten(0, 1)

@@ -1,0 +1,95 @@
+"""AdapterFusion (arXiv:2005.00247): several trained bottleneck adapters, combined by attention."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ftune.core.errors import ModelError
+from ftune.core.section import Location
+from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.peft.targets import task_type
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+CONFIG = "adapter_config.json"
+
+
+class AdapterFusion(PeftMethod):
+    """h = f(x) + sum_n softmax_n(Q f(x) . K z_n) V z_n, where z_n is what adapter n adds to the sublayer f.
+
+    The adapters are frozen; Q, K and V of each sublayer train. V starts near the identity, so a run starts from about
+    the mean of the adapters. The result holds the adapters too.
+    """
+
+    own_tuner: ClassVar[bool] = True
+    default_learning_rate: ClassVar[float] = 5e-5
+
+    type: Literal["adapter_fusion"] = "adapter_fusion"
+    """Attention over trained adapters."""
+
+    adapters: Annotated[list[str], Field(min_length=2)]
+    """Folders of runs with `peft: adapter`, or of their adapters, all of one style and on one base model."""
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """A folder without an adapter."""
+        for index, name in enumerate(self.adapters):
+            if not (_adapter_folder(name) / CONFIG).is_file():
+                yield (
+                    ("adapters", index),
+                    f"no adapter in '{name}'; name a run folder with 'adapter' in it, or that one",
+                )
+
+    def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
+        """The model as a PEFT model with the adapters on it, and attention over them.
+
+        Raises ModelError when the adapters do not go together, or do not fit the model.
+        """
+        from peft import get_peft_model
+
+        import ftune.peft.tuners  # noqa: F401 - makes the method known to peft
+        from ftune.peft.tuners.fusion.adapters import fill, read_adapters
+        from ftune.peft.tuners.fusion.config import FusionConfig
+
+        configs, weights = read_adapters([_adapter_folder(name) for name in self.adapters])
+        places = [path for path, _ in model.named_modules() if path in weights[0]]
+        _check_fit(model, places, weights[0])
+        wrapped = get_peft_model(
+            model,
+            FusionConfig(
+                task_type=task_type(model),
+                target_modules=places,
+                style=configs[0].style,
+                sizes=[config.size for config in configs],
+                activations=[config.activation for config in configs],
+                scales=[config.scale for config in configs],
+            ),
+        )
+        fill(model, weights)
+        return wrapped
+
+    def limits(self) -> dict[Feature, str]:
+        """The adapters act at once, and what is not linear has no place in a weight."""
+        return {
+            "step_zero": "the fused adapters act from the first step; start from one of them, or use 'adapter'",
+            "merge": "adapters are not linear, so no weight can take them in; serve base and adapter, or use 'lora'",
+        }
+
+
+def _adapter_folder(name: str) -> Path:
+    """The folder of an adapter itself, for that of a run too."""
+    folder = Path(name).expanduser()
+    return folder / "adapter" if (folder / "adapter" / CONFIG).is_file() else folder
+
+
+def _check_fit(model: "PreTrainedModel", places: list[str], weights: "dict[str, dict[str, Tensor]]") -> None:
+    """Raises ModelError when the adapters have nowhere to go, or another hidden size."""
+    if not places:
+        raise ModelError(f"peft.adapters: the model has no '{min(weights)}'; they were trained on another base model")
+    found, wanted = weights[places[0]]["up.bias"].numel(), model.config.get_text_config().hidden_size
+    if found != wanted:
+        raise ModelError(f"peft.adapters: they are for a hidden size of {found}, and the model's is {wanted}")

@@ -1,0 +1,1 @@
+"""AdapterFusion as a tuner of peft."""
