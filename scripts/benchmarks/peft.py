@@ -22,6 +22,7 @@ import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import datetime
+from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ ORDERS = ROOT / "recipes" / "data" / "orders"
 SAID = re.compile(r"model: ([\d,]+) parameters, ([\d,]+) of them train")
 UNTIMED = 5
 """The first steps of a run, which warm up, and the last ones, whose mean is the final training loss."""
+
+TURNS = [
+    complex(cos(pi * turn / 8), sin(pi * turn / 8)) for turn in (0, 8, 4, 12, 2, 14, 6, 10, 1, 15, 7, 9, 3, 13, 5, 11)
+]
+"""Where a label may stand beside its point, as directions: right, left, above, below, then between these."""
 
 Record = dict[str, Any]
 
@@ -140,12 +146,8 @@ def read_results(file: Path) -> list[Record]:
 
 def rank(record: Record) -> tuple[Any, ...]:
     """Smaller is better."""
-    return (
-        "exact" not in record,
-        -record.get("exact", 0),
-        -record.get("fields", 0),
-        record.get("validation_loss", 0),
-    )
+    quality = (-record.get("exact", 0), -record.get("fields", 0), record.get("validation_loss", 0))
+    return "exact" not in record, *quality
 
 
 def table(records: list[Record]) -> str:
@@ -160,7 +162,7 @@ def table(records: list[Record]) -> str:
     if base is not None:
         quality = [f"{base['base_fields']:.1%}", f"{base['base_exact']:.1%}"]
         lines.append("| " + " | ".join(["(before training)", *[""] * (len(head) - 3), *quality]) + " |")
-    lines += [f"\n{each['method']} failed: {each['error']}" for each in records if each["error"]]
+    lines += [f"\n{each['method']} failed: {each['error'].splitlines()[0]}" for each in records if each["error"]]
     return "\n".join(lines)
 
 
@@ -199,6 +201,7 @@ def draw(records: list[Record], png: Path) -> None:
         across, up = [x for x, _ in points], [y for _, y in points]
         axes.scatter(across, up, s=areas, color=BLUE, alpha=0.45, linewidths=0)
         axes.scatter(across, up, s=10, color=BLUE, linewidths=0)
+        axes.set_axisbelow(True)
         axes.set(xscale="log", xlabel="trained parameters", ylabel="exact match on held-out rows", ylim=(-6, 106))
         axes.set_xlim(min(across) / 2.5, max(across) * 2.5)
         axes.xaxis.set_major_locator(LogLocator(numticks=12))
@@ -211,51 +214,44 @@ def draw(records: list[Record], png: Path) -> None:
             caption = f"area: peak memory, {least:.1f} to {largest:.1f} GiB"
             axes.set_title(caption, loc="right", color=GREY, fontsize=10, fontweight="normal")
         figure.draw_without_rendering()  # lays out, so that labels know where they are
-        place_labels(axes, points, [record["method"] for record in shown])
+        place_labels(axes, points, areas, [record["method"] for record in shown])
         png.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(png, dpi=160)
 
 
-def place_labels(axes: Any, points: list[tuple[float, float]], texts: list[str]) -> None:
-    """Write each text as near to its point as no other text and no other point is in the way."""
-    from math import cos, pi, sin
-
+def place_labels(axes: Any, points: list[tuple[float, float]], areas: list[float], texts: list[str]) -> None:
+    """Write each text as near to its point as neither another text nor another point is in the way."""
     from matplotlib.transforms import Bbox
 
     from ftune.report.curves import GREY, INK
 
-    renderer = axes.figure.canvas.get_renderer() if hasattr(axes.figure.canvas, "get_renderer") else None
-    frame = axes.get_window_extent()
+    frame, unit = axes.get_window_extent(), axes.figure.dpi / 72
     spots = [axes.transData.transform(point) for point in points]
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
-    unit = axes.figure.dpi / 72
-    for (x, y), point, text in zip(spots, points, texts, strict=True):
-        label = axes.text(0, 0, text, fontsize=9, color=INK)
-        size = label.get_window_extent(renderer)
-        label.remove()
-        rings = [(radius, turn) for radius in range(9, 160, 5) for turn in range(16)]
-        for radius, turn in rings:
-            across, up = cos(2 * pi * turn / 16), sin(2 * pi * turn / 16)
-            center = x + across * (radius * unit + size.width / 2), y + up * (radius * unit + size.height / 2)
-            box = Bbox.from_bounds(
-                center[0] - size.width / 2 - 2, center[1] - size.height / 2 - 1, size.width + 4, size.height + 2
-            )
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+    radii = [0.4 * unit * area**0.5 for area in areas]
+    taken = [Bbox.from_extents(x - r, y - r, x + r, y + r) for (x, y), r in zip(spots, radii, strict=True)]
+    for index, ((x, y), text) in enumerate(zip(spots, texts, strict=True)):
+        others = [box for place, box in enumerate(taken) if place != index]
+        label = axes.annotate(text, xy=points[index], ha="center", va="center", fontsize=9, color=INK)
+        size = label.get_window_extent()
+        for away, turn in [(away, turn) for away in range(3, 200, 4) for turn in TURNS]:
+            reach = radii[index] + away * unit
+            center = x + (reach + size.width / 2) * turn.real, y + (reach + size.height / 2) * turn.imag
+            wide, high = size.width / 2 + 3, size.height / 2 + 1
+            box = Bbox.from_extents(center[0] - wide, center[1] - high, center[0] + wide, center[1] + high)
+            line = [(x + (center[0] - x) * step / 20, y + (center[1] - y) * step / 20) for step in range(20)]
+            inside = frame.containsx(box.x0) and frame.containsx(box.x1) and frame.containsy(box.y0)
+            if inside and not any(box.overlaps(other) or other.count_contains(line) for other in others):
                 break
         taken.append(box)
-        axes.annotate(
-            text,
-            xy=point,
-            xytext=axes.transData.inverted().transform(center),
-            ha="center",
-            va="center",
-            fontsize=9,
-            color=INK,
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-            if radius > 14
-            else None,
-        )
+        label.set_position(axes.transData.inverted().transform(center))
+        if away > 3:
+            axes.annotate(
+                "",
+                xy=points[index],
+                xytext=label.get_position(),
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 7, "shrinkB": 2},
+                zorder=1,
+            )
 
 
 def amount(value: float) -> str:
