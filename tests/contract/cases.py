@@ -8,6 +8,7 @@ from tests.contract import library_cases
 from tests.contract.adapters_to_fuse import adapters_to_fuse
 
 REQUIRED: dict[str, dict[str, object]] = {
+    "bitfit": {"add": True},
     **library_cases.REQUIRED,
     "adapter_fusion": {"adapters": adapters_to_fuse()},
 }
@@ -49,6 +50,10 @@ LEARNING_RATES: dict[str, float] = {
 """Where 0.03 does not suit, by the name of the case."""
 
 OTHER: dict[str, dict[str, dict[str, object]]] = {
+    "bitfit": {
+        "add": {"add": False},
+        "target_modules": {"target_modules": ["q_proj"]},
+    },
     "freeze": {
         "last_layers": {"last_layers": 1},
         "layers": {"layers": [0]},

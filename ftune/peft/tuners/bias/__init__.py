@@ -1,0 +1,1 @@
+"""Trained biases as an adapter: offsets beside frozen modules."""
