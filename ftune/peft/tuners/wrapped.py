@@ -73,6 +73,10 @@ class WrappingTuner(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
         return layer
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Only that: peft's own expects the child to have a weight."""
+        setattr(parent, child_name, new_module)
+
     def _check_merge_allowed(self) -> None:
         raise ModelError("bottleneck adapters are not linear, so no weight of the base can take them in; keep them")
 

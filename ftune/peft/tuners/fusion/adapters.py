@@ -46,7 +46,7 @@ def fill(model: nn.Module, weights: Sequence[Weights]) -> None:
     for path, layer in model.named_modules():
         if isinstance(layer, FusionLayer):
             (bottlenecks,) = layer.fusion_adapters.values()
-            for bottleneck, places in zip(bottlenecks, weights, strict=True):
+            for bottleneck, places in zip(bottlenecks.children(), weights, strict=True):
                 bottleneck.load_state_dict(places[path])
 
 

@@ -58,9 +58,7 @@ class FusionLayer(WrappedSublayer):
 
     def change(self, adapter: str, read: Tensor, written: Tensor) -> Tensor:
         """The mixture; query is what the sublayer wrote, keys and values are what the adapters would add to it."""
-        attention: FusionAttention = self.fusion_attention[adapter]
         seen = read if self.fusion_beside[adapter] else written
-        changes = torch.stack([bottleneck(seen) for bottleneck in self.fusion_adapters[adapter]], dim=-2)
-        dtype = attention.key.weight.dtype
-        mixture: Tensor = attention(written.to(dtype), changes.to(dtype))
+        changes = torch.stack([bottleneck(seen) for bottleneck in self.fusion_adapters[adapter].children()], dim=-2)
+        mixture: Tensor = self.fusion_attention[adapter](written.to(changes.dtype), changes)
         return mixture
