@@ -1,6 +1,7 @@
 """AdaLoRA (arXiv:2303.10512): ranks move during training to the layers where they matter most."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -97,6 +98,12 @@ class AdaLora(PeftMethod):
         # never see; the hook gives it to all of them instead
         wrapped.base_model.forward = partial(_forward, wrapped.base_model)
         return wrapped
+
+    def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
+        """The triplets that are left; a layer that has none keeps one whose E is zero, as no tensor may be empty."""
+        for kept in (model.peft_config["default"].rank_pattern or {}).values():
+            kept[0] = kept[0] or not any(kept)
+        super().export(model, folder)
 
     def hook(self, model: "PeftModel") -> TrainingHook:
         """The rank allocator and the regulariser."""

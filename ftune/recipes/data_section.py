@@ -1,5 +1,6 @@
 """The `data` section: which rows are trained on, and what of them."""
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ def _search(path: str, info: ValidationInfo) -> str:
     """A local path found beside the working folder or the recipe, as it can be opened from here; else unchanged."""
     folders = (info.context or {}).get("folders", [Path()])
     found = find_file(path, folders) if "://" not in path else None
-    return str(found) if found else path
+    return os.path.normpath(found) if found else path
 
 
 def _format(value: object) -> object:
