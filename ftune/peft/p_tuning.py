@@ -1,5 +1,6 @@
 """P-tuning (arXiv:2103.10385): trained embeddings before those of the text, made by a small network."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,3 +66,10 @@ class PTuning(PeftMethod):
     def limits(self) -> dict[Feature, str]:
         """What no virtual tokens go with."""
         return LIMITS
+
+    def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
+        """Save what the encoder gives without dropout; peft 0.21 takes it as it stands, and a trained one drops."""
+        training = model.training
+        model.eval()
+        super().export(model, folder)
+        model.train(training)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import task_type
-from ftune.peft.virtual_tokens import KEYS_LIMITS, in_fp32
+from ftune.peft.virtual_tokens import KEYS_LIMITS, with_prefix
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,10 +25,7 @@ class PTuningV2(PeftMethod):
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model of peft's prefix type, which is this method without its projection."""
-        from peft import PrefixTuningConfig, get_peft_model
-
-        config = PrefixTuningConfig(task_type=task_type(model), num_virtual_tokens=self.virtual_tokens)
-        return in_fp32(get_peft_model(model, config))
+        return with_prefix(model, self.virtual_tokens, hidden_size=None)
 
     def limits(self) -> dict[Feature, str]:
         """The prompts lie in the key-value cache, which decides what works."""

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import task_type
-from ftune.peft.virtual_tokens import KEYS_LIMITS, in_fp32
+from ftune.peft.virtual_tokens import KEYS_LIMITS, with_prefix
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -38,15 +37,7 @@ class Prefix(PeftMethod):
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model with a prefix."""
-        from peft import PrefixTuningConfig, get_peft_model
-
-        config = PrefixTuningConfig(
-            task_type=task_type(model),
-            num_virtual_tokens=self.virtual_tokens,
-            prefix_projection=self.reparameterisation,
-            encoder_hidden_size=self.hidden_size or 512,
-        )
-        return in_fp32(get_peft_model(model, config))
+        return with_prefix(model, self.virtual_tokens, self.hidden_size or 512 if self.reparameterisation else None)
 
     def limits(self) -> dict[Feature, str]:
         """The prefix lies in the key-value cache, which decides what works."""

@@ -4,10 +4,12 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ftune.peft.base import Feature
+from ftune.peft.targets import task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch.nn import Module
+    from transformers import PreTrainedModel
 
 LIMITS: dict[Feature, str] = {
     "packing": "virtual tokens go before one row, so packed rows would have to share them; use 'data.packing: false'",
@@ -32,6 +34,28 @@ def in_fp32(model: "PeftModel") -> "PeftModel":
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def with_prefix(model: "PreTrainedModel", virtual_tokens: int, hidden_size: int | None) -> "PeftModel":
+    """The model with trained keys and values in every layer, made by an MLP of that width where one is given.
+
+    Keys and values that train themselves start as small as the model's weights did. Standard normal ones, as peft 0.21
+    starts, took the loss of SmolLM2-135M from 1.9 to 7.7 before the first step.
+    """
+    import torch
+    from peft import PrefixTuningConfig, get_peft_model
+
+    config = PrefixTuningConfig(
+        task_type=task_type(model),
+        num_virtual_tokens=virtual_tokens,
+        prefix_projection=hidden_size is not None,
+        encoder_hidden_size=hidden_size,
+    )
+    wrapped = get_peft_model(model, config)
+    if hidden_size is None:
+        with torch.no_grad():
+            wrapped.prompt_encoder["default"].embedding.weight.mul_(model.config.get_text_config().initializer_range)
+    return in_fp32(wrapped)
 
 
 def padding_goes_first(model: "PeftModel") -> "PeftModel":
