@@ -28,6 +28,8 @@ class CardFacts:
     """Where the result lies, relative to the card: "adapter" or "model"."""
     chat: bool
     """Whether the model has a chat template."""
+    own_tuner: bool
+    """Whether peft knows the adapter only through ftune."""
     command: str
     recipe: str
     """The YAML text as given."""
@@ -58,7 +60,7 @@ def model_card(facts: CardFacts) -> str:
         f"A {_escape(kind)} {_code(facts.base_model)}, made by {_escape(facts.task)} with ftune.",
         _table("At the end of training", {name: _number(value) for name, value in facts.results.items()}),
         "## Load it",
-        f"In the folder of this file, with plain {'transformers and peft' if facts.is_adapter else 'transformers'}:",
+        f"In the folder of this file, with {_packages(facts)}:",
         _block("python", _loading(facts)),
         "## How it was trained",
         _block("bash", facts.command),
@@ -88,6 +90,12 @@ def _front_matter(facts: CardFacts) -> str:
     return f"---\n{matter}# license: to be filled in by the author\n---"
 
 
+def _packages(facts: CardFacts) -> str:
+    if facts.own_tuner:
+        return "transformers, peft and ftune"
+    return "plain transformers and peft" if facts.is_adapter else "plain transformers"
+
+
 def _loading(facts: CardFacts) -> str:
     package, loader = (
         ("peft", "AutoPeftModelForCausalLM") if facts.is_adapter else ("transformers", "AutoModelForCausalLM")
@@ -95,6 +103,8 @@ def _loading(facts: CardFacts) -> str:
     imports = [f"from {package} import {loader}", "from transformers import AutoTokenizer"]
     if not facts.is_adapter:
         imports = [f"from transformers import {loader}, AutoTokenizer"]
+    if facts.own_tuner:
+        imports.append("import ftune.peft.tuners  # makes this kind of adapter known to peft")
     messages = 'tokenizer.apply_chat_template(\n    [{"role": "user", "content": "..."}], add_generation_prompt=True, '
     inputs = (
         messages + 'return_dict=True, return_tensors="pt"\n)' if facts.chat else 'tokenizer("...", return_tensors="pt")'

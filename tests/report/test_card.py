@@ -21,6 +21,7 @@ FACTS = CardFacts(
     method="lora",
     folder="adapter",
     chat=True,
+    own_tuner=False,
     command="ftune sft recipes/lora.yaml seed=3",
     recipe="type: sft\nseed: 3\n",
     rows={"train.jsonl": 1200},
@@ -86,6 +87,13 @@ def test_the_loading_code_is_code(method: str, folder: str, loader: str, chat: b
     assert ("apply_chat_template" in code) is chat
     assert ("peft" in code) is (folder == "adapter")
     assert f'from_pretrained("{folder}")' in code
+
+
+def test_an_adapter_of_ftunes_own_says_what_it_needs() -> None:
+    text = model_card(replace(FACTS, method="bitfit", own_tuner=True))
+    assert "import ftune.peft.tuners" in fences(text)["python"]
+    assert "with transformers, peft and ftune:" in text
+    assert "ftune.peft" not in model_card(FACTS)
 
 
 def test_facts_that_are_not_known_leave_no_trace() -> None:

@@ -185,6 +185,7 @@ def _report(recipe: "SftRecipe", folder: RunFolder, inputs: Inputs, options: Run
         method=recipe.peft.type,
         folder=_result_name(recipe),
         chat=inputs.template is not None,
+        own_tuner=recipe.peft.own_tuner,
         command=options.command,
         recipe=options.text,
         rows=inputs.rows_of_sources([source.path for source in recipe.data.train]),
