@@ -51,7 +51,7 @@ def fill(model: nn.Module, weights: Sequence[Weights]) -> None:
 
 
 def _extent(places: Weights) -> str:
-    return f"{len(places)} from {min(places)} to {max(places)}"
+    return f"{len(places)}, {min(places)} to {max(places)}"
 
 
 def _config(folder: Path) -> BottleneckConfig:
