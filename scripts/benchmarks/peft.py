@@ -8,9 +8,10 @@
 
 SmolLM2-135M-Instruct learns the quickstart's orders: 288 rows, 8 a step, and 64 held-out rows whose answers must match
 to the letter. A method is a recipe's name, with overrides behind `+`; it brings its own settings and learning rate,
-while rows, seed, steps and schedule are the same for all. Each result is a line of the file --results: later lines of a
-method replace what they have in common with earlier ones, so several processes can share the work. A method that fails
-is in the table with its error. Memory is the GPU's peak, loading included; a CPU has no peak that could be reset.
+while rows, seed, steps and schedule are the same for all; adapter_fusion combines two adapters that saw half of the
+rows each. Each result is a line of the file --results: later lines of a method replace what they have in common with
+earlier ones, so several processes can share the work. A method that fails is in the table with its error. Memory is the
+GPU's peak, loading included; a CPU has no peak that could be reset.
 """
 
 import argparse
@@ -65,10 +66,28 @@ def load(method: str, given: argparse.Namespace) -> Any:
         "checkpoint={every: never}",
         "trainer_args={}",
     ]
+    if name == "adapter_fusion":
+        shared.append(f"peft.adapters={json.dumps(adapters_to_fuse(given))}")
     path = RECIPES / f"{name}.yaml"
     if not path.is_file():
         path, shared = ROOT / "recipes" / "quickstart.yaml", [f"peft={{type: {name}}}", "optim={}", *shared]
     return load_recipe("sft", path, [*shared, *own])
+
+
+def adapters_to_fuse(given: argparse.Namespace) -> list[str]:
+    """Two adapters in the paper's style, trained as long as every method, each on half of the rows."""
+    from ftune.recipes.base import RunOptions
+
+    rows = (ORDERS / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    runs = []
+    for half in range(2):
+        file = given.runs / f"half{half}.jsonl"
+        file.write_text("".join(rows[half::2]), encoding="utf-8")
+        method = f"adapter+peft.style=pfeiffer+eval.every=never+data.train={file}+output_dir={given.runs / file.stem}"
+        loaded = load(method, given)
+        loaded.recipe.execute(RunOptions(loaded.text, " ".join(sys.argv), overwrite=True))
+        runs.append(loaded.recipe.output_dir)
+    return runs
 
 
 def measure(method: str, given: argparse.Namespace) -> Record:
@@ -78,16 +97,16 @@ def measure(method: str, given: argparse.Namespace) -> Record:
     from ftune.recipes.base import RunOptions
     from ftune.recipes.eval import EvalRecipe
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     given.runs.mkdir(parents=True, exist_ok=True)
     log = given.runs / f"{method}.log"
     with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             loaded = load(method, given)
             run = Path(loaded.recipe.output_dir)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
             loaded.recipe.execute(RunOptions(loaded.text, " ".join(sys.argv), overwrite=True))
             if not given.no_eval:
                 test = {"path": str(ORDERS / "test.jsonl")}
