@@ -92,7 +92,22 @@ def load_model(
             **where,
         )
 
-    return _local_first(path, load)
+    model = _local_first(path, load)
+    if device == "cpu":
+        _keep_gradients(model)
+    return model
+
+
+def _keep_gradients(model: "PreTrainedModel") -> None:
+    """Keep 4-bit weights on a CPU in the layout that gradients go through.
+
+    On processors with AVX512-BF16, bitsandbytes (seen in 0.50) packs them in the first pass that is not training, for a
+    product without gradients: from then on, after one look at held-out rows, layers below learn nothing, without a
+    word. The other layout costs evaluation some speed there.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _local_first(path: str, load: Callable[..., T]) -> T:
