@@ -25,7 +25,7 @@ class PTuningV2(PeftMethod):
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model of peft's prefix type, which is this method without its projection."""
-        return with_prefix(model, self.virtual_tokens, hidden_size=None)
+        return with_prefix(model, self.virtual_tokens, hidden_size=None, material=material)
 
     def limits(self) -> dict[Feature, str]:
         """The prompts lie in the key-value cache, which decides what works."""

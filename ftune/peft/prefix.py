@@ -37,7 +37,8 @@ class Prefix(PeftMethod):
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model with a prefix."""
-        return with_prefix(model, self.virtual_tokens, self.hidden_size or 512 if self.reparameterisation else None)
+        width = self.hidden_size or 512
+        return with_prefix(model, self.virtual_tokens, width if self.reparameterisation else None, material)
 
     def limits(self) -> dict[Feature, str]:
         """The prefix lies in the key-value cache, which decides what works."""

@@ -7,14 +7,11 @@ from pydantic import Field, model_validator
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.targets import task_type
-from ftune.peft.virtual_tokens import LIMITS, in_fp32, padding_goes_first
+from ftune.peft.virtual_tokens import LIMITS, common_tokens, in_fp32, padding_goes_first
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-COMMON_TOKENS = 5000
-"""The paper samples the prompt from that many most frequent tokens (section 3.2)."""
 
 
 class Prompt(PeftMethod):
@@ -63,8 +60,6 @@ class Prompt(PeftMethod):
 
     def _first_tokens(self, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
         """The ids of the tokens that the prompt starts as."""
-        import torch
-
         if self.text is not None:
             if tokenizer is None:
                 raise ModelError("peft.text: it needs the model's tokenizer; use 'init: vocabulary' without one")
@@ -72,10 +67,7 @@ class Prompt(PeftMethod):
             if not ids:
                 raise ModelError("peft.text: it has no tokens; write the task in words, or use 'init: vocabulary'")
             return (ids * self.virtual_tokens)[: self.virtual_tokens]
-        special = set(tokenizer.all_special_ids) if tokenizer else set()
-        # tokenizers number their tokens in the order of their merges or likelihood: the most frequent come first
-        common = [token for token in range(vocabulary) if token not in special][:COMMON_TOKENS]
-        return [common[place] for place in torch.randint(len(common), (self.virtual_tokens,)).tolist()]
+        return common_tokens(self.virtual_tokens, vocabulary, tokenizer)
 
     def limits(self) -> dict[Feature, str]:
         """What no virtual tokens go with."""

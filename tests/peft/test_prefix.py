@@ -81,3 +81,30 @@ def test_transformers_still_drops_a_prefix_while_it_checkpoints(method: PeftMeth
     ids = torch.tensor([[5, 9, 13, 21]])
     with pytest.raises(RuntimeError, match="must match"):  # the mask counts keys that are no longer there
         model(input_ids=ids, labels=ids)
+
+
+@pytest.mark.parametrize(
+    "method", [Prefix(virtual_tokens=TOKENS, reparameterisation=False), PTuningV2(virtual_tokens=TOKENS)]
+)
+def test_it_starts_as_keys_and_values_of_tokens(method: PeftMethod) -> None:
+    """The values of the first layer tell the tokens; put before a row, they make the logits that the prefix makes."""
+    torch.manual_seed(0)
+    model = llama(2, 8)
+    ids = torch.tensor([[5, 9, 13, 21]])
+    with torch.no_grad():
+        layer = model.model.layers[0]
+        values = layer.self_attn.v_proj(layer.input_layernorm(model.model.embed_tokens.weight))
+        wrapped: Any = method.wrap(model)
+        found = wrapped(input_ids=ids).logits
+        prefix = wrapped.prompt_encoder["default"].embedding.weight
+        tokens = torch.cdist(prefix[:, 16:32], values).argmin(dim=1)
+        wanted = wrapped.get_base_model()(input_ids=torch.cat([tokens[None], ids], dim=1)).logits[:, TOKENS:]
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_without_a_cache_it_starts_small() -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    model: Any = PTuningV2(virtual_tokens=50).wrap(BertForSequenceClassification(config))
+    assert float(model.prompt_encoder["default"].embedding.weight.std()) == pytest.approx(0.02, rel=0.1)
