@@ -39,6 +39,9 @@ TURNS = [
 ]
 """Where a label may stand beside its point, as directions: right, left, above, below, then between these."""
 
+NEAREST = 3
+"""Typographic points between a point and its label; a label farther away gets a line."""
+
 Record = dict[str, Any]
 
 
@@ -61,7 +64,7 @@ def load(method: str, given: argparse.Namespace) -> Any:
         "data.packing=false",
         "data.max_length=256",
         "batch={micro_batch_size: 8}",
-        f"schedule={{max_steps: {given.steps}, warmup: 0.06}}",
+        f"schedule={{max_steps: {given.steps}, warmup: 0.05}}",
         f"eval={{every: {'never' if given.no_eval else given.steps}, micro_batch_size: 64}}",
         "checkpoint={every: never}",
         "trainer_args={}",
@@ -244,33 +247,42 @@ def place_labels(axes: Any, points: list[tuple[float, float]], areas: list[float
 
     from ftune.report.curves import GREY, INK
 
-    frame, unit = axes.get_window_extent(), axes.figure.dpi / 72
+    unit = axes.figure.dpi / 72
     spots = [axes.transData.transform(point) for point in points]
     radii = [0.4 * unit * area**0.5 for area in areas]
     taken = [Bbox.from_extents(x - r, y - r, x + r, y + r) for (x, y), r in zip(spots, radii, strict=True)]
-    for index, ((x, y), text) in enumerate(zip(spots, texts, strict=True)):
-        others = [box for place, box in enumerate(taken) if place != index]
+    for index, text in enumerate(texts):
         label = axes.annotate(text, xy=points[index], ha="center", va="center", fontsize=9, color=INK)
-        size = label.get_window_extent()
-        for away, turn in [(away, turn) for away in range(3, 200, 4) for turn in TURNS]:
-            reach = radii[index] + away * unit
-            center = x + (reach + size.width / 2) * turn.real, y + (reach + size.height / 2) * turn.imag
-            wide, high = size.width / 2 + 3, size.height / 2 + 1
-            box = Bbox.from_extents(center[0] - wide, center[1] - high, center[0] + wide, center[1] + high)
-            line = [(x + (center[0] - x) * step / 20, y + (center[1] - y) * step / 20) for step in range(20)]
-            inside = frame.containsx(box.x0) and frame.containsx(box.x1) and frame.containsy(box.y0)
-            if inside and not any(box.overlaps(other) or other.count_contains(line) for other in others):
-                break
+        others = [box for place, box in enumerate(taken) if place != index]
+        box, away = free_place(label.get_window_extent(), radii[index], others, axes.get_window_extent(), unit)
         taken.append(box)
-        label.set_position(axes.transData.inverted().transform(center))
-        if away > 3:
-            axes.annotate(
-                "",
-                xy=points[index],
-                xytext=label.get_position(),
-                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 7, "shrinkB": 2},
-                zorder=1,
-            )
+        label.set_position(axes.transData.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)))
+        if away > NEAREST:
+            line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 7, "shrinkB": 2}
+            axes.annotate("", xy=points[index], xytext=label.get_position(), arrowprops=line, zorder=1)
+
+
+def free_place(size: Any, radius: float, others: list[Any], frame: Any, unit: float) -> tuple[Any, int]:
+    """The nearest free box for a label that lies on its point, and how far away it is; `unit` is a typographic point.
+
+    One to which a line from the point meets no other label, if there is any.
+    """
+    from matplotlib.transforms import Bbox
+
+    x, y, wide, high = (size.x0 + size.x1) / 2, (size.y0 + size.y1) / 2, size.width / 2 + 3, size.height / 2 + 1
+    second: tuple[Any, int] | None = None
+    for away, turn in [(away, turn) for away in range(NEAREST, 160, 4) for turn in TURNS]:
+        right = x + (radius + away * unit + size.width / 2) * turn.real
+        above = y + (radius + away * unit + size.height / 2) * turn.imag
+        box = Bbox.from_extents(right - wide, above - high, right + wide, above + high)
+        inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+        if not inside or any(box.overlaps(other) for other in others):
+            continue
+        line = [(x + (right - x) * step / 20, y + (above - y) * step / 20) for step in range(20)]
+        if not any(other.count_contains(line) for other in others if not other.contains(x, y)):
+            return box, away
+        second = second or (box, away)
+    return second or (size, NEAREST)
 
 
 def amount(value: float) -> str:
