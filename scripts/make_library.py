@@ -1,7 +1,7 @@
 """Write the table of peft's own methods from the installed peft: `python scripts/make_library.py`.
 
-The table is `ftune/peft/library.json`: by `type` the config class and its keys, each with what it takes, its default and
-its help. Reading it is a thousand times faster than importing peft.
+The table is `ftune/peft/library.json`: by `type` the config class and its keys, each with what it takes, its default
+and its help. Reading it is a thousand times faster than importing peft.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ import typing
 from importlib.metadata import version
 from pathlib import Path
 
+from ftune.peft.library_facts import REFUSED
+
 TABLE = Path(__file__).parents[1] / "ftune" / "peft" / "library.json"
 
 OWN_FILES = {"lora", "adalora", "prefix_tuning", "prompt_tuning", "p_tuning", "ia3"}
@@ -21,7 +23,7 @@ OWN_FILES = {"lora", "adalora", "prefix_tuning", "prompt_tuning", "p_tuning", "i
 LEFT_OUT = {
     # what the model, the task or the run says already
     *("auto_mapping", "peft_version", "peft_type", "task_type", "inference_mode", "base_model_name_or_path"),
-    *("revision", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers", "hidden_size"),
+    *("revision", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"),
     *("tokenizer_name_or_path", "tokenizer_kwargs", "fan_in_fan_out", "layers_pattern"),
     # does nothing for a language model, or has one value only
     *("use_effective_conv2d", "target_svd_config", "poly_type", "mask_type", "progressbar"),
@@ -30,12 +32,12 @@ LEFT_OUT = {
     # a base that is not frozen where it should be, or a checkpoint that cannot be resumed from
     *("runtime_offload_base_weight", "save_only_topk_weights"),
     # follows from another key, needs another model
-    *("cpt.num_virtual_tokens", "shadow.shadow_model", "osf.init_weights"),
+    *("cpt.num_virtual_tokens", "cpt.cpt_mask", "shadow.shadow_model", "osf.init_weights"),
+    # wants a call at every step and leaves frozen what it masks; adalora shares a budget out among layers
+    *("use_asa", "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta"),
+    *("asa_uncertainty_beta", "asa_schedule_exponent"),
 }
 """Fields of the config classes, or of one method's, that are no keys."""
-
-NEED_TASKS = {"poly", "multitask_prompt_tuning"}
-"""Methods that want a task's number with every row, which rows do not have."""
 
 NOT_LINEAR = {"ln_tuning", "shadow", "trainable_tokens", "adaption_prompt"}
 """Methods that are not put on linear layers, so that `target_modules` says nothing."""
@@ -43,9 +45,8 @@ NOT_LINEAR = {"ln_tuning", "shadow", "trainable_tokens", "adaption_prompt"}
 REQUIRED = {
     "adaption_prompt": {"adapter_len", "adapter_layers"},
     "cartridge": {"num_virtual_tokens"},
-    "cpt": {"cpt_token_ids"},
+    "cpt": {"cpt_token_ids", "cpt_tokens_type_mask"},
     "trainable_tokens": {"token_indices"},
-    "xlora": {"adapters"},
 }
 """Keys without a default that means anything."""
 
@@ -60,22 +61,13 @@ CHOICES: dict[str, list[str | bool | None]] = {
 }
 """What is allowed where the annotation says less, or allows weights for tests only."""
 
-PATTERNS = {"osf.rank_pattern": "dict[str, float]"}
-"""What the bare `dict` of an annotation holds, where it is not whole numbers."""
+OWN_TYPES = {"osf.rank_pattern": "dict[str, float]"}
+"""What a key takes where its annotation says too little, or where peft ignores a part of it."""
 
 OWN_HELP = {
-    "adapters": "LoRA adapters that are mixed: a folder for each name.",
-    "enable_softmax": "Whether the mixing weights of a token sum to one.",
-    "enable_softmax_topk": "Whether the weights of the `top_k_lora` adapters that are kept sum to one.",
-    "layerwise_scalings": "Whether each layer mixes with weights of its own.",
-    "xlora_depth": "Layers of the network that gives the mixing weights.",
-    "xlora_size": "Width of that network; of no effect at `xlora_depth: 1`.",
-    "xlora_dropout_p": "Dropout in that network; of no effect at `xlora_depth: 1`.",
-    "use_trainable_adapters": "Whether the adapters train too.",
-    "softmax_temperature": "Temperature of the mixing weights; lower is sharper.",
-    "top_k_lora": "How many adapters are kept for a token; all by default.",
-    "scaling_pass_value": "Mixing weight in the pass that finds the mixing weights.",
-    "global_scaling_weight": "What the output of every adapter is multiplied by.",
+    "cpt_token_ids": "Tokens of the prompt, such as an example's, whose embeddings train.",
+    "cpt_tokens_type_mask": "What each of them is: 1 prompt, 2 input, 3 answer's prompt, 4 answer, 5 to 8 the next "
+    "example's, and so on; ends with an answer.",
     "target_modules": "Names of the linear layers to adapt; `auto` takes all of them but the output head.",
     "layers": "Indexes of the decoder layers to adapt, from 0; all by default.",
     "modules_to_save": "Names of further modules that train as a whole and are saved with the adapter.",
@@ -94,12 +86,14 @@ def takes(place: str, annotation: object, default: object) -> list[object]:
     """What a key takes: names of types, and `{"choices": [...]}`; `null` only where that is the default."""
     if place in CHOICES:
         return [{"choices": CHOICES[place]}]
+    if place in OWN_TYPES:
+        return [OWN_TYPES[place], *(["null"] if default is None else [])]
     found: list[object] = []
     for member in members(annotation):
         if typing.get_origin(member) is typing.Literal:
             found.append({"choices": list(typing.get_args(member))})
         elif place.endswith("_pattern") and member is not type(None):
-            found.append(PATTERNS.get(place, "dict[str, int]"))
+            found.append("dict[str, int]")
         elif isinstance(member, type) and not typing.get_args(member):
             found.append(member.__name__)
         else:
@@ -115,7 +109,7 @@ def bounds(field: str, kinds: list[object], default: object) -> dict[str, float]
         return {"ge": 0, "lt": 1}
     if "int" not in kinds or "float" in kinds:
         return {}
-    least = 0 if "seed" in field or "frozen" in field else 1
+    least = 0 if "seed" in field or "frozen" in field or field in ("oft_block_size", "boft_block_size") else 1
     return {"ge": min(least, default) if isinstance(default, int) else least}
 
 
@@ -139,7 +133,7 @@ def key(name: str, field: "dataclasses.Field[typing.Any]", annotation: object) -
 def keys(name: str, config: type) -> dict[str, dict[str, object]]:
     """The keys of a method in the order of its config class."""
     annotations = typing.get_type_hints(config)
-    made = {}
+    made: dict[str, dict[str, object]] = {}
     for field in dataclasses.fields(config):
         annotation = annotations[field.name]
         if field.name == "target_modules":
@@ -164,7 +158,7 @@ def table() -> dict[str, object]:
     made = {
         name: {"config": config.__name__, "keys": keys(name, config)}
         for name, config in sorted(methods.items())
-        if name not in OWN_FILES | NEED_TASKS
+        if name not in OWN_FILES | REFUSED.keys()
     }
     return {"peft": version("peft"), "types": made}
 

@@ -28,6 +28,13 @@ def variants_of(base: type[S]) -> dict[str, type[S]]:
     return dict(sorted(found.items()))
 
 
+def class_of(variant: type[S], name: str) -> type[S]:
+    """The class behind one name of a variant: the variant, or the one that its `of_type` makes with keys of its own."""
+    of_type = getattr(variant, "of_type", None)
+    made: type[S] = of_type(name) if of_type else variant
+    return made
+
+
 def union_of(base: type[Section]) -> Any:
     """The discriminated union of all variants of `base`; a bare name stands for `{type: name}`."""
     variants = variants_of(base)

@@ -1,13 +1,15 @@
 """The methods that peft brings along and ftune adds nothing to, each with the keys of its own config class.
 
-Their keys come from `library.json`, which `scripts/make_library.py` writes from the installed peft: importing peft takes
-seconds, and a recipe is checked before that. Only the section of the method that a recipe names is built.
+Their keys come from `library.json`, which `scripts/make_library.py` writes from the installed peft: importing peft
+takes seconds, and a recipe is checked before that. Only the section of the method that a recipe names is built.
 """
 
 import json
+from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
     Field,
@@ -20,9 +22,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from ftune.core.errors import ModelError
+from ftune.core.section import Location
 from ftune.peft.base import FEATURES, NOTHING, Feature, Material, PeftMethod
-from ftune.peft.library_facts import LEARNING_RATES, LIMITS, NEED_TASKS
+from ftune.peft.library_facts import LEARNING_RATES, LIMITS, PACKAGES, REFUSED, impossible
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -47,6 +49,9 @@ _TAKES: dict[str, Any] = {
 """The types that the table has names for."""
 
 
+MethodClass: TypeAlias = "type[LibraryMethod]"
+
+
 class LibraryMethod(PeftMethod):
     """A method of peft with peft's own keys."""
 
@@ -64,7 +69,7 @@ class LibraryMethod(PeftMethod):
     """A method of peft."""
 
     @classmethod
-    def of_type(cls, name: str) -> "type[LibraryMethod]":
+    def of_type(cls, name: str) -> "MethodClass":
         """The section of one method, with its keys."""
         return _section(name) if name in methods() else cls
 
@@ -76,16 +81,25 @@ class LibraryMethod(PeftMethod):
         if cls is not LibraryMethod or not isinstance(value, dict):
             return handler(value)
         name = value.get("type")
-        if name in NEED_TASKS:
-            raise ValueError(f"type: {NEED_TASKS[name]}")
+        if name in REFUSED:
+            raise ValueError(f"type: {REFUSED[name]}")
         if name not in methods():
             return handler(value)
-        made: Any = cls.of_type(name).model_validate(value, context=info.context)
+        made: Self = cls.of_type(name).model_validate(value, context=info.context)  # type: ignore[assignment]
         return made
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if message := next(impossible(self.type, self._keys()), ""):
+            raise ValueError(message)
+        return self
 
     @model_serializer(mode="plain")
     def _with_all_keys(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in type(self).model_fields}
+        return {"type": self.type, **self._keys()}
+
+    def _keys(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "type"}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -101,13 +115,18 @@ class LibraryMethod(PeftMethod):
         """The model as a PEFT model with this method on it. Raises ModelError in the words of the recipe."""
         from ftune.peft.library_wrap import wrapped
 
-        keys = {name: getattr(self, name) for name in type(self).model_fields if name != "type"}
-        return wrapped(model, self.type, self.config_class, keys)
+        return wrapped(model, self.type, self.config_class, self._keys())
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """A package that the method needs."""
+        module, package = PACKAGES.get(self.type, ("json", ""))
+        if find_spec(module) is None:
+            yield ("type",), f"{self.type} needs the {package} package; pip install {package}"
 
     def limits(self) -> dict[Feature, str]:
         """What the method does not go with."""
-        if self.type in NEED_TASKS:
-            return dict.fromkeys(FEATURES, NEED_TASKS[self.type])
+        if self.type in REFUSED:
+            return dict.fromkeys(FEATURES, REFUSED[self.type])
         return LIMITS.get(self.type, {})
 
 
@@ -119,15 +138,15 @@ def methods() -> dict[str, dict[str, Any]]:
 
 
 @cache
-def _section(name: str) -> type[LibraryMethod]:
-    fields: dict[str, Any] = {key: (_annotation(about), _default(about)) for key, about in methods()[name]["keys"].items()}
+def _section(name: str) -> MethodClass:
+    fields: dict[str, Any] = {"type": (Literal[name], name)}
+    fields |= {key: (_annotation(about), _default(about)) for key, about in methods()[name]["keys"].items()}
     config = str(methods()[name]["config"])
     section = create_model(
         config.removesuffix("Config"),
         __base__=LibraryMethod,
         __doc__=f"peft's {config}.",
         __module__=__name__,
-        type=(Literal[name], name),  # type: ignore[valid-type]
         **fields,
     )
     section.config_class = config

@@ -1,15 +1,122 @@
 """What is known of peft's own methods beside their keys: what they do not go with, and how fast they learn."""
 
-from ftune.peft.base import Feature
+from collections.abc import Iterator
+from typing import Any
 
-NEED_TASKS: dict[str, str] = {
-    "poly": "poly wants a task's number with every row, which rows do not have; use 'lora', or 'xlora' to mix adapters",
-    "multitask_prompt_tuning": (
-        "multitask_prompt_tuning wants a task's number with every row, which rows do not have; use a prompt for each task"
+from ftune.peft.base import Feature
+from ftune.peft.virtual_tokens import KEYS_LIMITS
+from ftune.peft.virtual_tokens import LIMITS as TOKENS_LIMITS
+
+_NEEDS_TASKS = (
+    "it wants a task's number with every row, which rows do not have; "
+    "use 'lora' once for each task, or 'adapter_fusion' to combine what they learned"
+)
+
+REFUSED: dict[str, str] = {
+    "multitask_prompt_tuning": _NEEDS_TASKS,
+    "poly": _NEEDS_TASKS,
+    "xlora": (
+        "peft 0.21 saves nothing of what X-LoRA trains, so it would be lost; "
+        "use 'adapter_fusion' to combine trained adapters"
     ),
 }
-"""Methods of peft that cannot train on rows without tasks: why, and what to do instead."""
+"""Methods of peft that cannot be trained from a recipe: why, and what to do instead."""
 
-LIMITS: dict[str, dict[Feature, str]] = {}
+PACKAGES = {"adamss": ("sklearn", "scikit-learn")}
+"""The module, and the package that has it, that a method needs beside peft."""
 
-LEARNING_RATES: dict[str, float] = {}
+_NO_QUANTISATION = "'model.quantization: none', or 'peft: lora' (QLoRA)"
+
+
+def _no(way: str, why: str) -> str:
+    return f"it does not work on {way} weights: {why}; use {_NO_QUANTISATION}"
+
+
+_QUANTISED: tuple[Feature, ...] = ("nf4", "int8")
+_UNPACKED: dict[Feature, str] = {way: _no(way, "it computes with the base's weights themselves") for way in _QUANTISED}
+_SHAPES: dict[Feature, str] = {"nf4": _no("nf4", "it takes its shapes from the weights, which are packed")}
+_RANDOM = "it starts from a random update; use 'peft: lora' to start as the base"
+
+LIMITS: dict[str, dict[Feature, str]] = {
+    "adamss": _UNPACKED,
+    "adaption_prompt": {
+        "merge": "its prompts are read by attention and are no update of a weight; load the adapter with peft",
+        "classification": "peft trains no new head beside it; use 'peft: lora'",
+        "encoder_decoder": "peft knows it for Llama, Mistral and GPT-2 only; use 'peft: lora'",
+    },
+    "beft": {"merge": "its biases have no place in layers without biases; use 'peft: {type: bitfit, add: true}'"},
+    "c3a": {"step_zero": f"{_RANDOM}, or 'init_weights: true'"},
+    "cartridge": KEYS_LIMITS,
+    "cpt": {
+        **TOKENS_LIMITS,
+        "classification": "peft has it for causal models only; use 'peft: prompt'",
+        "encoder_decoder": "peft has it for causal models only; use 'peft: prompt'",
+    },
+    "deft": _UNPACKED,
+    "delora": _UNPACKED,
+    "fourierft": {"step_zero": f"{_RANDOM}, or 'init_weights: true'"},
+    "frod": _UNPACKED,
+    "glora": _UNPACKED,
+    "hra": _UNPACKED,
+    "lily": {
+        "packing": "its router looks at the whole row, so packed rows would choose together; use 'data.packing: false'",
+        "merge": "its router chooses anew for every row, so there is no one update; load the adapter with peft",
+    },
+    "loha": _SHAPES,
+    "lokr": _SHAPES,
+    "osf": _UNPACKED,
+    "peanut": _SHAPES,
+    "psoft": _UNPACKED,
+    "shadow": {
+        "merge": "its shadow network runs beside the model and is no update of a weight; load the adapter with peft",
+        "encoder_decoder": "peft has it for decoders only; use 'peft: lora'",
+    },
+    "supertuning": _UNPACKED,
+    "tinylora": _UNPACKED,
+    "trainable_tokens": {"classification": "peft trains no new head beside it; use 'peft: lora'"},
+    "unilora": {"step_zero": _RANDOM},
+    "vblora": {"step_zero": _RANDOM},
+}
+"""By `type`: what does not work, why, and the way out. Everything else is tested to work."""
+
+LEARNING_RATES: dict[str, float] = {
+    # a vector or a spectrum in place of matrices; their papers (arXiv:2310.11454, 2405.03003) take far more than LoRA
+    **dict.fromkeys(("vera", "pvera", "fourierft"), 1e-2),
+    # what peft's own comparison of methods takes (method_comparison/MetaMathQA in its repository)
+    "adaption_prompt": 5e-3,
+    "c3a": 0.3,
+    "hira": 4.5e-3,
+    "lokr": 3e-3,
+    "road": 1e-3,
+    "unilora": 2e-3,
+    "vblora": 5e-4,
+    # virtual tokens, as with the other methods that have some
+    "cartridge": 1e-2,
+    "cpt": 1e-3,
+}
+"""Where a method learns at another rate than LoRA."""
+
+
+def impossible(name: str, values: dict[str, Any]) -> Iterator[str]:
+    """What peft would refuse, or get wrong, of values that are each allowed."""
+    if name == "oft" and bool(values["r"]) == bool(values["oft_block_size"]):
+        yield "oft_block_size: give the size of the blocks or their number 'r', and 0 for the other"
+    elif name == "boft" and bool(values["boft_block_num"]) == bool(values["boft_block_size"]):
+        yield "boft_block_size: give the size of the blocks or their number 'boft_block_num', and 0 for the other"
+    elif name == "gralora" and values["r"] % values["gralora_k"]:
+        yield f"gralora_k: {values['gralora_k']} does not divide r, which is {values['r']}"
+    elif name == "cartridge" and values["num_frozen_tokens"] >= values["num_virtual_tokens"]:
+        yield "num_frozen_tokens: all virtual tokens would be frozen; keep fewer of them"
+    elif name == "randlora" and values["sparse"] and values["very_sparse"]:
+        yield "very_sparse: the bases are sparse or very sparse; switch one of both off"
+    elif name == "cpt":
+        yield from _cpt(values["cpt_token_ids"], values["cpt_tokens_type_mask"])
+
+
+def _cpt(tokens: list[int], kinds: list[int]) -> Iterator[str]:
+    if len(tokens) != len(kinds):
+        yield f"cpt_tokens_type_mask: {len(kinds)} entries for {len(tokens)} tokens; give one a token"
+    elif max(kinds, default=0) % 4:  # peft continues the count in the row, whose labels are those at multiples of 4
+        yield "cpt_tokens_type_mask: must end with an answer (4, 8, ...), or the labels of the rows are not found"
+    elif not any(kind % 4 for kind in kinds):
+        yield "cpt_tokens_type_mask: answers (4, 8, ...) do not train; mark other tokens with 1 (prompt) to 3"

@@ -1,31 +1,131 @@
 """peft's own methods put on a model, with peft's complaints in the words of the recipe."""
 
+import re
+from collections.abc import Iterable, Iterator
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import ModelError
-from ftune.peft.targets import check_layers, chosen_linears, task_type
+from ftune.core.suggest import did_you_mean
+from ftune.peft.targets import check_layers, chosen_linears, linear_names, task_type
+from ftune.peft.virtual_tokens import in_fp32
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+Keys = dict[str, Any]
 
-def wrapped(model: "PreTrainedModel", name: str, config_class: str, keys: dict[str, Any]) -> "PeftModel":
-    """`model` with the method `name` on it, whose keys have these values; what trains is in fp32."""
+BLOCKS = {
+    "boft": ("boft_block_size", "in"),
+    "c3a": ("block_size", "both"),
+    "gralora": ("gralora_k", "both"),
+    "oft": ("oft_block_size", "in"),
+    "road": ("group_size", "out"),
+    "vblora": ("vector_length", "both"),
+}
+"""By `type`: the key that has to divide the widths of the adapted layers, and which of the widths."""
+
+VALUES = ("v", "v_proj", "v_lin", "value")
+"""Names of the layers that make attention's values."""
+
+
+def wrapped(model: "PreTrainedModel", name: str, config_class: str, keys: Keys) -> "PeftModel":
+    """`model` with the method `name` on it, whose keys have these values; what trains is in fp32.
+
+    Raises ModelError, with the key if there is one to name, when the model cannot have it.
+    """
     import peft
 
+    arguments = _arguments(model, name, keys)
+    _check_names(model, keys)
+    if "target_modules" in keys:
+        _check_blocks(model, name, keys, arguments["target_modules"])
+    try:
+        config = getattr(peft, config_class)(task_type=task_type(model), **arguments)
+        return in_fp32(peft.get_peft_model(model, config))
+    except (ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, KeyError) as error:
+        raise ModelError(_told(name, keys, str(error))) from error
+
+
+def _arguments(model: "PreTrainedModel", name: str, keys: Keys) -> Keys:
+    """The keys as peft's config class wants them."""
     arguments = dict(keys)
     if "target_modules" in keys:
         arguments["target_modules"] = chosen_linears(model, keys["target_modules"])
     if "layers" in keys:
-        check_layers(model, arguments["layers"])
+        check_layers(model, keys["layers"])
         arguments["layers_to_transform"] = arguments.pop("layers")
-    if name == "xlora":
-        arguments["hidden_size"] = model.config.get_text_config().hidden_size
-        model.config.use_cache = False
-    config = getattr(peft, config_class)(task_type=task_type(model), **arguments)
-    found = peft.get_peft_model(model, config)
-    for parameter in found.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return found
+    if name == "beft" and keys["target_modules"] == "auto":  # the paper's place for biases
+        arguments["target_modules"] = [leaf for leaf in arguments["target_modules"] if leaf in VALUES]
+        if not arguments["target_modules"]:
+            raise ModelError(
+                "peft.target_modules: name the layers that make attention's values; 'auto' knows none here"
+            )
+    elif name == "ln_tuning":
+        arguments["target_modules"] = _norms(model)
+    elif name in ("cpt", "trainable_tokens"):
+        tokens = "cpt_token_ids" if name == "cpt" else "token_indices"
+        _check_tokens(model, tokens, keys[tokens])
+    return arguments
+
+
+def _norms(model: "PreTrainedModel") -> list[str]:
+    paths = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
+    if not paths:
+        raise ModelError("peft.type: ln_tuning trains layer norms, and this model has none")
+    return sorted({path.rpartition(".")[2] for path in paths})
+
+
+def _check_tokens(model: "PreTrainedModel", key: str, tokens: Iterable[int]) -> None:
+    count = model.get_input_embeddings().num_embeddings
+    for token in tokens:
+        if not 0 <= token < count:
+            raise ModelError(f"peft.{key}: {token} is no token of the model, which has 0 to {count - 1}")
+
+
+def _check_names(model: "PreTrainedModel", keys: Keys) -> None:
+    """Names and patterns that match nothing would do nothing, and peft says nothing of it."""
+    linears = linear_names(model)
+    for key in (key for key in keys if key.endswith("_pattern")):
+        for pattern in keys[key] or {}:
+            if not any(re.match(rf"(.*\.)?({pattern})$", path) for path in linears):
+                leaves = {path.rpartition(".")[2] for path in linears}
+                raise ModelError(f"peft.{key}: no linear layer '{pattern}'{did_you_mean(pattern, leaves)}")
+    paths = [path for path, _ in model.named_modules() if path]
+    for name in keys.get("modules_to_save") or ():
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            leaves = {path.rpartition(".")[2] for path in paths}
+            raise ModelError(f"peft.modules_to_save: no module '{name}'{did_you_mean(name, leaves)}")
+
+
+def _check_blocks(model: "PreTrainedModel", name: str, keys: Keys, targets: list[str]) -> None:
+    """Block sizes have to divide widths; peft would take another size (OFT), or say only that one does not fit."""
+    key, side = BLOCKS.get(name, ("", ""))
+    if not keys.get(key) or keys.get("block_size_pattern"):
+        return
+    widths = {path: width for path, width in _widths(model, side) if path.endswith(tuple(targets))}
+    common = gcd(*widths.values())
+    for path, width in widths.items():
+        if width % keys[key]:
+            fit = ", ".join(str(size) for size in range(2, common + 1) if common % size == 0)
+            raise ModelError(
+                f"peft.{key}: {keys[key]} does not divide the width {width} of {path}; what fits all: {fit}"
+            )
+
+
+def _widths(model: "PreTrainedModel", side: str) -> Iterator[tuple[str, int]]:
+    """Each linear layer with the greatest common divisor of the widths that matter."""
+    modules = dict(model.named_modules())
+    for path in linear_names(model):
+        layer: Any = modules[path]
+        rows, columns = (layer.nx, layer.nf) if hasattr(layer, "nx") else (layer.in_features, layer.out_features)
+        yield path, {"in": rows, "out": columns, "both": gcd(rows, columns)}[side]
+
+
+def _told(name: str, keys: Iterable[str], message: str) -> str:
+    """What peft says, behind the key that it speaks of."""
+    text = " ".join(message.split())
+    spoken = re.sub(r"\brank\b", "r", text)
+    key = next((key for key in sorted(keys, key=len, reverse=True) if re.search(rf"\b{key}\b", spoken)), "")
+    return f"peft.{key}: {text}" if key else f"peft.type: {name} does not go on this model: {text}"

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from ftune.core.section import Location, Section
 from ftune.core.suggest import did_you_mean
+from ftune.core.variants import class_of
 from ftune.core.yaml import dotted
 
 _SHOULD_BE = {
@@ -48,7 +49,8 @@ def _message(cls: type[Section], place: Location, details: list[ErrorDetails]) -
     if kind == "missing":
         return "required, but not given"
     if kind == "union_tag_not_found":
-        return f"needs a 'type'; known: {', '.join(sorted(map(_tag, _sections_at(cls, detail['loc']))))}"
+        known = {tag for section in _sections_at(cls, detail["loc"]) for tag in tags(section)}
+        return f"needs a 'type'; known: {', '.join(sorted(known))}"
     if kind == "union_tag_invalid":
         known_tags = re.findall(r"'([^']+)'", context["expected_tags"])
         return f"unknown type '{context['tag']}'{did_you_mean(context['tag'], known_tags)}"
@@ -115,7 +117,7 @@ def _sections_at(cls: type[Section], loc: Location) -> list[type[Section]]:
     inside = [cls]
     for part in loc:
         fields = [section.model_fields[part] for section in inside if part in section.model_fields]
-        tagged = [section for section in inside if _tag(section) == part]
+        tagged = [class_of(section, str(part)) for section in inside if part in tags(section)]
         if fields:
             inside = [found for field in fields for found in _sections_in(field.annotation)]
         elif tagged:
@@ -123,8 +125,9 @@ def _sections_at(cls: type[Section], loc: Location) -> list[type[Section]]:
     return inside
 
 
-def _tag(section: type[Section]) -> str:
-    return str(get_args(section.model_fields["type"].annotation)[0]) if "type" in section.model_fields else ""
+def tags(section: type[Section]) -> tuple[str, ...]:
+    """The names in a section's `type` field."""
+    return get_args(section.model_fields["type"].annotation) if "type" in section.model_fields else ()
 
 
 def _sections_in(annotation: object) -> list[type[Section]]:

@@ -138,6 +138,7 @@ def cases() -> dict[str, dict[str, object]]:
         name: {"type": name, **REQUIRED.get(name, {})}
         for name, cls in variants_of(PeftMethod).items()
         if cls.model_construct(type=name).limits().keys() != FEATURES.keys()  # else refused as such
+        and name not in library_cases.MISSING
     }
     return plain | VARIATIONS
 

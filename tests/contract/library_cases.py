@@ -1,28 +1,36 @@
 """What peft's own methods need on a tiny model (2 layers, hidden 32, 4 heads, of key and value width 16)."""
 
-import os
-import tempfile
-from pathlib import Path
+from importlib.util import find_spec
 
-EXPERTS = Path(tempfile.gettempdir()) / f"ftune-experts-{os.getpid()}"
-"""Two LoRA adapters of the tiny model, made by a fixture, for methods that start from some."""
+from ftune.peft.library_facts import PACKAGES
 
 REQUIRED: dict[str, dict[str, object]] = {
     "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
     "c3a": {"block_size": 16},
     "cartridge": {"num_virtual_tokens": 4},
-    "cpt": {"cpt_token_ids": [7, 11, 15]},
+    "cpt": {
+        "cpt_token_ids": [7, 11, 15, 19],
+        "cpt_tokens_type_mask": [1, 2, 3, 4],
+        "opt_projection_epsilon": 50.0,
+        "opt_projection_format_epsilon": 50.0,
+    },
     "fourierft": {"n_frequency": 100},
     "gralora": {"r": 8},
     "miss": {"r": 8},
     "oft": {"oft_block_size": 8},
     "psoft": {"r": 8},
     "road": {"group_size": 16},
+    "shira": {"r": 4},
     "supertuning": {"sparsity": 0.9},
     "trainable_tokens": {"token_indices": [5, 9, 13, 21, 34, 55, 89, 144]},
     "vblora": {"vector_length": 16},
     "waveft": {"n_frequency": 100},
-    "xlora": {"adapters": {"one": str(EXPERTS / "one"), "two": str(EXPERTS / "two")}},
 }
 
-LEARNING_RATES: dict[str, float] = {}
+LEARNING_RATES: dict[str, float] = {"unilora": 0.1}
+
+MISSING = {name for name, (module, _) in PACKAGES.items() if find_spec(module) is None}
+"""Methods whose package is not installed, so that they cannot run here."""
+
+NOT_SWITCHED = {"trainable_tokens"}
+"""Methods of which peft 0.21 takes no second adapter, where the head's weights are the embeddings'."""
