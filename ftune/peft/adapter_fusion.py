@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class AdapterFusion(PeftMethod):
@@ -38,7 +38,7 @@ class AdapterFusion(PeftMethod):
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A folder without an adapter."""
         for index, name in enumerate(self.adapters):
-            if not (_adapter_folder(name) / CONFIG).is_file():
+            if not all((_adapter_folder(name) / file).is_file() for file in (CONFIG, WEIGHTS)):
                 yield (
                     ("adapters", index),
                     f"no adapter in '{name}'; name a run folder with 'adapter' in it, or that one",

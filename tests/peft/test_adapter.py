@@ -120,6 +120,16 @@ def test_dropped_layers_have_no_adapter_and_no_backward_pass(base: Build) -> Non
     assert all(value.grad is not None for value in trainable(model).values())
 
 
+def test_layers_are_dropped_from_encoder_and_decoder() -> None:
+    """What is left: two sublayers of the upper encoder layer, three of the upper decoder layer."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    found = sites(Adapter(drop_layers=1, size=4).wrap(T5ForConditionalGeneration(T5Config(**sizes))))
+    assert {path.rpartition(".layer.")[0] for path in found} == {"encoder.block.1", "decoder.block.1"}
+    assert len(found) == 2 + 3
+
+
 def test_shared_factors_are_saved_once_and_belong_to_their_adapter(base: Build, tmp_path: Path) -> None:
     outputs = {}
     for seed, name in enumerate(("first", "second")):

@@ -36,10 +36,10 @@ class WrappedSublayer(nn.Module, BaseTunerLayer):
         adapters = [name for name in self.active_adapters if name in present]
         if self.disable_adapters or not adapters:
             return result
-        read = args[0] if args else kwargs["hidden_states"]
+        read: Any = args[0] if args else kwargs.get("hidden_states")
         written = result[0] if isinstance(result, tuple) else result
         changes = [self.change(name, read, written).to(written.dtype) for name in adapters]
-        adapted = written + torch.stack(changes).sum(0) if len(changes) > 1 else written + changes[0]
+        adapted = sum(changes, start=written)
         return (adapted, *result[1:]) if isinstance(result, tuple) else adapted
 
     def __getattr__(self, name: str) -> Any:
