@@ -9,6 +9,7 @@ from typing import get_args
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from ftune.core.section import Section, field_docs
+from ftune.core.variants import class_of
 from ftune.recipes.sft import SftRecipe
 
 README = Path(__file__).parents[1] / "README.md"
@@ -42,7 +43,10 @@ def rows(section: type[Section], prefix: str) -> Iterator[str]:
             chosen = f"`{getattr(default, 'type', '')}`" if default is not None else "`auto`"
             yield f"| `{key}` | {chosen} | {meaning} |"
             for variant in inner:
-                kind = str(get_args(variant.model_fields["type"].annotation)[0])
+                kinds = get_args(variant.model_fields["type"].annotation)
+                if len(kinds) > 1:
+                    yield from summaries(variant, key, kinds)
+                kind = str(kinds[0])
                 if len(variant.model_fields) > 1:
                     yield from (row.replace("| `", f"| {kind}: `", 1) for row in rows(variant, f"{key}."))
         elif inner and isinstance(default, Section | PydanticUndefinedType) and name != "train":
@@ -51,6 +55,16 @@ def rows(section: type[Section], prefix: str) -> Iterator[str]:
             yield f"| `{key}` | {shown(default)} | {meaning} |"
             known = next((found for found in inner if found.__name__ != "Source"), None)
             yield from rows(known, f"{key}.") if known else ()
+
+
+def summaries(variant: type[Section], key: str, kinds: tuple[str, ...]) -> Iterator[str]:
+    """One row a name for a variant that has many, with the keys of each: the schema has their meanings."""
+    for kind in kinds:
+        fields = {name: field for name, field in class_of(variant, kind).model_fields.items() if name != "type"}
+        defaults = (field.get_default(call_default_factory=True) for field in fields.values())
+        keys = ", ".join(f"{name}: {shown(value).strip('`')}" for name, value in zip(fields, defaults, strict=True))
+        if keys:
+            yield f"| {kind}: `{key}.*` |  | {keys} |"
 
 
 def shown(default: object) -> str:

@@ -23,7 +23,8 @@ def variants_of(base: type[S]) -> dict[str, type[S]]:
     """All variants of `base` by the name in their `type` field, from the modules beside the one that defines it."""
     package = base.__module__.rpartition(".")[0]
     for module in iter_modules(import_module(package).__path__, f"{package}."):
-        import_module(module.name)
+        if not module.ispkg:  # a variant is a file; a folder is what some of them are built from, heavy imports and all
+            import_module(module.name)
     found = {name: cls for cls in _subclasses(base) for name in get_args(cls.model_fields["type"].annotation)}
     return dict(sorted(found.items()))
 
