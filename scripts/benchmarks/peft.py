@@ -172,19 +172,24 @@ def rank(record: Record) -> tuple[Any, ...]:
     return "exact" not in record, *quality
 
 
+def shown(method: str) -> str:
+    """`adapter+peft.style=pfeiffer` as `adapter, style=pfeiffer`."""
+    return method.replace("+peft.", ", ").replace("+", ", ")
+
+
 def table(records: list[Record]) -> str:
     """The records in Markdown, with the base model before any training as a row of its own."""
     head = ["method", "trained parameters", "share", "result on disk", "peak memory", "steps/s", "training loss"]
     head += ["validation loss", "JSON fields right", "exact match"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for record in records:
-        cells = [record["method"], *cells_of(record)]
+        cells = [shown(record["method"]), *cells_of(record)]
         lines.append("| " + " | ".join(cells) + " |")
     base = next((record for record in records if "base_exact" in record), None)
     if base is not None:
         quality = [f"{base['base_fields']:.1%}", f"{base['base_exact']:.1%}"]
         lines.append("| " + " | ".join(["(before training)", *[""] * (len(head) - 3), *quality]) + " |")
-    lines += [f"\n{each['method']} failed: {each['error'].splitlines()[0]}" for each in records if each["error"]]
+    lines += [f"\n{shown(each['method'])} failed: {each['error'].splitlines()[0]}" for each in records if each["error"]]
     return "\n".join(lines)
 
 
@@ -213,13 +218,13 @@ def draw(records: list[Record], png: Path) -> None:
 
     from ftune.report.curves import BLUE, GREY, STYLE
 
-    shown = [record for record in records if "exact" in record]
-    largest = max(record.get("memory_gib", 1.0) for record in shown)
+    drawn = [record for record in records if "exact" in record]
+    largest = max(record.get("memory_gib", 1.0) for record in drawn)
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
         axes = figure.subplots()
-        points = [(record["trainable"], 100 * record["exact"]) for record in shown]
-        areas = [40 + 400 * record.get("memory_gib", 0.0) / largest for record in shown]
+        points = [(record["trainable"], 100 * record["exact"]) for record in drawn]
+        areas = [40 + 400 * record.get("memory_gib", 0.0) / largest for record in drawn]
         across, up = [x for x, _ in points], [y for _, y in points]
         axes.scatter(across, up, s=areas, color=BLUE, alpha=0.45, linewidths=0)
         axes.scatter(across, up, s=10, color=BLUE, linewidths=0)
@@ -231,12 +236,12 @@ def draw(records: list[Record], png: Path) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}%"))
         axes.set_title("What each method learns from 288 rows", loc="left")
-        if any("memory_gib" in record for record in shown):
-            least = min(record["memory_gib"] for record in shown if "memory_gib" in record)
+        if any("memory_gib" in record for record in drawn):
+            least = min(record["memory_gib"] for record in drawn if "memory_gib" in record)
             caption = f"area: peak memory, {least:.1f} to {largest:.1f} GiB"
             axes.set_title(caption, loc="right", color=GREY, fontsize=10, fontweight="normal")
         figure.draw_without_rendering()  # lays out, so that labels know where they are
-        place_labels(axes, points, areas, [record["method"] for record in shown])
+        place_labels(axes, points, areas, [shown(record["method"]) for record in drawn])
         png.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(png, dpi=160)
 
