@@ -52,4 +52,5 @@ def _bare_name(value: object) -> object:
 def _subclasses(base: type[S]) -> list[type[S]]:
     direct = base.__subclasses__()
     named = [cls for cls in direct if "type" in cls.model_fields]
-    return named + [deeper for cls in direct for deeper in _subclasses(cls)]
+    files = [cls for cls in direct if not hasattr(cls, "of_type")]  # else made for one name of a variant that is here
+    return named + [deeper for cls in files for deeper in _subclasses(cls)]
