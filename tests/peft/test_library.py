@@ -30,7 +30,7 @@ RELATED: dict[str, dict[str, object]] = {
     "oft.oft_block_size": {"r": 0},
     "boft.boft_block_num": {"boft_block_size": 0},
     "gralora.r": {"gralora_k": 3},
-    "gralora.gralora_k": {"r": 33},
+    "supertuning.lora_alpha": {"r": 3},
     "cartridge.num_frozen_tokens": {"num_virtual_tokens": 9},
     "cpt.cpt_token_ids": {"cpt_tokens_type_mask": [4, 5, 8]},
     "cpt.cpt_tokens_type_mask": {"cpt_token_ids": [3, 5, 8]},
@@ -54,7 +54,7 @@ def another(name: str, key: str, about: dict[str, Any]) -> object:
         return next(choice for choice in kind["choices"] if choice != default)
     simple = {
         "bool": not default,
-        "str": "silu",
+        "str": {"act_fn": "silu", "wavelet_family": "sym2"}.get(key),
         "list[int]": [1, 2],
         "list[str]": ["norm"],
         "dict[str, int]": {"x": 3},
@@ -62,7 +62,7 @@ def another(name: str, key: str, about: dict[str, Any]) -> object:
     simple |= {"dict[str, float]": {"x": 0.5}, "float": 0.25}
     if kind != "int":
         return simple[kind]
-    return default + 1 if isinstance(default, int) and key != "r" else 3
+    return default + 2 if isinstance(default, int) and key != "r" else 3
 
 
 KEYS = [(name, key) for name, about in methods().items() for key in about["keys"] if key not in OWN_KEYS]
