@@ -93,7 +93,6 @@ class Adapter(PeftMethod):
         """
         from peft import get_peft_model
 
-        import ftune.peft.tuners  # noqa: F401 - makes the method known to peft
         from ftune.peft.tuners.bottleneck.config import BottleneckConfig
 
         auto_scale = PARALLEL_SCALE if self.style == "parallel" else 1.0

@@ -51,7 +51,6 @@ class AdapterFusion(PeftMethod):
         """
         from peft import get_peft_model
 
-        import ftune.peft.tuners  # noqa: F401 - makes the method known to peft
         from ftune.peft.tuners.fusion.adapters import fill, read_adapters
         from ftune.peft.tuners.fusion.config import FusionConfig
 
