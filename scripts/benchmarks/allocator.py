@@ -55,7 +55,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder, whose peft.py would hide the library
     if len(sys.argv) == 3:
         print(measure(sys.argv[1], keep=sys.argv[2] == "keep"))
     else:

@@ -20,7 +20,6 @@ import argparse
 import gc
 import json
 import statistics
-import sys
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -233,5 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder, whose peft.py would hide the library
     main()

@@ -22,7 +22,7 @@ def memory() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def peft() -> dict[str, Any]:
     """The functions of the PEFT benchmark."""
-    return runpy.run_path(str(FOLDER / "peft.py"))
+    return runpy.run_path(str(FOLDER / "peft_methods.py"))
 
 
 def llama() -> argparse.Namespace:

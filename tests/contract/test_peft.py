@@ -81,9 +81,10 @@ def encoder_decoder() -> Build:
 
 
 def logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    placed = {name: value.to(model.device) for name, value in (inputs or {"input_ids": IDS}).items()}
     with torch.no_grad():
-        found: torch.Tensor = model.eval()(**(inputs or {"input_ids": IDS})).logits
-    return found
+        found: torch.Tensor = model.eval()(**placed).logits
+    return found.cpu()
 
 
 def trained(model: Any, case: str, steps: int = 60, **inputs: torch.Tensor) -> tuple[float, float]:
@@ -92,10 +93,11 @@ def trained(model: Any, case: str, steps: int = 60, **inputs: torch.Tensor) -> t
     hook = method(case).hook(model)
     if hook:
         hook.begin(steps)
+    placed = {name: value.to(model.device) for name, value in (inputs or {"input_ids": IDS, "labels": IDS}).items()}
     model.train()
     losses = []
     for step in range(steps):
-        loss = model(**(inputs or {"input_ids": IDS, "labels": IDS})).loss
+        loss = model(**placed).loss
         extra = hook.regulariser() if hook else None
         (loss if extra is None else loss + extra).backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""What every PEFT method that claims to go with a quantised base promises there, on the CPU kernels of bitsandbytes."""
+"""What every PEFT method that claims to go with a quantised base promises there, on the kernels of bitsandbytes for this machine."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,17 +18,16 @@ from ftune.peft.lora import Lora
 from tests.contract.cases import cases, method
 from tests.contract.test_peft import IDS, Build, logits, relative, trained
 
-pytest.importorskip("bitsandbytes")
-
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WAYS = ("nf4", "int8")
 STEPS = 8
 ABLE = [(case, way) for case in cases() for way in WAYS if way not in method(case).limits()]
 
 
 def quantised(way: str, path: Path) -> Any:
-    """The model in `path` as a run loads it with `model.quantization: way`, in fp32 on a CPU."""
+    """The model in `path` as a run loads it with `model.quantization: way`, computing in fp32."""
     loader_args = variants_of(Quantization)[way]().loader_args("float32")
-    return load_model(str(path), dtype="float32", loader_args=loader_args)
+    return load_model(str(path), dtype="float32", device=DEVICE, loader_args=loader_args)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +63,7 @@ def test_a_look_at_held_out_rows_leaves_the_gradients_as_they_are(way: str, tiny
         if looks:
             logits(model)
         model.train()
-        model(input_ids=IDS, labels=IDS).loss.backward()
+        model(input_ids=IDS.to(DEVICE), labels=IDS.to(DEVICE)).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     plain, looked = gradients
     assert plain.keys() == looked.keys()

@@ -13,7 +13,7 @@ from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.data.reference import is_hub_id as is_hub_data
-from ftune.models.dtype import resolve_dtype
+from ftune.models.dtype import resolve_dtype, torch_name
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import Inputs, load_inputs, packing_line, tell_rows, tell_stream
@@ -112,9 +112,10 @@ def _train(
     trainable, total = count_parameters(model)
     device = torch.cuda.get_device_name() if on_gpu else "CPU"
     say.line(f"model: {total:,} parameters, {trainable:,} of them train ({trainable / total:.2%}), {dtype} on {device}")
+    events.write("model", parameters=total, trainable=trainable, dtype=dtype, device=device)
     if recipe.data.packing:
         probed = [inputs.train.ids(index) for index in range(min(2, len(inputs.train)))]
-        difference = probe_packing(model, probed)
+        difference = probe_packing(model, probed, getattr(torch, torch_name(dtype)))
         say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
     outcome = train_sft(
         model,

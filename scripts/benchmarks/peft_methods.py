@@ -1,10 +1,10 @@
 """Every PEFT method on the same rows for the same steps: what it trains, costs and learns, as a table and a picture.
 
-    .venv/bin/python scripts/benchmarks/peft.py                          # all shipped recipes of recipes/sft/
-    .venv/bin/python scripts/benchmarks/peft.py ia3 lora lora+peft.dora=true+optim.learning_rate=1e-3
-    .venv/bin/python scripts/benchmarks/peft.py --steps 16 --no-eval     # speed and memory alone
-    .venv/bin/python scripts/benchmarks/peft.py --table                  # what was found so far, best first
-    .venv/bin/python scripts/benchmarks/peft.py --picture docs/peft.png
+    .venv/bin/python scripts/benchmarks/peft_methods.py                          # all shipped recipes of recipes/sft/
+    .venv/bin/python scripts/benchmarks/peft_methods.py ia3 lora lora+peft.dora=true+optim.learning_rate=1e-3
+    .venv/bin/python scripts/benchmarks/peft_methods.py --steps 16 --no-eval     # speed and memory alone
+    .venv/bin/python scripts/benchmarks/peft_methods.py --table                  # what was found so far, best first
+    .venv/bin/python scripts/benchmarks/peft_methods.py --picture docs/peft.png
 
 SmolLM2-135M-Instruct learns the quickstart's orders: 288 rows, 8 a step, and 64 held-out rows whose answers must match
 to the letter. A method is a recipe's name, with overrides behind `+`; it brings its own settings and learning rate,
@@ -17,7 +17,6 @@ GPU's peak, loading included; a CPU has no peak that could be reset.
 import argparse
 import gc
 import json
-import re
 import statistics
 import sys
 import traceback
@@ -30,7 +29,6 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes" / "sft"
 ORDERS = ROOT / "recipes" / "data" / "orders"
-SAID = re.compile(r"model: ([\d,]+) parameters, ([\d,]+) of them train")
 UNTIMED = 5
 """The first steps of a run, which warm up, and the last ones, whose mean is the final training loss."""
 
@@ -115,13 +113,13 @@ def measure(method: str, given: argparse.Namespace) -> Record:
                 test = {"path": str(ORDERS / "test.jsonl")}
                 recipe = EvalRecipe(run=str(run), rows=test, max_new_tokens=48, micro_batch_size=64)  # type: ignore[arg-type]
                 recipe.execute(RunOptions("", ""))
-            return {"method": method, "error": None, **found(run, log)}
+            return {"method": method, "error": None, **found(run)}
         except Exception as error:  # one broken method must not cost the others
             traceback.print_exc()
             return {"method": method, "error": str(error) or repr(error)}
 
 
-def found(run: Path, log: Path) -> Record:
+def found(run: Path) -> Record:
     """What a finished run has written down."""
     from ftune.report.events import read_events
 
@@ -129,13 +127,13 @@ def found(run: Path, log: Path) -> Record:
     steps = [event for event in events if event["kind"] == "step"]
     times = [datetime.fromisoformat(event["time"]).timestamp() for event in steps]
     seconds = [after - before for before, after in zip(times[UNTIMED:], times[UNTIMED + 1 :], strict=False)]
-    parameters, trainable = SAID.findall(log.read_text(encoding="utf-8"))[-1]
+    model = next(event for event in reversed(events) if event["kind"] == "model")
     files = [*run.glob("adapter/*.safetensors"), *run.glob("model/*.safetensors")]
     facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     record: Record = {
         "device": facts["gpus"][0] if facts["gpus"] else facts["cpu"]["model"],
-        "parameters": int(parameters.replace(",", "")),
-        "trainable": int(trainable.replace(",", "")),
+        "parameters": model["parameters"],
+        "trainable": model["trainable"],
         "bytes": sum(file.stat().st_size for file in files),
         "steps_per_s": 1 / statistics.median(seconds) if seconds else None,
     }
@@ -327,5 +325,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder, where this file would hide the library
     main()

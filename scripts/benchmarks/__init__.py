@@ -1,1 +1,0 @@
-"""Measurements behind the numbers in the README; a package, so that `peft.py` is not taken for the library."""
