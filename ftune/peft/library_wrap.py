@@ -67,6 +67,12 @@ def _arguments(model: "PreTrainedModel", name: str, keys: Keys) -> Keys:
     elif name in ("cpt", "trainable_tokens"):
         tokens = "cpt_token_ids" if name == "cpt" else "token_indices"
         _check_tokens(model, tokens, keys[tokens])
+        head = model.get_output_embeddings()
+        if name == "trainable_tokens" and head is not None and head.weight is model.get_input_embeddings().weight:
+            raise ModelError(
+                "peft.type: trainable_tokens would train the head too, which shares its weights with the embeddings "
+                "here, and TRL computes the loss past it; use 'lora' with 'modules_to_save: [embed_tokens]'"
+            )
     return arguments
 
 

@@ -29,8 +29,5 @@ REQUIRED: dict[str, dict[str, object]] = {
 
 LEARNING_RATES: dict[str, float] = {"unilora": 0.1}
 
-MISSING = {name for name, (module, _) in PACKAGES.items() if find_spec(module) is None}
-"""Methods whose package is not installed, so that they cannot run here."""
-
-NOT_SWITCHED = {"trainable_tokens"}
-"""Methods of which peft 0.21 takes no second adapter, where the head's weights are the embeddings'."""
+MISSING = {name for name, (module, _) in PACKAGES.items() if find_spec(module) is None} | {"trainable_tokens"}
+"""Methods that cannot run here: their package is not installed, or the tiny model's head shares the embeddings."""

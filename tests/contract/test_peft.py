@@ -13,7 +13,6 @@ from ftune.peft.adapters import load_adapter
 from ftune.peft.base import Material, PeftMethod, count_parameters
 from ftune.trainers.probe import probe_packing
 from tests.contract.cases import cases, learning_rate, method
-from tests.contract.library_cases import NOT_SWITCHED
 
 IDS = torch.tensor([[5, 9, 13, 21, 34, 55, 89, 144]])
 OTHER_IDS = torch.tensor([[7, 8, 100, 20, 3, 6]])
@@ -146,7 +145,7 @@ def test_saved_and_loaded_it_gives_the_same_logits(case: str, base: Build, wrap:
     assert relative(logits(reloaded(model, case, base, tmp_path)), logits(model)) < 1e-5
 
 
-@pytest.mark.parametrize("case", [case for case in ADAPTERS if case not in NOT_SWITCHED])
+@pytest.mark.parametrize("case", ADAPTERS)
 def test_adapters_are_switched_at_run_time(case: str, base: Build, wrap: Wrap, tmp_path: Path) -> None:
     wanted = {}
     for name, steps in (("first", 3), ("second", 8)):

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from ftune.core.errors import ModelError, RecipeError
 from ftune.core.variants import class_of, variants_of
+from ftune.peft.adapters import load_adapter
 from ftune.peft.base import FEATURES, PeftMethod
 from ftune.peft.library import LibraryMethod, methods
-from ftune.peft.library_facts import LEARNING_RATES, LIMITS, REFUSED
+from ftune.peft.library_facts import LEARNING_RATES, LIMITS, PACKAGES, REFUSED
 from ftune.recipes.load import load_recipe, recipe_schema
 from tests.contract.library_cases import MISSING, REQUIRED
 
@@ -82,7 +83,7 @@ def test_every_method_of_peft_has_a_key_or_a_reason() -> None:
     assert LIMITS.keys() | LEARNING_RATES.keys() <= methods().keys()
 
 
-@pytest.mark.parametrize(("name", "key"), [case for case in KEYS if case[0] not in MISSING])
+@pytest.mark.parametrize(("name", "key"), [case for case in KEYS if case[0] not in PACKAGES or case[0] not in MISSING])
 def test_a_key_reaches_the_config_of_peft(name: str, key: str) -> None:
     import peft
 
@@ -181,6 +182,34 @@ def test_parameter_counts() -> None:
     assert trained(type="trainable_tokens", token_indices=[3, 5]) == 2 * 24
     assert trained(type="beft") == 24
     assert trained(type="hra", r=2) == 6 * 2 * 24 + 2 * 48
+
+
+def test_trained_tokens_are_saved_and_loaded(tmp_path: Path) -> None:
+    import torch
+
+    ids = torch.tensor([[3, 5, 7]])
+    torch.manual_seed(0)
+    method, model = section(type="trainable_tokens", token_indices=[3, 5]), tiny()
+    model.save_pretrained(tmp_path / "base")
+    wrapped = method.wrap(model)
+    optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=0.5)
+    before = wrapped(input_ids=ids, labels=ids).loss
+    before.backward()
+    optimizer.step()
+    after = wrapped(input_ids=ids, labels=ids).loss
+    assert after < before
+    method.export(wrapped, tmp_path / "adapter")
+    loaded = load_adapter(type(model).from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    assert torch.allclose(loaded(input_ids=ids, labels=ids).loss, after, rtol=1e-5)
+
+
+def test_tokens_of_a_shared_head_are_refused() -> None:
+    from transformers import LlamaForCausalLM
+
+    config = tiny().config
+    config.tie_word_embeddings = True
+    with pytest.raises(ModelError, match="use 'lora'"):
+        section(type="trainable_tokens", token_indices=[3]).wrap(LlamaForCausalLM(config))
 
 
 def test_a_class_is_built_once_and_knows_its_rate() -> None:

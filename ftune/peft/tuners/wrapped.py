@@ -2,7 +2,6 @@
 
 A sublayer is wrapped as it is and never looked into, so it may be quantised, fused, or a mixture of experts.
 """
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 import re
 from abc import abstractmethod

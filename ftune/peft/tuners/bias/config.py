@@ -1,5 +1,4 @@
 """The adapter_config.json of trained biases."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from dataclasses import dataclass
 

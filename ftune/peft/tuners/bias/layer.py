@@ -1,5 +1,4 @@
 """A module with a trained offset to its output, which is a trained bias."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,5 +1,4 @@
 """The tuner that gives modules a trained bias."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from typing import Any
 

@@ -1,5 +1,4 @@
 """Which switches of a model's config give its linear layers biases, found by building the architecture with them."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from copy import deepcopy
 from dataclasses import dataclass

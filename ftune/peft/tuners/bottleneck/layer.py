@@ -1,5 +1,4 @@
 """A bottleneck, and a sublayer with bottlenecks on it."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from torch import Tensor, nn
 from transformers.activations import ACT2FN

@@ -1,5 +1,4 @@
 """The tuner that puts bottlenecks on sublayers."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from typing import Any
 

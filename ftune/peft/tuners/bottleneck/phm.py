@@ -1,5 +1,4 @@
 """Compacter's linear layers (arXiv:2106.04647): weights as sums of Kronecker products."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 import torch
 from torch import Tensor, nn

@@ -1,5 +1,4 @@
 """Trained bottleneck adapters, read from their folders to be fused."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 import re
 from collections.abc import Sequence

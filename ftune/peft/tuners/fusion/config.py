@@ -1,5 +1,4 @@
 """The adapter_config.json of fused adapters."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from dataclasses import dataclass, field
 

@@ -1,5 +1,4 @@
 """Attention over the outputs of several adapters (arXiv:2005.00247, section 3.2)."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 import torch
 from torch import Tensor, nn

@@ -1,5 +1,4 @@
 """The tuner that fuses adapters."""
-# ruff: noqa: TID253 - a tuner is only imported where peft is
 
 from torch import nn
 
