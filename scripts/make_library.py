@@ -31,8 +31,8 @@ LEFT_OUT = {
     *("exclude_modules", "bias"),
     # a base that is not frozen where it should be, or a checkpoint that cannot be resumed from
     *("runtime_offload_base_weight", "save_only_topk_weights"),
-    # follows from another key, needs another model
-    *("cpt.num_virtual_tokens", "cpt.cpt_mask", "shadow.shadow_model", "osf.init_weights"),
+    # needs another model, is there for tests, is computed past by TRL
+    *("shadow.shadow_model", "osf.init_weights", "shadow.auxiliary_loss_weight"),
     # wants a call at every step and leaves frozen what it masks; adalora shares a budget out among layers
     *("use_asa", "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta"),
     *("asa_uncertainty_beta", "asa_schedule_exponent"),
@@ -45,7 +45,6 @@ NOT_LINEAR = {"ln_tuning", "shadow", "trainable_tokens", "adaption_prompt"}
 REQUIRED = {
     "adaption_prompt": {"adapter_len", "adapter_layers"},
     "cartridge": {"num_virtual_tokens"},
-    "cpt": {"cpt_token_ids", "cpt_tokens_type_mask"},
     "trainable_tokens": {"token_indices"},
 }
 """Keys without a default that means anything."""
@@ -65,9 +64,6 @@ OWN_TYPES = {"osf.rank_pattern": "dict[str, float]"}
 """What a key takes where its annotation says too little, or where peft ignores a part of it."""
 
 OWN_HELP = {
-    "cpt_token_ids": "Tokens of the prompt, such as an example's, whose embeddings train.",
-    "cpt_tokens_type_mask": "What each of them is: 1 prompt, 2 input, 3 answer's prompt, 4 answer, 5 to 8 the next "
-    "example's, and so on; ends with an answer.",
     "target_modules": "Names of the linear layers to adapt; `auto` takes all of them but the output head.",
     "layers": "Indexes of the decoder layers to adapt, from 0; all by default.",
     "modules_to_save": "Names of further modules that train as a whole and are saved with the adapter.",

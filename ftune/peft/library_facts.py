@@ -5,7 +5,6 @@ from typing import Any
 
 from ftune.peft.base import Feature
 from ftune.peft.virtual_tokens import KEYS_LIMITS
-from ftune.peft.virtual_tokens import LIMITS as TOKENS_LIMITS
 
 _NEEDS_TASKS = (
     "it wants a task's number with every row, which rows do not have; "
@@ -13,6 +12,7 @@ _NEEDS_TASKS = (
 )
 
 REFUSED: dict[str, str] = {
+    "cpt": "it has a loss of its own, which TRL computes past; use 'peft: {type: prompt, init: text}'",
     "multitask_prompt_tuning": _NEEDS_TASKS,
     "poly": _NEEDS_TASKS,
     "xlora": (
@@ -47,11 +47,6 @@ LIMITS: dict[str, dict[Feature, str]] = {
     "beft": {"merge": "its biases have no place in layers without biases; use 'peft: {type: bitfit, add: true}'"},
     "c3a": {"step_zero": f"{_RANDOM}, or 'init_weights: true'"},
     "cartridge": KEYS_LIMITS,
-    "cpt": {
-        **TOKENS_LIMITS,
-        "classification": "peft has it for causal models only; use 'peft: prompt'",
-        "encoder_decoder": "peft has it for causal models only; use 'peft: prompt'",
-    },
     "deft": _UNPACKED,
     "delora": _UNPACKED,
     "fourierft": {"step_zero": f"{_RANDOM}, or 'init_weights: true'"},
@@ -92,7 +87,6 @@ LEARNING_RATES: dict[str, float] = {
     "vblora": 5e-4,
     # virtual tokens, as with the other methods that have some
     "cartridge": 1e-2,
-    "cpt": 1e-3,
 }
 """Where a method learns at another rate than LoRA."""
 
@@ -109,14 +103,3 @@ def impossible(name: str, values: dict[str, Any]) -> Iterator[str]:
         yield "num_frozen_tokens: all virtual tokens would be frozen; keep fewer of them"
     elif name == "randlora" and values["sparse"] and values["very_sparse"]:
         yield "very_sparse: the bases are sparse or very sparse; switch one of both off"
-    elif name == "cpt":
-        yield from _cpt(values["cpt_token_ids"], values["cpt_tokens_type_mask"])
-
-
-def _cpt(tokens: list[int], kinds: list[int]) -> Iterator[str]:
-    if len(tokens) != len(kinds):
-        yield f"cpt_tokens_type_mask: {len(kinds)} entries for {len(tokens)} tokens; give one a token"
-    elif max(kinds, default=0) % 4:  # peft continues the count in the row, whose labels are those at multiples of 4
-        yield "cpt_tokens_type_mask: must end with an answer (4, 8, ...), or the labels of the rows are not found"
-    elif not any(kind % 4 for kind in kinds):
-        yield "cpt_tokens_type_mask: answers (4, 8, ...) do not train; mark other tokens with 1 (prompt) to 3"

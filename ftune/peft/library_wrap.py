@@ -64,11 +64,12 @@ def _arguments(model: "PreTrainedModel", name: str, keys: Keys) -> Keys:
             )
     elif name == "ln_tuning":
         arguments["target_modules"] = _norms(model)
-    elif name in ("cpt", "trainable_tokens"):
-        tokens = "cpt_token_ids" if name == "cpt" else "token_indices"
-        _check_tokens(model, tokens, keys[tokens])
+    elif name == "shadow":
+        arguments["auxiliary_loss_weight"] = 0.0  # no key: TRL computes the loss itself, past the model's
+    elif name == "trainable_tokens":
+        _check_tokens(model, keys["token_indices"])
         head = model.get_output_embeddings()
-        if name == "trainable_tokens" and head is not None and head.weight is model.get_input_embeddings().weight:
+        if head is not None and head.weight is model.get_input_embeddings().weight:
             raise ModelError(
                 "peft.type: trainable_tokens would train the head too, which shares its weights with the embeddings "
                 "here, and TRL computes the loss past it; use 'lora' with 'modules_to_save: [embed_tokens]'"
@@ -83,11 +84,11 @@ def _norms(model: "PreTrainedModel") -> list[str]:
     return sorted({path.rpartition(".")[2] for path in paths})
 
 
-def _check_tokens(model: "PreTrainedModel", key: str, tokens: Iterable[int]) -> None:
+def _check_tokens(model: "PreTrainedModel", tokens: Iterable[int]) -> None:
     count = model.get_input_embeddings().num_embeddings
     for token in tokens:
         if not 0 <= token < count:
-            raise ModelError(f"peft.{key}: {token} is no token of the model, which has 0 to {count - 1}")
+            raise ModelError(f"peft.token_indices: {token} is no token of the model, which has 0 to {count - 1}")
 
 
 def _check_names(model: "PreTrainedModel", keys: Keys) -> None:

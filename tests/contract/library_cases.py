@@ -8,12 +8,6 @@ REQUIRED: dict[str, dict[str, object]] = {
     "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
     "c3a": {"block_size": 16},
     "cartridge": {"num_virtual_tokens": 4},
-    "cpt": {
-        "cpt_token_ids": [7, 11, 15, 19],
-        "cpt_tokens_type_mask": [1, 2, 3, 4],
-        "opt_projection_epsilon": 50.0,
-        "opt_projection_format_epsilon": 50.0,
-    },
     "fourierft": {"n_frequency": 100},
     "gralora": {"r": 8},
     "miss": {"r": 8},

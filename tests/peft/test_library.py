@@ -33,8 +33,6 @@ RELATED: dict[str, dict[str, object]] = {
     "gralora.r": {"gralora_k": 3},
     "supertuning.lora_alpha": {"r": 3},
     "cartridge.num_frozen_tokens": {"num_virtual_tokens": 9},
-    "cpt.cpt_token_ids": {"cpt_tokens_type_mask": [4, 5, 8]},
-    "cpt.cpt_tokens_type_mask": {"cpt_token_ids": [3, 5, 8]},
 }
 """What has to change with a key."""
 
@@ -47,10 +45,6 @@ def another(name: str, key: str, about: dict[str, Any]) -> object:
     """An allowed value that is not the default."""
     default = about.get("default")
     kind = about["takes"][0]
-    if key == "cpt_token_ids":
-        return [1, 2, 3]
-    if key == "cpt_tokens_type_mask":
-        return [1, 2, 4]
     if isinstance(kind, dict):
         return next(choice for choice in kind["choices"] if choice != default)
     simple = {
