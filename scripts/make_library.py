@@ -146,11 +146,17 @@ def keys(name: str, config: type) -> dict[str, dict[str, object]]:
     return made
 
 
+def is_ours(config: type) -> bool:
+    """Whether a method that peft knows is one that ftune registered."""
+    return config.__module__.startswith("ftune.")
+
+
 def table() -> dict[str, object]:
     """The whole table."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    methods = {str(kind.value).lower(): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    known = [(kind, config) for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items() if not is_ours(config)]
+    methods = {str(kind.value).lower(): config for kind, config in known}
     made = {
         name: {"config": config.__name__, "keys": keys(name, config)}
         for name, config in sorted(methods.items())

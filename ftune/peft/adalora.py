@@ -1,15 +1,14 @@
 """AdaLoRA (arXiv:2303.10512): ranks move during training to the layers where they matter most."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ftune.core.errors import RecipeError
 from ftune.peft.base import NOTHING, Material, PeftMethod
 from ftune.peft.hook import TrainingHook
-from ftune.peft.targets import check_layers, chosen_linears, task_type
+from ftune.peft.targets import check_layers, chosen_linears, late_forward, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -93,11 +92,9 @@ class AdaLora(PeftMethod):
             orth_reg_weight=self.orthogonality,
             total_step=1,
         )
-        wrapped = get_peft_model(model, config)
         # peft 0.21 adds the regulariser to the loss that the model returns, which trainers with a loss of their own
         # never see; the hook gives it to all of them instead
-        wrapped.base_model.forward = partial(_forward, wrapped.base_model)
-        return wrapped
+        return late_forward(get_peft_model(model, config))
 
     def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
         """The triplets that are left; a layer that has none keeps one whose E is zero, as no tensor may be empty."""
@@ -177,10 +174,6 @@ class RankHook(TrainingHook):
             else:
                 into[kind][name] = value.to(device)
         self.config.rank_pattern = kept or None
-
-
-def _forward(tuner: Any, *args: Any, **kwargs: Any) -> Any:
-    return tuner.model(*args, **kwargs)
 
 
 def _layer_name(parameter: str) -> str:

@@ -35,6 +35,7 @@ def _no(way: str, why: str) -> str:
 _QUANTISED: tuple[Feature, ...] = ("nf4", "int8")
 _UNPACKED: dict[Feature, str] = {way: _no(way, "it computes with the base's weights themselves") for way in _QUANTISED}
 _SHAPES: dict[Feature, str] = {"nf4": _no("nf4", "it takes its shapes from the weights, which are packed")}
+_IN_PLACE = _no("int8", "it changes their products in place, which their gradient forbids on a GPU")
 _RANDOM = "it starts from a random update; use 'peft: lora' to start as the base"
 
 LIMITS: dict[str, dict[Feature, str]] = {
@@ -45,13 +46,14 @@ LIMITS: dict[str, dict[Feature, str]] = {
         "encoder_decoder": "peft knows it for Llama, Mistral and GPT-2 only; use 'peft: lora'",
     },
     "beft": {"merge": "its biases have no place in layers without biases; use 'peft: {type: bitfit, add: true}'"},
-    "c3a": {"step_zero": f"{_RANDOM}, or 'init_weights: true'"},
+    "c3a": {"int8": _IN_PLACE, "step_zero": f"{_RANDOM}, or 'init_weights: true'"},
     "cartridge": KEYS_LIMITS,
     "deft": _UNPACKED,
     "delora": _UNPACKED,
     "fourierft": {"step_zero": f"{_RANDOM}, or 'init_weights: true'"},
     "frod": _UNPACKED,
     "glora": _UNPACKED,
+    "gralora": {"int8": _IN_PLACE},
     "hra": _UNPACKED,
     "lily": {
         "packing": "its router looks at the whole row, so packed rows would choose together; use 'data.packing: false'",
@@ -69,7 +71,7 @@ LIMITS: dict[str, dict[Feature, str]] = {
     "supertuning": _UNPACKED,
     "tinylora": _UNPACKED,
     "trainable_tokens": {"classification": "peft trains no new head beside it; use 'peft: lora'"},
-    "unilora": {"step_zero": _RANDOM},
+    "unilora": {way: _no(way, "peft gives it no gradient there") for way in _QUANTISED} | {"step_zero": _RANDOM},
     "vblora": {"step_zero": _RANDOM},
 }
 """By `type`: what does not work, why, and the way out. Everything else is tested to work."""

@@ -6,8 +6,15 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import ModelError
-from ftune.core.suggest import did_you_mean
-from ftune.peft.targets import check_layers, chosen_linears, linear_names, task_type
+from ftune.peft.targets import (
+    check_layers,
+    check_modules,
+    check_patterns,
+    chosen_linears,
+    late_forward,
+    linear_names,
+    task_type,
+)
 from ftune.peft.virtual_tokens import in_fp32
 
 if TYPE_CHECKING:
@@ -38,14 +45,18 @@ def wrapped(model: "PreTrainedModel", name: str, config_class: str, keys: Keys) 
     import peft
 
     arguments = _arguments(model, name, keys)
-    _check_names(model, keys)
+    for key in keys:
+        if key.endswith("_pattern"):
+            check_patterns(model, key, keys[key] or ())
+    check_modules(model, keys.get("modules_to_save") or ())
     if "target_modules" in keys:
         _check_blocks(model, name, keys, arguments["target_modules"])
     try:
         config = getattr(peft, config_class)(task_type=task_type(model), **arguments)
-        return in_fp32(peft.get_peft_model(model, config))
+        made = in_fp32(peft.get_peft_model(model, config))
     except (ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, KeyError) as error:
         raise ModelError(_told(name, keys, str(error))) from error
+    return late_forward(made) if name == "adaption_prompt" else made
 
 
 def _arguments(model: "PreTrainedModel", name: str, keys: Keys) -> Keys:
@@ -89,21 +100,6 @@ def _check_tokens(model: "PreTrainedModel", tokens: Iterable[int]) -> None:
     for token in tokens:
         if not 0 <= token < count:
             raise ModelError(f"peft.token_indices: {token} is no token of the model, which has 0 to {count - 1}")
-
-
-def _check_names(model: "PreTrainedModel", keys: Keys) -> None:
-    """Names and patterns that match nothing would do nothing, and peft says nothing of it."""
-    linears = linear_names(model)
-    for key in (key for key in keys if key.endswith("_pattern")):
-        for pattern in keys[key] or {}:
-            if not any(re.match(rf"(.*\.)?({pattern})$", path) for path in linears):
-                leaves = {path.rpartition(".")[2] for path in linears}
-                raise ModelError(f"peft.{key}: no linear layer '{pattern}'{did_you_mean(pattern, leaves)}")
-    paths = [path for path, _ in model.named_modules() if path]
-    for name in keys.get("modules_to_save") or ():
-        if not any(path == name or path.endswith(f".{name}") for path in paths):
-            leaves = {path.rpartition(".")[2] for path in paths}
-            raise ModelError(f"peft.modules_to_save: no module '{name}'{did_you_mean(name, leaves)}")
 
 
 def _check_blocks(model: "PreTrainedModel", name: str, keys: Keys, targets: list[str]) -> None:

@@ -1,14 +1,12 @@
 """LoRA (arXiv:2106.09685): the update of a weight is the product of two thin matrices."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import check_layers, chosen_linears, linear_names, task_type
+from ftune.peft.targets import check_layers, check_modules, check_patterns, chosen_linears, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -83,7 +81,8 @@ class Lora(PeftMethod):
 
         check_layers(model, self.layers)
         targets = chosen_linears(model, self.target_modules)
-        self._check_names(model)
+        check_patterns(model, "rank_pattern", self.rank_pattern)
+        check_modules(model, self.modules_to_save)
         config = LoraConfig(
             task_type=task_type(model),
             r=self.rank,
@@ -136,17 +135,3 @@ class Lora(PeftMethod):
         super().export(model, folder)
         if self.init in ("pissa", "olora"):
             export_update(model, folder)
-
-    def _check_names(self, model: "PreTrainedModel") -> None:
-        from ftune.core.suggest import did_you_mean
-
-        linears = linear_names(model)
-        for pattern in self.rank_pattern:
-            if not any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in linears):
-                known = sorted({name.rpartition(".")[2] for name in linears})
-                raise ModelError(f"peft.rank_pattern: no linear layer '{pattern}'{did_you_mean(pattern, known)}")
-        names = [name for name, _ in model.named_modules()]
-        for wanted in self.modules_to_save:
-            if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
-                known = sorted({name.rpartition(".")[2] for name in names} - {""})
-                raise ModelError(f"peft.modules_to_save: no module '{wanted}'{did_you_mean(wanted, known)}")

@@ -1,12 +1,15 @@
 """What a model offers to methods: its task, its linear layers, its decoder layers."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftune.core.errors import ModelError
 from ftune.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 HEADS = ("score", "classifier", "classification_head")
@@ -46,6 +49,41 @@ def chosen_linears(model: "PreTrainedModel", target_modules: Literal["auto"] | S
         if not any(path == name or path.endswith(f".{name}") for path in paths):
             raise ModelError(f"peft.target_modules: no linear layer '{name}'{did_you_mean(name, leaves)}")
     return list(target_modules)
+
+
+def check_patterns(model: "PreTrainedModel", key: str, patterns: Iterable[str]) -> None:
+    """Raises ModelError when a regular expression for the end of layer names, as peft takes them, matches none.
+
+    peft would ignore it without a word.
+    """
+    paths = linear_names(model)
+    for pattern in patterns:
+        if not any(re.fullmatch(rf"(.*\.)?({pattern})", path) for path in paths):
+            leaves = {path.rpartition(".")[2] for path in paths}
+            raise ModelError(f"peft.{key}: no linear layer '{pattern}'{did_you_mean(pattern, leaves)}")
+
+
+def check_modules(model: "PreTrainedModel", names: Iterable[str]) -> None:
+    """Raises ModelError when `modules_to_save` names a module that is not there."""
+    paths = [path for path, _ in model.named_modules() if path]
+    for name in names:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            leaves = {path.rpartition(".")[2] for path in paths}
+            raise ModelError(f"peft.modules_to_save: no module '{name}'{did_you_mean(name, leaves)}")
+
+
+def late_forward(model: "PeftModel") -> "PeftModel":
+    """Let a tuner look up its model's `forward` at each call, where it would keep, or add to, the one it met first.
+
+    Trainers replace that method to compute the loss in pieces (TRL 1.16), and add a regulariser themselves.
+    """
+    tuner = model.base_model
+    tuner.forward = partial(_forward, tuner)
+    return model
+
+
+def _forward(tuner: Any, *args: Any, **kwargs: Any) -> Any:
+    return tuner.model(*args, **kwargs)
 
 
 def check_layers(model: "PreTrainedModel", layers: Sequence[int] | None) -> None:

@@ -74,6 +74,7 @@ def test_the_losses_of_a_run_are_those_computed_by_hand(
         batch={"micro_batch_size": 6},
         optim={"learning_rate": 1e-9},
         checkpoint={"every": 1},
+        backend={"device": "cpu"},
     )
     done = ftune("sft", path)
     assert done.code == 0, done.err
