@@ -78,7 +78,8 @@ def make_model(folder: Path, given: argparse.Namespace) -> None:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = ["<unk>", *(f"w{index}" for index in range(1, 128_256))]
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    words = [*special.values(), *(f"w{index}" for index in range(len(special), 128_256))]
     generator = torch.Generator().manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
@@ -108,7 +109,6 @@ def make_model(folder: Path, given: argparse.Namespace) -> None:
     model.save_pretrained(folder / "model", max_shard_size="4GB")
     vocabulary = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}))
     vocabulary.pre_tokenizer = WhitespaceSplit()
-    special = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), words, strict=False))
     PreTrainedTokenizerFast(tokenizer_object=vocabulary, **special).save_pretrained(folder / "model")
 
 
