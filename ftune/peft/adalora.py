@@ -94,7 +94,11 @@ class AdaLora(PeftMethod):
         )
         # peft 0.21 adds the regulariser to the loss that the model returns, which trainers with a loss of their own
         # never see; the hook gives it to all of them instead
-        return late_forward(get_peft_model(model, config))
+        wrapped = late_forward(get_peft_model(model, config))
+        for name, parameter in wrapped.named_parameters():
+            if ".ranknum." in name:  # a constant that peft 0.21 lets train on a GPU, and does not save
+                parameter.requires_grad_(False)
+        return wrapped
 
     def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
         """The triplets that are left; a layer that has none keeps one whose E is zero, as no tensor may be empty."""
