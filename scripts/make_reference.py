@@ -1,6 +1,7 @@
 """Write the recipe reference of the README from the recipe sections: `python scripts/make_reference.py`."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import get_args
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from ftune.core.section import Section, field_docs
-from ftune.core.variants import class_of
+from ftune.core.variants import class_of, variants_of
+from ftune.peft.base import FEATURES, PeftMethod
 from ftune.recipes.sft import SftRecipe
 
 README = Path(__file__).parents[1] / "README.md"
+BEGIN_MATRIX, END_MATRIX = "<!-- methods: made by scripts/make_reference.py -->", "<!-- end of methods -->"
 BEGIN, END = "<!-- reference: made by scripts/make_reference.py -->", "<!-- end of reference -->"
 
 
@@ -79,10 +82,38 @@ def reference() -> str:
     return "\n".join([BEGIN, "| key | default | meaning |", "| :-- | :-- | :-- |", *rows(SftRecipe, ""), END])
 
 
+def matrix() -> str:
+    """What each PEFT method goes together with, and why not where it does not."""
+    columns = {feature: words for feature, words in FEATURES.items() if feature != "unquantized"}
+    lines = ["| method | paper | " + " | ".join(columns.values()) + " |", "| :-- | :-- |" + " :-: |" * len(columns)]
+    reasons: dict[str, list[str]] = {}
+    for name, section in variants_of(PeftMethod).items():
+        method = section.model_construct(type=name)
+        limits = method.limits()
+        if all(feature in limits for feature in FEATURES):  # it cannot be trained at all
+            reasons.setdefault(next(iter(limits.values())), []).append(f"`{name}`")
+            continue
+        cells = ["-" if feature in limits else "yes" for feature in columns]
+        lines.append(f"| `{name}` | {paper(section)} | {' | '.join(cells)} |")
+        for feature, reason in limits.items():
+            reasons.setdefault(reason, []).append(f"`{name}` with {FEATURES[feature]}")
+    lines += ["", "<details><summary>Why not, and what to do instead</summary>", ""]
+    lines += [f"- {', '.join(cases)}: {reason}" for reason, cases in reasons.items()]
+    return "\n".join([BEGIN_MATRIX, *lines, "", "</details>", END_MATRIX])
+
+
+def paper(section: type[Section]) -> str:
+    """The first paper that the docstring of a method's module names."""
+    found = re.search(r"arXiv:(\d+\.\d+)", sys.modules[section.__module__].__doc__ or "")
+    return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else ""
+
+
 def updated(text: str) -> str:
-    """The README with the current reference."""
-    before, _, rest = text.partition(BEGIN)
-    return before + reference() + rest.partition(END)[2]
+    """The README with the current reference and matrix."""
+    for begin, end, made in ((BEGIN, END, reference()), (BEGIN_MATRIX, END_MATRIX, matrix())):
+        before, _, rest = text.partition(begin)
+        text = before + made + rest.partition(end)[2]
+    return text
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ Feature = Literal[
 """What a method may or may not go together with; `step_zero`: before training, the model gives what its base gives."""
 
 FEATURES: dict[Feature, str] = {
-    "unquantized": "weights as they are",
+    "unquantized": "16 or 32 bit",
     "packing": "packing",
-    "activation_checkpointing": "activation checkpointing",
-    "nf4": "NF4 weights",
-    "int8": "int8 weights",
-    "classification": "sequence classification",
-    "encoder_decoder": "encoder-decoder models",
+    "activation_checkpointing": "checkpointing",
+    "nf4": "NF4",
+    "int8": "int8",
+    "classification": "classifiers",
+    "encoder_decoder": "encoder-decoder",
     "step_zero": "starts as the base",
     "merge": "merging",
 }

@@ -20,7 +20,7 @@ class PTuning(PeftMethod):
     Only f(P) is saved: tokens x hidden size, however large f was.
     """
 
-    default_learning_rate: ClassVar[float] = 1e-3
+    default_learning_rate: ClassVar[float] = 3e-3
 
     type: Literal["p_tuning"] = "p_tuning"
     """Trained embeddings before the text's, made by an MLP or LSTM."""

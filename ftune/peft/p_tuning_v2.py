@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class PTuningV2(PeftMethod):
     """Each layer attends to [P_k; K] and [P_v; V], where P itself trains, beside a linear head where there is one."""
 
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 3e-2
 
     type: Literal["p_tuning_v2"] = "p_tuning_v2"
     """Trained keys and values in every layer, without an MLP."""

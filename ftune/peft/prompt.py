@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Prompt(PeftMethod):
     """The model reads [P; X] in place of X, where X embeds the text and only P trains."""
 
-    default_learning_rate: ClassVar[float] = 0.03
+    default_learning_rate: ClassVar[float] = 0.1
 
     type: Literal["prompt"] = "prompt"
     """Trained embeddings before the text's."""

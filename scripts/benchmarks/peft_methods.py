@@ -219,7 +219,7 @@ def draw(records: list[Record], png: Path) -> None:
     drawn = [record for record in records if "exact" in record]
     largest = max(record.get("memory_gib", 1.0) for record in drawn)
     with rc_context(STYLE):
-        figure = Figure(figsize=(10, 6.4), layout="constrained")
+        figure = Figure(figsize=(10, 7.2), layout="constrained")
         axes = figure.subplots()
         points = [(record["trainable"], 100 * record["exact"]) for record in drawn]
         areas = [40 + 400 * record.get("memory_gib", 0.0) / largest for record in drawn]
@@ -227,7 +227,8 @@ def draw(records: list[Record], png: Path) -> None:
         axes.scatter(across, up, s=areas, color=BLUE, alpha=0.45, linewidths=0)
         axes.scatter(across, up, s=10, color=BLUE, linewidths=0)
         axes.set_axisbelow(True)
-        axes.set(xscale="log", xlabel="trained parameters", ylabel="exact match on held-out rows", ylim=(-6, 106))
+        axes.set(xscale="log", xlabel="trained parameters", ylabel="exact match on held-out rows")
+        axes.set_ylim(min(up) - 8, min(106.0, max(up) + 8))
         axes.set_xlim(min(across) / 2.5, max(across) * 2.5)
         axes.xaxis.set_major_locator(LogLocator(numticks=12))
         axes.xaxis.set_minor_locator(NullLocator())
