@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.core.errors import ModelError
-from ftune.core.say import Say
 from ftune.core.suggest import did_you_mean
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.targets import HEADS
@@ -60,6 +59,8 @@ class Freeze(PeftMethod):
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PreTrainedModel":
         """The same model, the chosen parameters trainable and in fp32; says which these are."""
+        from ftune.core.say import Say
+
         model.requires_grad_(False)
         for parameter in self._chosen(model):
             parameter.requires_grad_(True)
