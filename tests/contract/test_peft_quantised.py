@@ -1,4 +1,4 @@
-"""What every PEFT method that claims to go with a quantised base promises there, on the bitsandbytes of this machine."""
+"""What every PEFT method that claims to go with a quantised base promises there, on this machine of CPU or GPU."""
 
 import warnings
 from collections.abc import Iterator
