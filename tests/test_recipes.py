@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,17 @@ import yaml
 from ftune.recipes.catalogue import names, recipes_folder
 from ftune.recipes.load import load_recipe, recipe_schema
 from tests.conftest import Done
+from tests.contract.adapters_to_fuse import adapters_to_fuse
 
 RECIPES = [name for name, _ in names()]
+
+
+@pytest.fixture(autouse=True)
+def _trained_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the recipe of AdapterFusion starts from, in the working folder."""
+    for name, adapter in zip(("first", "second"), adapters_to_fuse(), strict=True):
+        shutil.copytree(adapter, tmp_path / "work" / "runs" / name / "adapter")
+    monkeypatch.chdir(tmp_path / "work")
 
 
 @pytest.mark.parametrize("name", RECIPES)
