@@ -26,9 +26,9 @@ def init_eva(model: "PeftModel", rows: Sequence[Sequence[int]]) -> None:
     from peft import initialize_lora_eva_weights
 
     chosen = [list(row) for row in rows[:EVA_ROWS]]
+    config = model.peft_config["default"]
     batches = []
-    for start in range(0, len(chosen), EVA_BATCH):
-        batch = chosen[start : start + EVA_BATCH]
+    for batch in _batches(chosen, math.ceil(config.eva_config.rho * config.r)):
         width = max(map(len, batch))
         mask = [[1] * len(row) + [0] * (width - len(row)) for row in batch]
         ids = [row + [0] * (width - len(row)) for row in batch]
@@ -42,6 +42,27 @@ def init_eva(model: "PeftModel", rows: Sequence[Sequence[int]]) -> None:
         initialize_lora_eva_weights(model, batches, show_progress_bar=False)
     except ValueError as error:
         raise ModelError(f"peft.init: 'eva' cannot be computed from {len(chosen)} rows: {error}") from error
+
+
+def _batches(rows: list[list[int]], tokens: int) -> list[list[list[int]]]:
+    """`rows` in batches that have `tokens` tokens each; peft 0.21 waits forever for one where all have fewer.
+
+    Raises ModelError when all rows together have fewer.
+    """
+    batches: list[list[list[int]]] = [[]]
+    for row in rows:
+        if len(batches[-1]) >= EVA_BATCH and sum(map(len, batches[-1])) >= tokens:
+            batches.append([])
+        batches[-1].append(row)
+    found = sum(map(len, rows))
+    if found < tokens:
+        raise ModelError(
+            f"peft.init: 'eva' needs {tokens} tokens for this rank, and its {len(rows)} rows have {found}; "
+            "lower 'peft.rank', or use another init"
+        )
+    if len(batches) > 1 and sum(map(len, batches[-1])) < tokens:
+        batches[-2:] = [batches[-2] + batches[-1]]
+    return batches
 
 
 def init_loftq(model: "PeftModel", located: str) -> None:
@@ -95,9 +116,19 @@ class _Weights:
 
 
 def remember_start(model: "PeftModel") -> None:
-    """Keep A and B as they are now: an initialisation took their product out of the base weights."""
-    from peft import get_peft_model_state_dict
+    """Keep A and B as they are now: an initialisation took their product out of the base weights.
 
+    Raises ModelError when a layer is narrower than its rank: peft 0.21 then makes A and B that it cannot load.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, LoraLayer) and (found := len(module.lora_A["default"].weight)) < module.r["default"]:
+            raise ModelError(
+                f"peft.rank: {module.r['default']} is more than the {found} principal components of '{name}'; "
+                "lower it, or use 'init: default'"
+            )
     state = get_peft_model_state_dict(model)
     model.lora_start = {name: value.detach().cpu().clone() for name, value in state.items() if ".lora_" in name}
 
