@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from ftune.core.errors import RecipeError
 from ftune.peft.base import NOTHING, Material, PeftMethod
 from ftune.peft.hook import TrainingHook
-from ftune.peft.targets import check_layers, chosen_linears, late_forward, task_type
+from ftune.peft.targets import Targets, check_layers, chosen_linears, late_forward, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,7 +40,7 @@ class AdaLora(PeftMethod):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input while training."""
 
-    target_modules: Literal["auto"] | list[str] = "auto"
+    target_modules: Targets = "auto"
     """Names of the linear layers to adapt; `auto` takes all of them but the output head."""
 
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None

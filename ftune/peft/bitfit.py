@@ -1,12 +1,11 @@
 """BitFit (arXiv:2106.10199): only the bias terms train."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftune.core.errors import ModelError
 from ftune.core.suggest import did_you_mean
 from ftune.peft.base import NOTHING, Material, PeftMethod
-from ftune.peft.targets import HEADS, linear_names, task_type
+from ftune.peft.targets import HEADS, Targets, linear_names, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 class BitFit(PeftMethod):
     """y = W x + b0 + b, where only b trains (section 3, where b0 + b is the bias); b is zero at the start.
 
-    All biases train, of linear layers and of norms. Only the b are saved.
+    All biases train, of linear layers and of norms, but that of the output head. Only the b are saved.
     """
 
     own_tuner: ClassVar[bool] = True
@@ -28,9 +27,9 @@ class BitFit(PeftMethod):
     add: bool = False
     """Give linear layers that have no bias one of zeros; needed by models without biases, such as Llama and Qwen3."""
 
-    target_modules: Literal["auto"] | list[str] = "auto"
+    target_modules: Targets = "auto"
     """Names of the modules whose bias trains, such as `[query, q_proj]`; `auto` takes all that have one, and with `add`
-    all linear layers but the output head."""
+    all linear layers, but never the output head."""
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model with trained biases; ModelError when it has none and `add` is off."""
@@ -40,10 +39,6 @@ class BitFit(PeftMethod):
         from ftune.peft.tuners.bias.config import BiasConfig
 
         return get_peft_model(model, BiasConfig(task_type=task_type(model), target_modules=self._paths(model)))
-
-    def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
-        """Write the trained biases; never the output head's weight, which peft adds where its bias trains."""
-        model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def _paths(self, model: "PreTrainedModel") -> list[str]:
         biased, linear = biased_names(model), linear_names(model)
@@ -64,15 +59,17 @@ class BitFit(PeftMethod):
 
 
 def biased_names(model: "PreTrainedModel") -> list[str]:
-    """Dotted names of the linear layers and norms with a bias, without heads of classification, which train whole."""
+    """Dotted names of the linear layers and norms with a bias, without heads."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
+    head = model.get_output_embeddings()  # TRL computes the loss past its module, by weight and bias alone
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm | Conv1D)
         and module.bias is not None
+        and module is not head
         and not name.startswith(HEADS)
     ]
 

@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Material, PeftMethod
-from ftune.peft.targets import chosen_linears, linear_names, task_type
+from ftune.peft.targets import Targets, chosen_linears, linear_names, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,7 +37,7 @@ class Ia3(PeftMethod):
     type: Literal["ia3"] = "ia3"
     """Trained scalings of keys, values and feed-forward layers, (IA)3."""
 
-    target_modules: Literal["auto"] | list[str] = "auto"
+    target_modules: Targets = "auto"
     """Names of the linear layers to scale; `auto` takes key and value projections and the last feed-forward layer."""
 
     feedforward_modules: Literal["auto"] | list[str] = "auto"

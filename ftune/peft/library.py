@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema
 from ftune.core.section import Location
 from ftune.peft.base import FEATURES, NOTHING, Feature, Material, PeftMethod
 from ftune.peft.library_facts import LEARNING_RATES, LIMITS, PACKAGES, REFUSED, impossible
+from ftune.peft.targets import Targets
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,7 +44,7 @@ _TAKES: dict[str, Any] = {
     "dict[str, int]": dict[str, int],
     "dict[str, float]": dict[str, float],
     "dict[str, str]": dict[str, str],
-    "targets": Literal["auto"] | list[str],
+    "targets": Targets,
     "layers": Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)],
 }
 """The types that the table has names for."""

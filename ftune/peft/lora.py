@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import check_layers, check_modules, check_patterns, chosen_linears, task_type
+from ftune.peft.targets import Targets, check_layers, check_modules, check_patterns, chosen_linears, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,7 +34,7 @@ class Lora(PeftMethod):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input while training."""
 
-    target_modules: Literal["auto"] | list[str] = "auto"
+    target_modules: Targets = "auto"
     """Names of the linear layers to adapt, such as `[q_proj, v_proj]`; `auto` takes all of them but the output head."""
 
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None

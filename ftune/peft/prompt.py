@@ -48,7 +48,9 @@ class Prompt(PeftMethod):
             num_virtual_tokens=self.virtual_tokens,
             num_transformer_submodules=1,  # an encoder-decoder has its prompt in the encoder, as in the paper
         )
-        embeddings = model.get_input_embeddings().weight.detach().float()
+        table = model.get_input_embeddings()
+        with torch.no_grad():  # by its forward pass, as some models scale what is in the table (Gemma 3)
+            embeddings = table(torch.arange(len(table.weight), device=model.device)).float()
         wrapped = get_peft_model(model, config)
         prompt = wrapped.prompt_encoder["default"].embedding.weight
         with torch.no_grad():

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from ftune.core.errors import ModelError
 from ftune.core.suggest import did_you_mean
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 HEADS = ("score", "classifier", "classification_head")
 """Names of the heads of sequence classification models, which train whatever the method."""
+
+
+Targets = Literal["auto"] | Annotated[list[str], Field(min_length=1)]
+"""What `target_modules` takes."""
 
 
 def task_type(model: "PreTrainedModel") -> str:
@@ -58,6 +64,10 @@ def check_patterns(model: "PreTrainedModel", key: str, patterns: Iterable[str]) 
     """
     paths = linear_names(model)
     for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ModelError(f"peft.{key}: '{pattern}' is no regular expression: {error}") from error
         if not any(re.fullmatch(rf"(.*\.)?({pattern})", path) for path in paths):
             leaves = {path.rpartition(".")[2] for path in paths}
             raise ModelError(f"peft.{key}: no linear layer '{pattern}'{did_you_mean(pattern, leaves)}")

@@ -156,3 +156,20 @@ def test_a_merge_in_place_is_taken_back() -> None:
         assert torch.equal(logits(model), base)
     assert torch.equal(logits(model), wanted)
     assert torch.equal(logits(model.unload()), base)
+
+
+def test_the_bias_of_the_output_head_stays(tmp_path: Path) -> None:
+    """Phi has one, and trainers that compute the loss by the head's weight and bias would go past an offset."""
+    from transformers import PhiConfig, PhiForCausalLM
+
+    config = PhiConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, pad_token_id=0
+    )
+    model = BitFit().wrap(PhiForCausalLM(config))
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert any("q_proj" in name for name in trained)
+    assert not any("lm_head" in name for name in trained)
+    BitFit().export(model, tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert saved
+    assert all(".bitfit_bias" in name for name in saved)

@@ -124,9 +124,27 @@ def test_eva_starts_where_the_rows_vary_most(tiny_model: Path) -> None:
     assert not layer.lora_B["default"].weight.any()
 
 
+def test_eva_takes_short_rows_together(tiny_model: Path) -> None:
+    """8 components want 8 tokens, and no four of these rows have them."""
+    model = Lora(rank=4, init="eva", target_modules=["q_proj"]).wrap(base(tiny_model), Material(rows=[[5], [9]] * 8))
+    assert not model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj").lora_B["default"].weight.any()
+
+
+def test_eva_refuses_a_rank_for_which_the_rows_are_too_few(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="needs 8 tokens for this rank, and its 2 rows have 6"):
+        Lora(rank=4, init="eva").wrap(base(tiny_model), Material(rows=[[5, 6, 7], [8, 9, 10]]))
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_rank_above_the_principal_components_is_refused(init: str, tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"20 is more than the 16 principal components of .*k_proj"):
+        Lora.model_validate({"rank": 20, "init": init}).wrap(base(tiny_model))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"rank_pattern": {"[": 3}}, "'\\[' is no regular expression"),
         ({"rank_pattern": {"up_porj": 3}}, "did you mean 'up_proj'"),
         ({"modules_to_save": ["lm_haed"]}, "did you mean 'lm_head'"),
         ({"layers": [7]}, "the model has layers 0 to 1"),

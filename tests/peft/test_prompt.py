@@ -72,6 +72,19 @@ def test_it_starts_as_tokens_of_the_vocabulary_without_the_special_ones(tiny_mod
     assert not drawn & set(words.all_special_ids)
 
 
+def test_it_starts_as_what_the_model_reads_where_it_scales_embeddings() -> None:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 32, "head_dim": 8}
+    config = Gemma3TextConfig(**sizes, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0)
+    model = Gemma3ForCausalLM(config)
+    read = model.get_input_embeddings()(torch.arange(32)).detach().clone()
+    assert not torch.equal(read, model.get_input_embeddings().weight)
+    found = prompt_of(Prompt(virtual_tokens=8).wrap(model, Material()))
+    assert all(bool((read == row).all(dim=1).any()) for row in found)
+
+
 def test_it_starts_as_noise_as_wide_as_the_embeddings(tiny_model: Path) -> None:
     model = base(tiny_model)
     spread = float(model.get_input_embeddings().weight.std())
