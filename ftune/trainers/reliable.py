@@ -176,7 +176,8 @@ class ReliableTrainer(Trainer):
 
     def after_optimizer_step(self) -> None:
         """Let the method's hook act; a step that was skipped left no gradients to act on."""
-        if self.method.hook and not self._skipped_in_a_row:
+        skipped = self._skipped_in_a_row or self.accelerator.optimizer_step_was_skipped  # the latter: fp16 overflowed
+        if self.method.hook and not skipped:
             step = self.state.global_step + 1
             if facts := self.method.hook.after_step(step):
                 self.events.write("method", step=step, **facts)
