@@ -75,6 +75,8 @@ def _wanted(detail: ErrorDetails) -> str:
         words = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below"}
         limit = next(iter(detail.get("ctx", {}).values()))
         return f"{words.get(kind, 'at most')} {limit}"
+    if kind == "too_short":
+        return f"a list of at least {detail['ctx']['min_length']}"
     return _SHOULD_BE.get(kind, "")
 
 
@@ -88,7 +90,7 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
-        return "a list"
+        return "a list" if value else "an empty list"
     if value is None:
         return "nothing"
     if isinstance(value, bool):

@@ -37,6 +37,13 @@ def errors_of(path: Path, *overrides: str, command: str = "sft") -> list[str]:
     return str(caught.value).splitlines()
 
 
+def test_an_empty_list_is_told_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("model: {path: m}\ndata: {train: rows.jsonl}\npeft: {type: lora, target_modules: []}\n")
+    wanted = "peft.target_modules: should be 'auto' or a list of at least 1, got an empty list"
+    assert any(wanted in line for line in errors_of(path))
+
+
 def test_all_faults_at_once_each_with_place_and_hint(tmp_path: Path) -> None:
     path = tmp_path / "faulty.yaml"
     path.write_text(FAULTY)
