@@ -1,6 +1,8 @@
 """What every PEFT method promises, run on each file of `ftune/peft` by discovery and on the settings in `cases`."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,14 @@ def able(feature: str) -> list[str]:
     return [case for case in PLAIN if feature not in method(case).limits()]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def base(tiny_model: Path) -> Build:
     from transformers import AutoModelForCausalLM
 
-    return lambda: AutoModelForCausalLM.from_pretrained(tiny_model)
+    return partial(deepcopy, AutoModelForCausalLM.from_pretrained(tiny_model))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def wrap(tiny_model: Path) -> Wrap:
     """The method of a case applied to a fresh model, the same each time."""
     from transformers import AutoTokenizer
@@ -54,29 +56,21 @@ def wrap(tiny_model: Path) -> Wrap:
     return wrapped
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def classifier(tiny_model: Path) -> Build:
     from transformers import AutoModelForSequenceClassification
 
-    def build() -> Any:
-        torch.manual_seed(1)
-        return AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
-
-    return build
+    torch.manual_seed(1)
+    return partial(deepcopy, AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def encoder_decoder() -> Build:
     from transformers import T5Config, T5ForConditionalGeneration
 
-    def build() -> Any:
-        torch.manual_seed(2)
-        config = T5Config(
-            vocab_size=320, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
-        )
-        return T5ForConditionalGeneration(config)
-
-    return build
+    torch.manual_seed(2)
+    config = T5Config(vocab_size=320, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    return partial(deepcopy, T5ForConditionalGeneration(config))
 
 
 def logits(model: Any, **inputs: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from tests.conftest import chat_rows, write_rows
 from tests.contract.cases import method
 from tests.contract.test_peft import PLAIN
 
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
