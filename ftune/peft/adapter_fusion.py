@@ -1,5 +1,6 @@
 """AdapterFusion (arXiv:2005.00247): several trained bottleneck adapters, combined by attention."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -36,13 +37,16 @@ class AdapterFusion(PeftMethod):
     """Folders of runs with `peft: adapter`, or of their adapters, all of one style and on one base model."""
 
     def faults(self) -> Iterator[tuple[Location, str]]:
-        """A folder without an adapter."""
+        """A folder without an adapter, or with one of another kind."""
         for index, name in enumerate(self.adapters):
-            if not all((_adapter_folder(name) / file).is_file() for file in (CONFIG, WEIGHTS)):
+            folder = _adapter_folder(name)
+            if not all((folder / file).is_file() for file in (CONFIG, WEIGHTS)):
                 yield (
                     ("adapters", index),
                     f"no adapter in '{name}'; name a run folder with 'adapter' in it, or that one",
                 )
+            elif (kind := _kind(folder)) != "BOTTLENECK":
+                yield ("adapters", index), f"'{name}' holds '{kind.lower()}'; only adapters of 'peft: adapter' fuse"
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model with the adapters on it, and attention over them.
@@ -83,6 +87,14 @@ def _adapter_folder(name: str) -> Path:
     """The folder of an adapter itself, for that of a run too."""
     folder = Path(name).expanduser()
     return folder / "adapter" if (folder / "adapter" / CONFIG).is_file() else folder
+
+
+def _kind(folder: Path) -> str:
+    """What an adapter says that it is."""
+    try:
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a broken adapter_config.json"
 
 
 def _check_fit(model: "PreTrainedModel", places: list[str], weights: "dict[str, dict[str, Tensor]]") -> None:

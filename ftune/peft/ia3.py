@@ -70,14 +70,13 @@ class Ia3(PeftMethod):
     def _modules(self, model: "PreTrainedModel") -> tuple[list[str], list[str]]:
         """Names of the layers to scale, and which of them at their input."""
         paths = linear_names(model)
+        auto = self.feedforward_modules == "auto"
         if self.target_modules != "auto":
-            known = self.feedforward_modules == "auto"
             inputs = [name for name in self.target_modules if _ends(name, FEEDFORWARD)]
             _refuse_fused(self.target_modules, paths)
-            return self.target_modules, inputs if known else list(self.feedforward_modules)
+            return self.target_modules, inputs if auto else list(self.feedforward_modules)
         _refuse_fused(paths, paths)
         found = [_found(paths, ends) for ends in (KEYS, VALUES)]
-        auto = self.feedforward_modules == "auto"
         feedforward = _found(paths, FEEDFORWARD) if auto else list(self.feedforward_modules)
         if not all((*found, feedforward)):
             leaves = ", ".join(sorted({path.rpartition(".")[2] for path in paths}))

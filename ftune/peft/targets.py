@@ -74,9 +74,12 @@ def check_patterns(model: "PreTrainedModel", key: str, patterns: Iterable[str]) 
 
 
 def check_modules(model: "PreTrainedModel", names: Iterable[str]) -> None:
-    """Raises ModelError when `modules_to_save` names a module that is not there."""
+    """Raises ModelError when `modules_to_save` names a module that is not there, or one that holds all layers."""
     paths = [path for path, _ in model.named_modules() if path]
+    linears = linear_names(model)
     for name in names:
+        if linears and all(f".{name}." in f".{path}" for path in linears):
+            raise ModelError(f"peft.modules_to_save: '{name}' holds all layers, so nothing is left to adapt; name less")
         if not any(path == name or path.endswith(f".{name}") for path in paths):
             leaves = {path.rpartition(".")[2] for path in paths}
             raise ModelError(f"peft.modules_to_save: no module '{name}'{did_you_mean(name, leaves)}")

@@ -69,7 +69,9 @@ def with_prefix(
     wrapped = get_peft_model(model, config)
     if hidden_size is None:
         prefix = wrapped.prompt_encoder["default"].embedding.weight
-        own = _keys_and_values(model, common_tokens(virtual_tokens, model.config.vocab_size, material.tokenizer))
+        own = _keys_and_values(
+            model, common_tokens(virtual_tokens, model.config.get_text_config().vocab_size, material.tokenizer)
+        )
         with torch.no_grad():
             if own is not None and own.shape == prefix.shape:
                 prefix.copy_(own)

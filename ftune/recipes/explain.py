@@ -34,6 +34,8 @@ def explain(cls: type[Section], value: object, error: ValidationError) -> Iterat
         grouped.setdefault(place, []).append(detail)
     for place, details in grouped.items():
         message = _message(cls, place, details)
+        if details[0]["type"] == "value_error":
+            place, message = _named(value, place, message)
         yield place, f"{dotted(place)}: {message}" if place else message
 
 
@@ -112,6 +114,17 @@ def _place(value: object, loc: Location, kind: str) -> Location:
             value = value[part]  # type: ignore[index]
             place.append(part)
     return (*place, loc[-1]) if kind == "missing" else tuple(place)
+
+
+def _named(value: object, place: Location, message: str) -> tuple[Location, str]:
+    """The place of the key that a validator's message begins with, where the recipe has it, and the rest of it."""
+    key, _, rest = message.partition(": ")
+    inner = tuple(key.split("."))
+    for part in (*place, *inner):
+        if isinstance(part, str) and not (isinstance(value, dict) and part in value):
+            return place, message
+        value = value[part]  # type: ignore[index]
+    return (*place, *inner), rest
 
 
 def _sections_at(cls: type[Section], loc: Location) -> list[type[Section]]:

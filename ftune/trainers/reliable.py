@@ -168,7 +168,10 @@ class ReliableTrainer(Trainer):
         return optimizer
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss, and in training the method's regulariser, once a step however many micro-batches it has."""
+        """The loss, and in training the method's regulariser, once a step however many micro-batches it has.
+
+        TRL's losses are sums over the step's number of tokens, which are not divided again.
+        """
         loss = super().compute_loss(*args, **kwargs)
         hook = self.method.hook
         extra = hook.regulariser() if hook and self.model.training else None

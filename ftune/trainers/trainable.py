@@ -23,7 +23,11 @@ def save_trainable(model: torch.nn.Module, hook: TrainingHook | None, folder: Pa
 
 
 def load_trainable(model: torch.nn.Module, hook: TrainingHook | None, folder: Path) -> None:
-    """Bring back what `save_trainable` wrote. Raises CheckpointError when the model has other parameters."""
+    """Bring back what `save_trainable` wrote. Raises CheckpointError without it, or for other parameters."""
+    if not (folder / FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: no {FILE}, so it cannot be resumed exactly; start a new run with output_dir=..."
+        )
     saved = load_file(folder / FILE)
     parameters = _trained(model)
     wanted = {f"model.{name}" for name in parameters}

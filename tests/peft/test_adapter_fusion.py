@@ -175,3 +175,15 @@ def test_a_missing_folder_is_a_fault_of_the_recipe(
     done = ftune("sft", path, "--dry-run")
     assert done.code == 2
     assert "peft.adapters[1]: no adapter in 'runs/nothing'" in done.err
+
+
+def test_a_folder_with_another_adapter_is_a_fault_of_the_recipe(
+    recipe: Callable[..., Path], ftune: Callable[..., Done], make: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    from ftune.peft.lora import Lora
+
+    Lora(rank=2).wrap(load(tiny_model)).save_pretrained(tmp_path / "lora")
+    path = recipe(peft={"type": "adapter_fusion", "adapters": [make("a"), "lora"]})
+    done = ftune("sft", path, "--dry-run")
+    assert done.code == 2
+    assert "peft.adapters[1]: 'lora' holds 'lora'; only adapters of 'peft: adapter' fuse" in done.err

@@ -147,6 +147,7 @@ def test_a_rank_above_the_principal_components_is_refused(init: str, tiny_model:
         ({"rank_pattern": {"[": 3}}, "'\\[' is no regular expression"),
         ({"rank_pattern": {"up_porj": 3}}, "did you mean 'up_proj'"),
         ({"modules_to_save": ["lm_haed"]}, "did you mean 'lm_head'"),
+        ({"modules_to_save": ["model"]}, "nothing is left to adapt"),
         ({"layers": [7]}, "the model has layers 0 to 1"),
     ],
 )

@@ -166,7 +166,7 @@ def _result(trained: SftRecipe, folder: Path) -> Path:
 
 
 def _both(trained: SftRecipe, folder: Path, complete: Callable[["PreTrainedModel", str], list[str]]) -> Completions:
-    """Completions before and after. An adapter is folded into its base for the second half: the same, but faster."""
+    """Completions before and after. Folding an adapter into its base is faster, and the same up to rounding."""
     import torch
 
     from ftune.models.load import load_model, locate_model
