@@ -85,3 +85,26 @@ def test_the_regulariser_is_that_of_the_paper(tiny_model: Path) -> None:
     assert found.requires_grad
     plain = model.get_base_model()(IDS, labels=IDS).loss
     assert torch.allclose(model(IDS, labels=IDS).loss, plain)
+
+
+def test_the_regulariser_counts_once_a_step_however_it_is_accumulated(
+    recipe: Callable[..., Path], ftune: Callable[..., Done]
+) -> None:
+    from safetensors.torch import load_file
+
+    found = []
+    for micro in (1, 4):
+        path = recipe(
+            peft={"type": "adalora", "rank": 2, "initial_rank": 4, "orthogonality": 5.0, "warmup": 0.0, "final": 0.0},
+            optim={"optimizer": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e6},  # Adam would hide a factor
+            batch={"micro_batch_size": micro, "global_batch_size": 4},
+            schedule={"max_steps": 3, "warmup": 0},
+            checkpoint={"every": 2},
+            output_dir=f"by{micro}",
+        )
+        assert ftune("sft", path).code == 0
+        found.append(load_file(f"by{micro}/checkpoint-2/trainable.safetensors"))
+    each, together = found
+    trained = [name for name in each if name.startswith("model.")]
+    assert trained
+    assert all(torch.allclose(each[name], together[name], atol=1e-5) for name in trained)
