@@ -20,6 +20,9 @@ REDUCTION_FACTOR = 16.0
 PARALLEL_SCALE = 4.0
 """What He et al. multiply parallel adapters with (table 6)."""
 
+NOT_LINEAR = "adapters are not linear, so no weight can take them in; serve base and adapter, or use 'lora'"
+"""Why they are not merged, alone or fused."""
+
 Names = Literal["auto"] | Annotated[list[str], Field(min_length=1)]
 
 
@@ -111,9 +114,7 @@ class Adapter(PeftMethod):
 
     def limits(self) -> dict[Feature, str]:
         """What is not linear has no place in a weight."""
-        return {
-            "merge": "adapters are not linear, so no weight can take them in; serve base and adapter, or use 'lora'"
-        }
+        return {"merge": NOT_LINEAR}
 
     def _paths(self, model: "PreTrainedModel") -> list[str]:
         """Paths of the sublayers that get an adapter. Raises ModelError."""

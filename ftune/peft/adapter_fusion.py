@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ftune.core.errors import ModelError
 from ftune.core.section import Location
+from ftune.peft.adapter import NOT_LINEAR
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.targets import task_type
 
@@ -79,7 +80,7 @@ class AdapterFusion(PeftMethod):
         """The adapters act at once, and what is not linear has no place in a weight."""
         return {
             "step_zero": "the fused adapters act from the first step; start from one of them, or use 'adapter'",
-            "merge": "adapters are not linear, so no weight can take them in; serve base and adapter, or use 'lora'",
+            "merge": NOT_LINEAR,
         }
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ftune.core.errors import ModelError
 from ftune.core.suggest import did_you_mean
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.peft.full import WHOLE_MODEL_LIMITS
 from ftune.peft.targets import HEADS
 
 if TYPE_CHECKING:
@@ -74,13 +75,8 @@ class Freeze(PeftMethod):
         return model
 
     def limits(self) -> dict[Feature, str]:
-        """Quantised weights cannot train; there is nothing to merge."""
-        way_out = "use 'peft: lora' (QLoRA) or 'model.quantization: none'"
-        return {
-            "nf4": f"'freeze' trains the model's own weights, which nf4 cannot; {way_out}",
-            "int8": f"'freeze' trains the model's own weights, which int8 cannot; {way_out}",
-            "merge": "the result is a whole model already",
-        }
+        """What no method goes with that trains the model's own weights."""
+        return WHOLE_MODEL_LIMITS
 
     def export(self, model: "PreTrainedModel", folder: Path) -> None:
         """Write the model in one dtype, that of its frozen weights.

@@ -7,6 +7,14 @@ from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_WAY_OUT = "use 'peft: lora' (QLoRA) or 'model.quantization: none'"
+WHOLE_MODEL_LIMITS: dict[Feature, str] = {
+    "nf4": f"training the model itself cannot train nf4 weights; {_WAY_OUT}",
+    "int8": f"training the model itself cannot train int8 weights; {_WAY_OUT}",
+    "merge": "the result is a whole model already",
+}
+"""What no method goes with that trains the model's own weights."""
+
 
 class Full(PeftMethod):
     """Train every parameter, kept in fp32 while the products run in `model.dtype`."""
@@ -24,10 +32,5 @@ class Full(PeftMethod):
         return model.requires_grad_(True)
 
     def limits(self) -> dict[Feature, str]:
-        """Quantised weights cannot train; there is nothing to merge."""
-        way_out = "use 'peft: lora' (QLoRA) or 'model.quantization: none'"
-        return {
-            "nf4": f"full fine-tuning cannot train nf4 weights; {way_out}",
-            "int8": f"full fine-tuning cannot train int8 weights; {way_out}",
-            "merge": "the result is a whole model already",
-        }
+        """What no method goes with that trains the model's own weights."""
+        return WHOLE_MODEL_LIMITS

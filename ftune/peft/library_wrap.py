@@ -11,11 +11,11 @@ from ftune.peft.targets import (
     check_modules,
     check_patterns,
     chosen_linears,
+    in_fp32,
     late_forward,
     linear_names,
     task_type,
 )
-from ftune.peft.virtual_tokens import in_fp32
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import Targets, check_layers, check_modules, check_patterns, chosen_linears, task_type
+from ftune.peft.targets import Targets, check_layers, check_modules, check_patterns, chosen_linears, in_fp32, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -104,10 +104,7 @@ class Lora(PeftMethod):
             init_loftq(wrapped, material.located)
         elif self.init in ("pissa", "olora"):
             remember_start(wrapped)
-        for parameter in wrapped.parameters():
-            if parameter.requires_grad:  # some initialisations come in the dtype of the base
-                parameter.data = parameter.data.float()
-        return wrapped
+        return in_fp32(wrapped)
 
     def limits(self) -> dict[Feature, str]:
         """What peft 0.21 cannot compute on packed integers, and LoftQ, which needs them."""

@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-EVA_ROWS = 256
-"""How many rows EVA looks at most; it stops earlier when the components no longer turn."""
-
 EVA_BATCH = 4
+"""Rows that EVA looks at together, at least; it stops when the components no longer turn."""
 
 
 def init_eva(model: "PeftModel", rows: Sequence[Sequence[int]]) -> None:
@@ -25,7 +23,7 @@ def init_eva(model: "PeftModel", rows: Sequence[Sequence[int]]) -> None:
     import torch
     from peft import initialize_lora_eva_weights
 
-    chosen = [list(row) for row in rows[:EVA_ROWS]]
+    chosen = [list(row) for row in rows]
     config = model.peft_config["default"]
     batches = []
     for batch in _batches(chosen, math.ceil(config.eva_config.rho * config.r)):

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import task_type
-from ftune.peft.virtual_tokens import LIMITS, common_tokens, in_fp32, padding_goes_first
+from ftune.peft.targets import in_fp32, task_type
+from ftune.peft.virtual_tokens import LIMITS, common_tokens, padding_goes_first
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -85,6 +85,14 @@ def check_modules(model: "PreTrainedModel", names: Iterable[str]) -> None:
             raise ModelError(f"peft.modules_to_save: no module '{name}'{did_you_mean(name, leaves)}")
 
 
+def in_fp32(model: "PeftModel") -> "PeftModel":
+    """The model with what trains in fp32: copies of heads and some initialisations come in the dtype of the base."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
 def late_forward(model: "PeftModel") -> "PeftModel":
     """Let a tuner look up its model's `forward` at each call, where it would keep, or add to, the one it met first.
 

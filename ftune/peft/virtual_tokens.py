@@ -4,7 +4,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ftune.peft.base import Feature, Material
-from ftune.peft.targets import task_type
+from ftune.peft.targets import in_fp32, task_type
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,14 +29,6 @@ KEYS_LIMITS: dict[Feature, str] = {
     "use 'peft: prompt' or 'peft: lora'",
 }
 """The same where they are keys and values of each layer."""
-
-
-def in_fp32(model: "PeftModel") -> "PeftModel":
-    """The model with what trains in fp32: the copy of a head that peft makes has the model's own dtype."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
 
 
 def common_tokens(count: int, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:

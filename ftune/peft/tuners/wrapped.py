@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
@@ -64,13 +65,25 @@ class WrappingTuner(BaseTuner):
         size: int = self.model.config.get_text_config().hidden_size
         return size
 
-    def _wrapped(self, target: nn.Module, target_name: str, parent: nn.Module) -> Any:
-        """The target, wrapped now if it is not yet."""
-        if isinstance(target, self.tuner_layer_cls):
-            return target
-        layer = self.tuner_layer_cls(target)
-        self._replace_module(parent, target_name, layer, target)
-        return layer
+    @abstractmethod
+    def add_to(self, layer: Any, adapter_name: str, config: Any) -> None:
+        """Give a wrapped sublayer (the tuner's own class) a new adapter, as its config says."""
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = target
+        if not isinstance(target, self.tuner_layer_cls):
+            layer = self.tuner_layer_cls(target)
+            self._replace_module(parent, target_name, layer, target)
+        self.add_to(layer, adapter_name, peft_config)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Only that: peft's own expects the child to have a weight."""

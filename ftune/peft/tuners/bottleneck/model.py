@@ -27,15 +27,6 @@ class BottleneckModel(WrappingTuner):
         for factors, trainable in before:
             factors.requires_grad_(trainable)
 
-    def _create_and_replace(
-        self,
-        peft_config: BottleneckConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        layer: BottleneckLayer = self._wrapped(target, target_name, parent)
-        layer.add(adapter_name, peft_config, self._hidden_size(), self.bottleneck_shared)
+    def add_to(self, layer: BottleneckLayer, adapter_name: str, config: BottleneckConfig) -> None:
+        """A new adapter of that name."""
+        layer.add(adapter_name, config, self._hidden_size(), self.bottleneck_shared)

@@ -1,7 +1,5 @@
 """The tuner that fuses adapters."""
 
-from torch import nn
-
 from ftune.peft.tuners.fusion.config import FusionConfig
 from ftune.peft.tuners.fusion.layer import FusionLayer
 from ftune.peft.tuners.wrapped import WrappingTuner
@@ -13,15 +11,6 @@ class FusionModel(WrappingTuner):
     prefix = "fusion_"
     tuner_layer_cls = FusionLayer
 
-    def _create_and_replace(
-        self,
-        peft_config: FusionConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        layer: FusionLayer = self._wrapped(target, target_name, parent)
-        layer.add(adapter_name, peft_config, self._hidden_size())
+    def add_to(self, layer: FusionLayer, adapter_name: str, config: FusionConfig) -> None:
+        """A new adapter of that name."""
+        layer.add(adapter_name, config, self._hidden_size())
