@@ -36,6 +36,12 @@ class LaunchError(FtuneError):
     exit_code = 2
 
 
+class RewardError(FtuneError):
+    """A reward source gave no usable number: it raised, timed out, or returned something else."""
+
+    exit_code = 2
+
+
 class DivergedError(FtuneError):
     """Training met too many non-finite losses or gradients in a row."""
 
