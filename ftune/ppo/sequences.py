@@ -42,6 +42,16 @@ class Sequences:
         places = self.starts_B[:, None] + torch.arange(mask.shape[1], device=self.ids_BS.device)
         return self.ids_BS.gather(1, places.clamp(max=self.ids_BS.shape[1] - 1)).masked_fill(~mask, 0)
 
+    def rows(self, index: torch.Tensor) -> "Sequences":
+        """Some of them, cut to the longest of those."""
+        ends = self.ends_B[index]
+        return Sequences(self.ids_BS[index, : int(ends.max())], self.starts_B[index], ends)
+
+
+def micro_batches(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Indexes of `size` rows each, rows of like length together, so that little is padded."""
+    return list(lengths.argsort(descending=True, stable=True).split(size))
+
 
 def collate(rollouts: Sequence[Rollout], pad_id: int, device: torch.device | str) -> Sequences:
     """Rollouts, padded on the right to the longest of them."""
