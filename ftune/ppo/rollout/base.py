@@ -57,6 +57,9 @@ class Policy:
 class Engine(Protocol):
     """An open engine."""
 
+    name: str
+    """For people: which engine it is, and why where it was chosen."""
+
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> list[Rollout]:
         """One completion of each prompt (token ids), in their order.
 
