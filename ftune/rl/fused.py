@@ -1,0 +1,35 @@
+"""Elementwise functions as single GPU kernels."""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def fused(function: Callable[P, R], device: str) -> Callable[P, R]:
+    """`function`, compiled where `device` (a type, as "cuda") is a GPU: few passes over memory, not one an operation.
+
+    A GPU machine on which nothing compiles, for want of a C compiler or its headers, gets `function` and a warning.
+    `TORCHDYNAMO_DISABLE=1` turns compiling off.
+    """
+    return _compiled(function) if device == "cuda" and _compiles(device) else function
+
+
+@cache
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+    return torch.compile(function)
+
+
+@cache
+def _compiles(device: str) -> bool:
+    try:
+        torch.compile(torch.exp)(torch.ones(8, device=device))
+    except Exception as error:  # whatever the toolchain raises
+        warnings.warn(f"kernels are not compiled, which costs speed and memory: {error}", stacklevel=2)
+        return False
+    return True
