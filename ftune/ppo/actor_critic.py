@@ -56,7 +56,7 @@ class ActorCritic(nn.Module):
         reference: ReferenceKind,
         value: ValueKind,
         reference_copy: nn.Module | None = None,
-        value_copy: nn.Module | None = None,
+        value_copy: Any = None,
         temperature: float = 1.0,
         detach_value: bool = False,
     ) -> None:

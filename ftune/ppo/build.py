@@ -10,12 +10,14 @@ from ftune.core.errors import ModelError
 from ftune.peft.targets import in_fp32
 from ftune.ppo.activations import without_dropout
 from ftune.ppo.actor_critic import POLICY, REFERENCE, VALUE, ActorCritic, ReferenceKind, ValueKind
-from ftune.ppo.adapters import adapted_layers, add_copy
-from ftune.ppo.head import decoder_of
+from ftune.ppo.adapters import adapted_layers, adapter_scope, add_copy
+from ftune.ppo.head import decoder_of, hidden_states
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+PROBE_TOKENS = 32
 
 
 def build(
@@ -31,19 +33,16 @@ def build(
 ) -> ActorCritic:
     """The actor-critic of a model that a method has wrapped, or of a base model with the adapter of `start_adapter`.
 
-    The reference is the policy as it is now: the base where a new adapter changes nothing yet (`base`), a frozen copy
-    of the adapter (`adapter`), or of the whole model (`copy`), in `reference_dtype`. `auto` takes the cheapest: `base`
-    for a wrapped model, `adapter` for a start adapter, `copy` for a whole model. A method whose step 0 is not the base
-    with the adapter off (PiSSA, OLoRA, LoftQ) needs `adapter`. All dropout is set to 0, and the model to evaluation
-    mode. Raises ModelError for what cannot be together.
+    The reference is the policy as it is now: the base where the adapter changes nothing yet (`base`), a frozen copy of
+    the adapter (`adapter`), or of the whole model (`copy`), in `reference_dtype`. `auto` takes the first of these that
+    is right. All dropout is set to 0, and the model to evaluation mode. Raises ModelError for what cannot be together.
     """
     if start_adapter is not None:
         model = load_policy(model, start_adapter)
     without_dropout(model)
     model.eval()
-    kind = _reference_kind(model, reference, start_adapter is not None) if with_reference else "none"
-    if value == "adapter" and not adapted_layers(model):
-        raise ModelError("value: an adapter of its own needs a policy that is an adapter in layers; use 'trunk'")
+    kind = _reference_kind(model, reference) if with_reference else "none"
+    _check_value(model, value)
     reference_copy = copy.deepcopy(model).requires_grad_(False) if kind == "copy" else None
     if reference_copy is not None and reference_dtype is not None:
         reference_copy.to(reference_dtype)
@@ -78,15 +77,36 @@ def load_policy(model: "PreTrainedModel | PeftModel", adapter: Path) -> "PeftMod
 
 
 def _reference_kind(
-    model: "PreTrainedModel | PeftModel", wanted: Literal["auto", "base", "adapter", "copy"], started: bool
+    model: "PreTrainedModel | PeftModel", wanted: Literal["auto", "base", "adapter", "copy"]
 ) -> ReferenceKind:
     """Where the reference comes from. Raises ModelError for a model that cannot provide it."""
     in_layers = bool(adapted_layers(model))
     if wanted == "auto":
-        return "copy" if not in_layers else "adapter" if started else "base"
+        return "copy" if not in_layers else "base" if _is_as_base(model) else "adapter"
     if wanted != "copy" and not in_layers:
         raise ModelError(
             "memory: 'shared' needs a policy that is an adapter in layers (LoRA, IA3, bottleneck adapters, ...); "
             "use 'memory: separate'"
         )
+    if wanted == "base" and not _is_as_base(model):
+        raise ModelError("reference: 'base' is not what the policy starts as; use 'adapter'")
     return wanted
+
+
+@torch.no_grad()
+def _is_as_base(model: "PreTrainedModel | PeftModel") -> bool:
+    """Whether the model computes the same without its adapter, which PiSSA and its kin do not."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids_BS = torch.arange(PROBE_TOKENS, device=model.device)[None] * 7919 % vocabulary
+    with adapter_scope(model, None):
+        off = hidden_states(model, ids_BS)
+    with adapter_scope(model, POLICY):
+        return torch.equal(off, hidden_states(model, ids_BS))
+
+
+def _check_value(model: "PreTrainedModel | PeftModel", value: ValueKind) -> None:
+    """Raises ModelError for a backbone of the value that this policy cannot have."""
+    if value == "adapter" and not adapted_layers(model):
+        raise ModelError("value: an adapter of its own needs a policy that is an adapter in layers; use 'trunk'")
+    if value == "copy" and hasattr(model, "peft_config"):
+        raise ModelError("value: a copy of the backbone is for full fine-tuning; use 'trunk' or 'adapter'")

@@ -1,0 +1,57 @@
+"""Results: the policy in the layout of peft or transformers, which knows nothing of PPO, and the critic beside it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ftune.ppo.actor_critic import POLICY, VALUE, ActorCritic
+from ftune.ppo.sharded import gathered
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+def save_policy(
+    actor_critic: ActorCritic, folder: Path, export: Callable[[Any, Path], None] | None = None, *, write: bool = True
+) -> None:
+    """The policy's adapter, or the whole model, as if it were alone in memory.
+
+    `export` is that of the PEFT method where it made the policy; without it the adapter is written as it is. Where
+    parameters are sharded every rank has to call this, and only those with `write` write.
+    """
+    with gathered(actor_critic.model), _alone(actor_critic.model, POLICY):
+        if write and export is not None:
+            export(actor_critic.model, folder)
+        elif write:
+            actor_critic.model.save_pretrained(str(folder))
+
+
+def save_value(actor_critic: ActorCritic, folder: Path, *, write: bool = True) -> None:
+    """The head as `value_head.safetensors` (`weight`, shape (1, D), and `bias`), its adapter or backbone in `value`."""
+    with gathered(actor_critic):
+        if not write:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        head = {name: value.detach().cpu().contiguous() for name, value in actor_critic.value_head.named_parameters()}
+        save_file(head, folder / VALUE_HEAD, metadata={"format": "pt"})
+        if actor_critic.value == "adapter":
+            with _alone(actor_critic.model, VALUE):
+                actor_critic.model.save_pretrained(str(folder))
+        elif actor_critic.value_copy is not None:
+            actor_critic.value_copy.save_pretrained(str(folder / "value"))
+
+
+@contextmanager
+def _alone(model: Any, adapter: str) -> Iterator[None]:
+    """Let peft, which saves all adapters that it knows, know only one."""
+    configs: dict[str, Any] = getattr(model, "peft_config", {})
+    everything = dict(configs)
+    try:
+        for name in everything.keys() - {adapter}:
+            del configs[name]
+        yield
+    finally:
+        configs.clear()
+        configs.update(everything)
