@@ -61,15 +61,15 @@ def policy_loss(
         bounded_BT = torch.minimum(loss_BT, -dual_clip * advantages_BT)
         loss_BT = torch.where(advantages_BT < 0, bounded_BT, loss_BT)
 
-    with torch.no_grad():
-        real_ratio_BT = ratio_BT.masked_fill(~real_BT, 0.0)
-        return PolicyLoss(
-            loss_BT.sum(),
-            clipped=(cut_BT > free_BT).sum().float(),
-            approx_kl=approximate_kl(log_ratio_BT, torch.zeros_like(log_ratio_BT)).sum(),
-            ratio=real_ratio_BT.sum(),
-            ratio_max=real_ratio_BT.max(),
-        )
+    real_ratio_BT = ratio_BT.detach().masked_fill(~real_BT, 0.0)
+    log_ratio_BT = log_ratio_BT.detach()
+    return PolicyLoss(
+        loss_BT.sum(),
+        clipped=(cut_BT > free_BT).sum().float(),
+        approx_kl=approximate_kl(log_ratio_BT, torch.zeros_like(log_ratio_BT)).sum(),
+        ratio=real_ratio_BT.sum(),
+        ratio_max=real_ratio_BT.max(),
+    )
 
 
 def value_loss(
