@@ -12,6 +12,7 @@ from ftune.data.example import Answered
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,15 @@ Raises RewardError for anything else than finite numbers and None, naming the pr
 class SharedBase(Protocol):
     """The base model that is in memory already, to put a reward adapter on instead of loading a second copy."""
 
-    located: str
-    """What `from_pretrained` opened."""
-    fingerprint: str
-    """Of the weights; see `ftune.models.fingerprint`."""
+    @property
+    def located(self) -> str:
+        """What `from_pretrained` opened."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights; see `ftune.models.fingerprint`."""
+        ...
 
     def add_reward_adapter(self, folder: str) -> "Callable[[list[list[int]]], torch.Tensor]":
         """The adapter of a sequence classification model, frozen on the shared base.
@@ -58,6 +64,10 @@ class SharedBase(Protocol):
         The result gives the logits, shape (rows, classes) in fp32, of rows of token ids, at each row's last token.
         """
         ...
+
+
+def _say_nothing(_: str) -> None:
+    """Where nobody listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,12 @@ class Surroundings:
     micro_batch_size: int = 16
     """Rows that a model scores at once."""
     shared: SharedBase | None = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+    """The policy's, to say where a reward model reads with another one."""
+    template: str | None = None
+    """sha256 of the policy's chat template, for the same."""
+    remark: Callable[[str], None] = _say_nothing
+    """Is told, once each, what a person should know though the run goes on."""
 
 
 class RewardSource(Section):
@@ -88,6 +104,6 @@ class RewardSource(Section):
     def open(self, around: Surroundings) -> Scorer:
         """The source at work. Raises what is wrong with it before the first rollout, where that can be known."""
 
-    def label(self) -> str:
+    def title(self) -> str:
         """Its name in logs and curves."""
         return self.name or str(type(self).model_fields["type"].default)
