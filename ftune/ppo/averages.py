@@ -14,7 +14,9 @@ class Averages:
 
     def add(self, name: str, total: torch.Tensor | float, count: torch.Tensor | float = 1.0) -> None:
         """Add to the sum and to the count of a mean."""
-        pair = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in (total, count)])
+        pair = torch.stack(
+            [torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in (total, count)]
+        )
         self._sums[name] = self._sums.get(name, torch.zeros_like(pair)) + pair
 
     def reduced(self, reduce: Reduce) -> dict[str, float]:

@@ -50,7 +50,7 @@ class Sequences:
 
 def micro_batches(lengths: torch.Tensor, size: int) -> list[torch.Tensor]:
     """Indexes of `size` rows each, rows of like length together, so that little is padded."""
-    return list(lengths.argsort(descending=True, stable=True).split(size))
+    return list(torch.split(lengths.argsort(descending=True, stable=True), size))
 
 
 def collate(rollouts: Sequence[Rollout], pad_id: int, device: torch.device | str) -> Sequences:

@@ -38,6 +38,8 @@ class State:
     """Iterations in a row below `min_entropy`."""
     bad_updates: int = 0
     """Iterations in a row in which no optimiser step could be taken."""
+    same_scores: int = 0
+    """Iterations in a row in which all completions had one score."""
     best_score: float | None = None
     best_iteration: int | None = None
     start_score: float | None = None

@@ -82,7 +82,7 @@ def _minibatches(learner: Learner, experience: Experience, seed: list[int]) -> I
     rows = experience.mask_BT.shape[0]
     for epoch in range(learner.settings.epochs):
         order = np.random.default_rng([*seed, epoch]).permutation(rows)
-        yield from torch.from_numpy(order).to(experience.mask_BT.device).split(share)
+        yield from torch.split(torch.from_numpy(order).to(experience.mask_BT.device), share)
 
 
 def _step(

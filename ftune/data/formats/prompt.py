@@ -1,0 +1,42 @@
+"""Rows that hold a prompt and no answer."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from ftune.data.example import Conversation, Example, Message, PromptCompletion
+from ftune.data.formats.base import SYSTEM, RowFormat, Values
+from ftune.data.formats.chat import conversation, opened, turns_in
+
+
+class PromptFormat(RowFormat):
+    """A prompt without an answer, for `ftune ppo`: a text is what the user says, a list of turns is a chat.
+
+    {"prompt": "Name a river."}
+    """
+
+    type: Literal["prompt"] = "prompt"
+    keys: ClassVar[tuple[str, ...]] = ("prompt",)
+    optional: ClassVar[tuple[str, ...]] = ("system",)
+    names: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompt": ("prompt", "instruction", "question", "query"),
+        "system": SYSTEM,
+    }
+    rank: ClassVar[int] = 95
+
+    raw: bool = False
+    """A text is the model's own language, which it goes on with; no chat template."""
+
+    @classmethod
+    def matches(cls, row: Values) -> str | None:
+        """A prompt and nothing that could be its answer."""
+        return super().matches(row) if set(row) == cls.used(row) else None
+
+    def to_example(self, row: Values) -> Example:
+        """One user turn, or the turns there are."""
+        name = self.name_in(row, "prompt") or "prompt"
+        if turns_in(row.get(name)):
+            return conversation(row, name)
+        text = self.text_under(row, "prompt")
+        if self.raw:
+            return PromptCompletion(text, "")
+        return Conversation(opened(row, (Message("user", text),)))

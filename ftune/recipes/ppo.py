@@ -1,0 +1,195 @@
+"""`ftune ppo`: a policy trained on rewards, kept near its reference."""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ftune.backends.base import Backend
+from ftune.backends.single import Single
+from ftune.core.section import Location
+from ftune.core.variants import union_of
+from ftune.peft.base import PeftMethod
+from ftune.peft.lora import Lora
+from ftune.ppo.rollout.auto import Auto
+from ftune.ppo.rollout.base import RolloutEngine
+from ftune.ppo.settings import Algorithm, Guard, Kl, Score, Value
+from ftune.recipes.base import Recipe, RunOptions
+from ftune.recipes.ppo_sections import (
+    PolicyModel,
+    PpoCheckpoint,
+    PpoEval,
+    PpoLog,
+    PpoOptim,
+    PpoSchedule,
+    Prompts,
+    PtxText,
+)
+from ftune.rewards.base import RewardSource
+from ftune.rewards.model import RewardModel
+
+AnyReward = union_of(RewardSource)
+
+LEARNING_RATES = {"lora": 5e-5, "full": 1e-6}
+"""What `optim.learning_rate: auto` means. A model of 135M parameters wants ten times as much with LoRA."""
+
+
+class PpoRecipe(Recipe):
+    """A recipe of `ftune ppo`."""
+
+    type: Literal["ppo"] = "ppo"
+    """The command."""
+
+    output_dir: str = "runs/recipe"
+    """Folder of the run; by default `runs/` and the recipe's file name."""
+
+    model: PolicyModel
+    """The model that becomes the policy."""
+
+    data: Prompts
+    """The prompts."""
+
+    reward_model: str | None = None
+    """A reward model (a run of `ftune rm`, a folder or a hub id): short for an entry `{type: model, path: ...}` under
+    `rewards`, and what `--reward-model` sets."""
+
+    rewards: list[AnyReward] = Field(default_factory=list)  # type: ignore[valid-type]
+    """What completions are rewarded for: the weighted sum of these sources."""
+
+    gold: list[AnyReward] = Field(default_factory=list)  # type: ignore[valid-type]
+    """Rewards that are only logged, to see whether the trained ones are being gamed."""
+
+    peft: union_of(PeftMethod) = Lora()  # type: ignore[valid-type]
+    """What of the policy trains: `lora`, or `full` with `memory: separate`."""
+
+    memory: Literal["auto", "shared", "separate"] = "auto"
+    """`shared`: policy, reference, value and reward adapters on one frozen base; `separate`: full copies, for full
+    fine-tuning. `auto` takes what the method needs."""
+
+    value: Value = Value()
+    """The value function."""
+
+    rollout: union_of(RolloutEngine) = Auto()  # type: ignore[valid-type]
+    """How completions are made."""
+
+    score: Score = Score()
+    """From rewards to the score that is trained on."""
+
+    kl: Kl = Kl()
+    """The penalty for leaving the reference."""
+
+    ppo: Algorithm = Algorithm()
+    """The update."""
+
+    guard: Guard = Guard()
+    """Against gaming the reward."""
+
+    ptx: PtxText | None = None
+    """Ordinary text that is trained on too; none by default."""
+
+    optim: PpoOptim = PpoOptim()
+    """The optimiser."""
+
+    schedule: PpoSchedule = PpoSchedule()
+    """How long."""
+
+    eval: PpoEval = PpoEval()
+    """Held-out prompts while training."""
+
+    checkpoint: PpoCheckpoint = PpoCheckpoint()
+    """What is kept to resume from."""
+
+    log: PpoLog = PpoLog()
+    """What is shown and written."""
+
+    backend: union_of(Backend) = Single()  # type: ignore[valid-type]
+    """Where it computes."""
+
+    @property
+    def sources(self) -> list[RewardSource]:
+        """All rewards that are trained on."""
+        named = [RewardModel(path=self.reward_model)] if self.reward_model else []
+        return [*named, *self.rewards]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all roles stand on one frozen base."""
+        return self.memory == "shared" or (self.memory == "auto" and self.peft.type == "lora")
+
+    @property
+    def learning_rate(self) -> float:
+        """The policy's peak learning rate."""
+        given = self.optim.learning_rate
+        return LEARNING_RATES[self.peft.type] if given == "auto" else given
+
+    @model_validator(mode="after")
+    def _rewarded(self) -> Self:
+        if not self.sources:
+            raise ValueError("rewards: there is nothing to train on; add a source, or give --reward-model PATH")
+        if all(source.weight == 0 for source in self.sources):
+            raise ValueError("rewards: every source has weight 0; rewards that are only logged go under 'gold'")
+        return self
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if self.peft.type not in LEARNING_RATES:
+            raise ValueError(f"peft: PPO trains 'lora' or 'full', not '{self.peft.type}'")
+        if isinstance(self.peft, Lora):
+            self._check_lora(self.peft)
+        elif self.memory == "shared":
+            raise ValueError("memory: 'shared' needs a frozen base, and 'peft: full' trains it; use 'separate'")
+        elif self.model.quantization.type != "none":
+            raise ValueError(f"model.quantization: {self.peft.limits()[self.model.quantization.type]}")
+        if self.peft.type == "full" and self.model.adapter is not None:
+            raise ValueError("model.adapter: full fine-tuning starts from a whole model; merge the adapter first")
+        if self.value.type == "adapter" and not self.shared:
+            raise ValueError("value.type: 'adapter' stands on a shared base; use 'trunk' or 'copy'")
+        if self.value.type == "copy" and self.shared:
+            raise ValueError("value.type: 'copy' goes with 'memory: separate'; use 'trunk' or 'adapter'")
+        return self
+
+    def _check_lora(self, peft: Lora) -> None:
+        if self.memory == "separate":
+            raise ValueError("memory: with LoRA the roles share their base; 'separate' goes with 'peft: full'")
+        if peft.dropout:
+            raise ValueError("peft.dropout: rollouts and updates must compute the same; PPO needs dropout 0")
+        if peft.init != "default" or peft.modules_to_save or peft.loraplus_ratio != 1.0:
+            raise ValueError("peft: PPO takes LoRA with 'init: default', no 'modules_to_save' and no 'loraplus_ratio'")
+        if (limit := peft.limits().get(self.model.quantization.type)) is not None:
+            raise ValueError(f"model.quantization: {limit}")
+        if self.model.adapter is not None and "peft" in self.model_fields_set:
+            raise ValueError("peft: the adapter under 'model.adapter' brings its own settings; remove 'peft'")
+
+    @model_validator(mode="after")
+    def _batches(self) -> Self:
+        rollout = self.rollout
+        if rollout.batch_size % rollout.completions_per_prompt:
+            raise ValueError(
+                f"rollout.batch_size {rollout.batch_size} is not a multiple of completions_per_prompt "
+                f"{rollout.completions_per_prompt}"
+            )
+        if rollout.batch_size % self.ppo.minibatch_size:
+            near = [size for size in range(1, rollout.batch_size + 1) if rollout.batch_size % size == 0]
+            best = min(near, key=lambda size: abs(size - self.ppo.minibatch_size))
+            raise ValueError(
+                f"ppo.minibatch_size {self.ppo.minibatch_size} does not divide rollout.batch_size "
+                f"{rollout.batch_size}; the nearest that does is {best}"
+            )
+        if "eval" in self.model_fields_set and self.data.validation is None:
+            raise ValueError("eval: there are no held-out prompts; add 'data.validation: 16' or remove 'eval'")
+        return self
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """What the reward model's path alone can say."""
+        if self.reward_model is not None:
+            for place, message in RewardModel(path=self.reward_model).faults():
+                yield (("reward_model", *place[1:]) if place[:1] == ("path",) else ("reward_model",)), message
+
+    def execute(self, options: RunOptions) -> None:
+        """Train, and leave the policy in the run folder.
+
+        Raises StoppedError when a signal ended it early, and the errors of whatever went wrong.
+        """
+        from ftune.recipes.runs.ppo import run_ppo
+
+        run_ppo(self, options)

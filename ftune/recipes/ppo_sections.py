@@ -1,0 +1,139 @@
+"""The sections that only `ftune ppo` has, beside the algorithm's own in `ftune/ppo/settings.py`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ftune.core.section import Location, Section
+from ftune.recipes.data_section import Format, Source, Validation, _sources, _validation, bare_path
+from ftune.recipes.model_section import Model
+from ftune.recipes.training_sections import Count, Optim
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class PolicyModel(Model):
+    """The model that becomes the policy."""
+
+    adapter: str | None = None
+    """A LoRA adapter that the policy starts from and that the reference keeps: a run of `ftune sft`, or an adapter's
+    folder. Without one, policy and reference start as the model itself."""
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """Those of any model, and an adapter that is not there."""
+        yield from super().faults()
+        if self.adapter is not None and adapter_folder(self.adapter) is None:
+            yield ("adapter",), f"'{self.adapter}' holds no adapter (adapter_config.json); give a run or its 'adapter'"
+
+
+def adapter_folder(path: str) -> Path | None:
+    """The folder of an adapter: that of a run, or the path itself."""
+    for folder in (Path(path).expanduser() / "adapter", Path(path).expanduser()):
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    return None
+
+
+class Prompts(Section):
+    """The prompts. Rows with an answer are asked what comes before it, and the answer goes to the rewards."""
+
+    train: Annotated[
+        list[Source],
+        Field(min_length=1),
+        BeforeValidator(_sources, json_schema_input_type=str | Source | list[str | Source]),
+    ]
+    """Rows with prompts: a path, a source or a list of them, in any format that `ftune sft` reads."""
+
+    validation: Annotated[
+        Validation | None,
+        BeforeValidator(_validation, json_schema_input_type=str | float | int | Source | Validation | None),
+    ] = None
+    """Held-out prompts: a path, a share (`0.05`) or a number (`64`) of the training prompts."""
+
+    format: Format = None
+    """Layout of the rows; by default (`auto`) it is detected from the first rows and the reason is said."""
+
+    max_length: Annotated[int, Field(ge=1)] = 512
+    """Longest prompt in tokens."""
+
+    on_bad_row: Literal["error", "drop"] = "error"
+    """A row that cannot be read ends the run, or is dropped and counted."""
+
+    on_long_row: Literal["error", "drop"] = "drop"
+    """A prompt over `max_length` ends the run, or is dropped and counted."""
+
+
+class PpoOptim(Optim):
+    """The optimiser."""
+
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
+        default_factory=lambda: [0.9, 0.95]
+    )
+    """Decay of AdamW's two moments."""
+
+    eps: Positive = 1e-5
+    """AdamW's epsilon (1e-5 as in the implementations of arXiv:2403.17031)."""
+
+
+class PpoSchedule(Section):
+    """How long, and the learning rate over time."""
+
+    iterations: Count = 200
+    """Iterations: rollouts, then updates on them."""
+
+    warmup_iterations: Annotated[int, Field(ge=0)] = 0
+    """Iterations in which the learning rate rises to its peak."""
+
+    type: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after the warm-up."""
+
+
+class PpoEval(Section):
+    """Completions of held-out prompts, before, while and after the policy is trained."""
+
+    every: Count | Literal["never"] = 20
+    """Iterations between evaluations."""
+
+    completions_per_prompt: Count = 4
+    """Completions of each held-out prompt."""
+
+
+class PpoCheckpoint(Section):
+    """What is kept while training, to resume from."""
+
+    every: Count | Literal["never"] = 20
+    """Iterations between checkpoints."""
+
+    keep: Count = 2
+    """Checkpoints kept; older ones are removed."""
+
+
+class PpoLog(Section):
+    """What is shown and written while training."""
+
+    every: Count = 1
+    """Iterations between points of the curves."""
+
+    samples_every: Count | Literal["never"] = 10
+    """Iterations between samples of completions, on the terminal and in `samples.jsonl`."""
+
+    samples: Count = 8
+    """Completions written at a time; two of them are shown."""
+
+
+class PtxText(Section):
+    """Ordinary text that the policy is also trained on, so that it does not forget (PPO-ptx)."""
+
+    source: Annotated[Source, BeforeValidator(bare_path, json_schema_input_type=str | Source)]
+    """Rows: plain text, or the rows of `ftune sft`, of which everything is trained."""
+
+    coefficient: Positive = 0.1
+    """Weight of the language-modelling loss; InstructGPT's 27.8 goes with its own scale of losses and rates."""
+
+    micro_batch_size: Count = 4
+    """Sequences beside each optimiser step, on each device."""
+
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens of a sequence; longer texts are split."""
