@@ -1,7 +1,7 @@
 """Log-probabilities and entropies of tokens from hidden states, without ever holding all logits.
 
 The output layer and the softmax are one autograd function that goes through the rows in chunks. It keeps the hidden
-states and three numbers a row; the backward pass makes the logits of each chunk again. With V = 128,256, the logits of
+states and four numbers a row; the backward pass makes the logits of each chunk again. With V = 128,256, the logits of
 32,768 tokens would be 17 GB in fp32, and their gradient as much.
 
 With z the logits after cap and temperature, p = softmax(z), and L and H a row's log-probability and entropy:
@@ -120,8 +120,10 @@ class _Measured(NamedTuple):
 
     logprobs: Tensor
     entropy: Tensor
-    normaliser: Tensor
-    """log sum exp z."""
+    top: Tensor
+    """The largest z."""
+    log_total: Tensor
+    """log sum exp(z - top). Added to `top`, it would lose the digits that make the row's p sum to 1."""
 
 
 def _measure(logits_NV: Tensor, targets_N1: Tensor, head: _Head) -> _Measured:
@@ -132,12 +134,12 @@ def _measure(logits_NV: Tensor, targets_N1: Tensor, head: _Head) -> _Measured:
     target_N1 = z_NV.gather(1, targets_N1)
     if not head.with_entropy:
         log_total_N1 = z_NV.exp_().sum(1, keepdim=True).log()
-        return _Measured(target_N1 - log_total_N1, torch.zeros_like(top_N1), top_N1 + log_total_N1)
+        return _Measured(target_N1 - log_total_N1, torch.zeros_like(top_N1), top_N1, log_total_N1)
     p_NV = z_NV.exp()
     total_N1 = p_NV.sum(1, keepdim=True)
     mean_N1 = p_NV.mul_(z_NV).sum(1, keepdim=True) / total_N1
     log_total_N1 = total_N1.log()
-    return _Measured(target_N1 - log_total_N1, log_total_N1 - mean_N1, top_N1 + log_total_N1)
+    return _Measured(target_N1 - log_total_N1, log_total_N1 - mean_N1, top_N1, log_total_N1)
 
 
 def _by_logits(
@@ -158,7 +160,8 @@ def _by_logits(
     if by_entropy_N1 is not None:
         at_target_N1 -= by_entropy_N1 * measured.logprobs.exp() * (measured.logprobs + measured.entropy)
     if head.softcap is not None:
-        at_target_N1 *= _cap_slope(measured.logprobs + measured.normaliser, head.softcap, head.temperature)
+        z_N1 = measured.logprobs + measured.log_total + measured.top
+        at_target_N1 *= _cap_slope(z_N1, head.softcap, head.temperature)
 
     by_others = fused(_by_others, logits_NV.device.type)
     by_logits_NV = by_others(logits_NV, measured, by_logprobs_N1, by_entropy_N1, head)
@@ -171,7 +174,7 @@ def _by_others(
     """Gradient with respect to the product as if no column were the target."""
     z_NV = _z(logits_NV, head)
     cap_slope_NV = None if head.softcap is None else _cap_slope(z_NV, head.softcap, head.temperature)
-    logp_NV = z_NV.sub_(measured.normaliser)
+    logp_NV = z_NV.sub_(measured.top).sub_(measured.log_total)
     if by_entropy_N1 is None:
         gradient_NV = logp_NV.exp_().mul_(-by_logprobs_N1)
     else:
