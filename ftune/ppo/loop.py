@@ -29,6 +29,9 @@ from ftune.rl.scores import processed
 MAX_BAD_UPDATES = 3
 """Iterations in a row without a finite update, after which a run is given up."""
 
+SAME = 1e-6
+"""Standard deviation below which scores are the same."""
+
 MAX_SAME_SCORES = 3
 """Iterations in a row in which no completion was better than another, after which a person is warned."""
 
@@ -129,7 +132,7 @@ class PpoLoop:
                 if received:
                     break
         stopped = stop.received.name if stop.received and state.iteration < self.plan.iterations else ""
-        kept = None if stopped else self._keep_best(state)
+        kept = None if stopped else self._go_back(state, ended_by)
         return Outcome(state.iteration, self.plan.iterations, stopped, ended_by, kept)
 
     # -- one iteration -------------------------------------------------------------------------------------------------
@@ -158,6 +161,8 @@ class PpoLoop:
         means = averages.reduced(self.learner.reduce) | done.averages.reduced(self.learner.reduce)
         state.iteration, state.steps, state.moments = number + 1, state.steps + done.steps + done.skipped, moments
         ended_by = self._guarded(state, means)
+        if not self.held_out and self._allowed(means["kl"]) and _due(state.iteration, plan.checkpoint_every):
+            self._keep(state)
         facts = self._facts(state, play, found, done, means)
         line = self._tell(state, play, facts)
         if self.kl.controller == "adaptive":
@@ -219,7 +224,7 @@ class PpoLoop:
 
     def _check_spread(self, state: State, spread: float) -> None:
         """Say it once when all completions are worth the same: there is nothing that training could prefer."""
-        state.same_scores = state.same_scores + 1 if spread == 0.0 else 0
+        state.same_scores = state.same_scores + 1 if spread < SAME else 0
         if state.same_scores == MAX_SAME_SCORES:
             self.say.warning(
                 f"every completion of the last {MAX_SAME_SCORES} iterations has the same score, so the policy learns "
@@ -254,12 +259,9 @@ class PpoLoop:
         score, kl = means.get("score"), means["kl"]
         if state.iteration == 0:
             state.start_score = score
-        within = self.guard.max_kl is None or kl <= self.guard.max_kl
-        best = score is not None and within and (state.best_score is None or score > state.best_score)
-        if best:
-            state.best_score, state.best_iteration = score, state.iteration
-            if self.guard.keep_best and self.events is not None:
-                self._save(lambda: save_best(self.folder, self.learner.inner), "best", must=False)
+        best = score is not None and self._allowed(kl) and (state.best_score is None or score > state.best_score)
+        if best and self._keep(state):
+            state.best_score = score
         facts = {name: value for name, value in means.items() if name != "score_squared"}
         self._event("eval", step=state.iteration, completions=len(asked), best=best, **facts)
         when = "before" if state.iteration == 0 else f"iteration {state.iteration}"
@@ -267,9 +269,27 @@ class PpoLoop:
         if self.events is not None:
             write_samples(self.folder, play.samples(state.iteration, "held-out", len(mine)))
 
-    def _keep_best(self, state: State) -> int | None:
-        """Go back to the best policy, where one was kept and it is not the last; its iteration."""
-        if not (self.guard.keep_best and self.held_out) or state.best_iteration in (None, state.iteration):
+    def _allowed(self, kl: float) -> bool:
+        return self.guard.max_kl is None or kl <= self.guard.max_kl
+
+    def _keep(self, state: State) -> bool:
+        """Keep the policy as it is now in `best/`; whether that could be done, on all ranks."""
+        kept = not self.guard.keep_best or self.events is None
+        if not kept:
+            kept = self._save(lambda: save_best(self.folder, self.learner.inner), "best", must=False)
+        if self._all(kept):
+            state.best_iteration = state.iteration
+            return True
+        return False
+
+    def _go_back(self, state: State, ended_by: str) -> int | None:
+        """Go back to the policy that was kept, where it is not the last one; its iteration.
+
+        Without held-out prompts the last one that was near enough to the reference is kept, for a run that the guard
+        ends.
+        """
+        wanted = self.guard.keep_best and (bool(self.held_out) or bool(ended_by))
+        if not wanted or state.best_iteration in (None, state.iteration):
             return None
         self.learner.accelerator.wait_for_everyone()
         load_weights(self.folder / "best", self.learner.inner)
@@ -333,8 +353,8 @@ class PpoLoop:
         )
         self._event("checkpoint", step=state.iteration, path=path.name)
 
-    def _save(self, write: Callable[[], None], what: str, *, must: bool) -> None:
-        """A full disk does not end a run that can still finish; a save on the way out must not fail in silence."""
+    def _save(self, write: Callable[[], None], what: str, *, must: bool) -> bool:
+        """Whether it was saved. A full disk does not end a run that can still finish, but one that must be saved."""
         try:
             write()
         except StorageError as error:
@@ -342,11 +362,16 @@ class PpoLoop:
                 raise
             self._event("save_failed", what=what, why=str(error))
             self.say.warning(f"{what} not saved, training goes on: {error}")
+            return False
+        return True
 
     def _received(self, stop: StopSignal) -> bool:
         """Whether a signal came to any rank."""
-        flag = torch.tensor(float(stop.received is not None), device=self.rounds.device)
-        return bool(self.learner.reduce(flag))
+        return not self._all(stop.received is None)
+
+    def _all(self, flag: bool) -> bool:
+        """Whether it is so on every rank."""
+        return not float(self.learner.reduce(torch.tensor(float(not flag), device=self.rounds.device)))
 
     def _event(self, kind: str, **facts: object) -> None:
         if self.events is not None:
