@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftune.rl.logprobs import token_logprobs
 
@@ -160,3 +161,57 @@ def test_a_certain_row_has_finite_gradients():
     assert all(torch.isfinite(out).all() for out in found)
     assert all(torch.isfinite(slope).all() for slope in gradients(found, [hidden, weight]))
     assert found[1].min() >= 0
+
+
+class WidestTable(TorchDispatchMode):
+    """The most rows of any tensor of V columns that an operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.ndim == 2 and tensor.shape[1] == V:
+                self.rows = max(self.rows, len(tensor))
+        return out
+
+
+@pytest.mark.parametrize("chunk_size", [D + 1, D + 3])  # the turned weights have D rows
+def test_no_more_rows_of_logits_than_a_chunk_forward_and_backward(chunk_size):
+    hidden, weight, _, targets = inputs()
+    weight.requires_grad_(False)
+    with WidestTable() as seen:
+        gradients(token_logprobs(hidden, weight, targets, chunk_size=chunk_size), [hidden])
+    assert seen.rows == chunk_size
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_kernels_equal_plain_autograd(form):
+    for rows in (64, 300, 1):  # a second size makes the kernels dynamic
+        hidden, weight, bias, targets = (x.detach().cuda() for x in inputs(torch.bfloat16, rows))
+        narrow = [x.requires_grad_() for x in (hidden, weight, bias)]
+        wide = [x.detach().double().requires_grad_() for x in narrow]
+        found = token_logprobs(hidden, weight, targets, bias_V=bias, chunk_size=128, **form)
+        expected = plain(wide[0], wide[1], targets, bias=wide[2], **form)
+        assert_close(found, [x.float() for x in expected], 2e-2)
+        slopes = gradients(tuple(x.cpu() for x in expected), wide)
+        assert_close(gradients(tuple(x.cpu() for x in found), narrow), [x.bfloat16() for x in slopes], 3e-2)
+
+
+@pytest.mark.gpu
+def test_memory_on_a_gpu_is_that_of_a_chunk():
+    rows, width, vocabulary, chunk_size = 8192, 64, 32768, 512
+    hidden = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(vocabulary, width, device="cuda", dtype=torch.bfloat16)
+    targets = torch.randint(vocabulary, (rows,), device="cuda")
+    for _ in range(2):  # compiling takes memory of its own
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        logprobs, entropy = token_logprobs(hidden, weight, targets, chunk_size=chunk_size)
+        (logprobs.sum() + entropy.sum()).backward()
+        hidden.grad = None
+    chunk = chunk_size * vocabulary * 2  # bytes
+    assert torch.cuda.max_memory_allocated() - before < 3 * chunk

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,49 +99,69 @@ def test_running_moments_are_those_of_everything_seen(batches):
     assert moments.std == pytest.approx(statistics.pstdev(seen) if seen else 0.0, abs=1e-5)
 
 
-RANK = """
-import json, sys, torch, torch.distributed as dist
-from ftune.rl.moments import RunningMoments, explained_variance, whiten
+@pytest.fixture
+def two_ranks():
+    """Calls a function with each rank's number and its `Reduce`, as two gloo processes would; the results in order."""
 
-rank, store = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    def run(function):
+        store = dist.HashStore()
 
-def reduce(tensor):
-    tensor = tensor.clone()
-    dist.all_reduce(tensor)
-    return tensor
+        def rank(number):
+            group = dist.ProcessGroupGloo(store, number, 2, timedelta(seconds=60))
 
-x, mask = [(torch.tensor([[1.0, 2.0]]), torch.ones(1, 2)),
-           (torch.tensor([[3.0, 4.0, 99.0]]), torch.tensor([[1.0, 1.0, 0.0]]))][rank]
-running = RunningMoments()
-running.update(x[mask == 1] if rank else x[:0], reduce)  # rank 0 has no score in this batch
-running.update(x[mask == 1], reduce)
-kl, tokens = [(0.0, 2.0), (1.0, 2.0)][rank]
-print(json.dumps({
-    "white": whiten(x, mask, reduce).tolist(),
-    "explained": explained_variance(x.square(), x, mask, reduce),
-    "running": running.state(),
-    "kl": (reduce(torch.tensor(kl * tokens)) / reduce(torch.tensor(tokens))).item(),
-}))
-"""
+            def reduce(tensor):
+                tensor = tensor.clone()
+                group.allreduce([tensor]).wait()
+                return tensor
+
+            return function(number, reduce)
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(rank, range(2)))
+
+    return run
 
 
-def test_two_ranks_equal_one_process(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, env=environment
-        )
-        for rank in range(2)
-    ]
-    first, second = (json.loads(rank.communicate(timeout=120)[0]) for rank in ranks)
+SHARES = [
+    (torch.tensor([[1.0, 2.0]]), torch.ones(1, 2)),
+    (torch.tensor([[3.0, 4.0, 99.0]]), torch.tensor([[1.0, 1, 0]])),
+]
+WHOLE = torch.tensor([[1.0, 2.0, 0.0], [3.0, 4.0, 99.0]]), torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+"""The same numbers on one rank."""
 
-    x, mask = torch.tensor([[1.0, 2.0, 0.0], [3.0, 4.0, 99.0]]), torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
-    assert first["white"][0] + second["white"][0][:2] == pytest.approx(whiten(x, mask)[mask == 1].tolist())
-    assert second["white"][0][2] == 0
-    assert first["explained"] == second["explained"] == pytest.approx(explained_variance(x.square(), x, mask))
+
+def test_two_ranks_whiten_as_one_process(two_ranks):
+    first, second = two_ranks(lambda rank, reduce: whiten(*SHARES[rank], reduce))
+    assert first.flatten().tolist() + second.flatten().tolist() == pytest.approx(
+        [*whiten(*WHOLE)[WHOLE[1] == 1].tolist(), 0]
+    )
+
+
+def test_two_ranks_explain_the_variance_of_one_process(two_ranks):
+    found = two_ranks(lambda rank, reduce: explained_variance(SHARES[rank][0].square(), *SHARES[rank], reduce))
+    assert found[0] == found[1] == pytest.approx(explained_variance(WHOLE[0].square(), *WHOLE))
+
+
+def test_two_ranks_see_the_scores_of_one_process(two_ranks):
+    def run(rank, reduce):
+        moments = RunningMoments()
+        moments.update(torch.tensor([]) if rank == 0 else torch.tensor([3.0, 4.0]), reduce)
+        moments.update(torch.tensor([1.0, NAN]) if rank == 0 else torch.tensor([2.0]), reduce)
+        return moments.state()
+
     single = RunningMoments()
-    single.update(torch.tensor([3.0, 4.0, 1.0, 2.0, 3.0, 4.0]))
-    assert first["running"] == second["running"] == pytest.approx(single.state())
-    # Only rank 1 went far, and both stop: 0.5 > 1.5 * 0.3, where rank 0 alone would go on.
-    assert [stops_epoch(rank["kl"], 0.3) for rank in (first, second)] == [True, True]
+    single.update(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    first, second = two_ranks(run)
+    assert first == second == pytest.approx(single.state())
+
+
+def test_a_rank_that_went_far_stops_both(two_ranks):
+    """Rank 0 alone would go on, and rank 1 alone would stop: the reduced KL is 0.5."""
+    sums = [(0.0, 2.0), (2.0, 2.0)]  # of the approximate KL, and tokens
+
+    def run(rank, reduce):
+        kl, tokens = reduce(torch.tensor(sums[rank]))
+        return stops_epoch(float(kl / tokens), 0.3)
+
+    assert [stops_epoch(kl / tokens, 0.3) for kl, tokens in sums] == [False, True]
+    assert two_ranks(run) == [True, True]
