@@ -51,8 +51,9 @@ class VllmEngine(ABC):
         """The weights are sent again before the next rollout."""
         self._stale = True
 
+    @abstractmethod
     def rest(self) -> None:
-        """Nothing to do: the server has GPUs of its own."""
+        """Give back memory that only generation needs."""
 
     def _stop_rules(self) -> dict[str, Any]:
         """Only the policy's stop tokens count, not those in the model's own generation settings."""
@@ -72,6 +73,9 @@ class ServerEngine(VllmEngine):
         super().__init__(policy, "vllm (server)")
         self._client = client
         self._sender = sender
+
+    def rest(self) -> None:
+        """Nothing to do: the server has GPUs of its own."""
 
     def _send_weights(self) -> None:
         if self._sender:
