@@ -20,7 +20,7 @@ PROMPT_TOKENS = 16_384
 POLL = 16
 """Steps between two looks whether all rows have stopped."""
 
-WARM_UP = 3
+WARM_UP = 2
 """Steps before the capture: they compile, choose kernels and allocate workspaces."""
 
 
@@ -157,19 +157,21 @@ class Session:
 
     def _capture(self) -> Callable[[], None]:
         """The step as one CUDA graph."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
+        side, graph = _side_stream(self._layout.device), torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 self._lengths_B.zero_()
                 self._made.zero_()
                 self._step()
-        torch.cuda.current_stream().wait_stream(side)
-        self._lengths_B.zero_()
-        self._made.zero_()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
+            torch.cuda.synchronize()
+            # `torch.cuda.graph` would empty the allocator's cache first, for which training would pay
+            graph.capture_begin()
+            try:
+                self._step()
+            finally:
+                graph.capture_end()
+        torch.cuda.synchronize()
         return graph.replay
 
 
@@ -209,6 +211,12 @@ def _rotary_tables(layout: Layout, places: int) -> tuple[torch.Tensor, torch.Ten
     like = torch.empty(0, dtype=layout.embedding.weight.dtype, device=layout.device)
     cos, sin = layout.rotary(like, torch.arange(places, device=layout.device)[None])
     return cos[0], sin[0]
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream that steps are captured on: memory that a stream has freed is kept for it alone."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @cache
