@@ -22,7 +22,7 @@ from ftune.recipes.base import RunOptions
 from ftune.recipes.ppo_sections import adapter_folder
 from ftune.recipes.runs.prompts import PromptSet, load_prompts, tell_prompts
 from ftune.recipes.runs.rows import TextModel
-from ftune.recipes.runs.sft import resume_command
+from ftune.recipes.runs.training import resume_command
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
@@ -227,7 +227,9 @@ def _actor(recipe: "PpoRecipe", asked: Asked, dtype: str, device: "torch.device"
     say.line(f"model: {total:,} parameters, {trainable:,} of them train ({trainable / total:.2%}), {dtype} on {where}")
     roles = {"base": "the base without the adapter", "adapter": "a frozen copy of the adapter", "copy": "a frozen copy"}
     say.line(f"  reference: {roles[actor.reference]}; value: {actor.value}")
-    if reason := check_head(actor, torch.tensor(asked.train.prompts[0].ids, device=device)):
+    if reason := check_head(
+        actor, torch.tensor(max((prompt.ids for prompt in asked.train.prompts), key=len), device=device)
+    ):
         say.warning(f"log-probabilities are taken from whole rows of logits, which needs more memory: {reason}")
     if recipe.ppo.activation_checkpointing:
         actor.checkpoint_activations(True)
