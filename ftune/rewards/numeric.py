@@ -13,10 +13,10 @@ MARK = "####"
 """GSM8K puts the answer behind this."""
 
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w.,)\]])[-\u2212])?\s?[$\u20ac\u00a3]?\s?(?P<own_sign>[-\u2212])?"
+    r"(?P<before>(?<![\w.,)\]])[-\u2212])?(?:[$\u20ac\u00a3]\s?(?P<after>[-\u2212])?)?"
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)"
 )
-"""A number with thousands separators, currency and sign; a minus between two terms is none."""
+"""A number with thousands separators, and a minus before or after its currency; one between two terms is none."""
 
 
 class Numeric(RewardSource):
@@ -69,4 +69,4 @@ def final_number(text: str) -> Decimal | None:
 
 def _value(match: re.Match[str]) -> Decimal:
     number = Decimal(match["digits"].replace(",", ""))
-    return -number if match["sign"] or match["own_sign"] else number
+    return -number if match["before"] or match["after"] else number

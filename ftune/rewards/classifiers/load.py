@@ -12,7 +12,7 @@ from ftune.models.load import load_config, load_tokenizer, locate_model
 from ftune.models.reference import is_hub_id
 from ftune.models.reward_facts import RewardFacts, read_reward_facts
 from ftune.rewards.base import SharedBase, Surroundings
-from ftune.rewards.classifiers.find import ADAPTER, is_adapter, result_folder
+from ftune.rewards.classifiers.find import ADAPTER, MODEL, check_classifier_path, is_adapter, result_folder
 from ftune.rewards.classifiers.forward import Logits, logits_of, pools_last_token
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class LoadedClassifier:
 
 def load_classifier(path: str, around: Surroundings, share_base: ShareBase = "auto") -> LoadedClassifier:
     """The classifier at `path`: a run folder, a result folder or a hub id. Raises ModelError."""
+    if problem := check_classifier_path(path):
+        raise ModelError(problem)
     folder = _adapter_of_hub(path) or result_folder(path)
     facts = None if is_hub_id(folder) else read_reward_facts(Path(folder))
     if not is_adapter(folder):
@@ -159,13 +161,14 @@ def _adapter_of_hub(path: str) -> str | None:
     """The local folder of an adapter on the hub; None for everything else."""
     if not is_hub_id(path):
         return None
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 
+    if isinstance(try_to_load_from_cache(path, MODEL), str):  # a whole model that is here: nobody needs to be asked
+        return None
     try:
         hf_hub_download(path, ADAPTER)
         return str(snapshot_download(path))
-    except (EntryNotFoundError, OSError):  # a whole model, or nothing: loading it as one says which
+    except (OSError, ValueError):  # a whole model, or nothing: loading it as one says which
         return None
 
 
