@@ -39,7 +39,6 @@ def build(
     """
     if start_adapter is not None:
         model = load_policy(model, start_adapter)
-    without_dropout(model)
     model.eval()
     kind = _reference_kind(model, reference) if with_reference else "none"
     _check_value(model, value)
@@ -51,7 +50,7 @@ def build(
         add_copy(model, REFERENCE, trainable=False)
     if value == "adapter":
         add_copy(model, VALUE, trainable=True)
-    return ActorCritic(
+    actor_critic = ActorCritic(
         model,
         reference=kind,
         value=value,
@@ -60,6 +59,9 @@ def build(
         temperature=temperature,
         detach_value=detach_value,
     )
+    without_dropout(actor_critic)
+    actor_critic.eval()
+    return actor_critic
 
 
 def load_policy(model: "PreTrainedModel | PeftModel", adapter: Path) -> "PeftModel":

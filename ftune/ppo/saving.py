@@ -21,7 +21,7 @@ def save_policy(
     `export` is that of the PEFT method where it made the policy; without it the adapter is written as it is. Where
     parameters are sharded every rank has to call this, and only those with `write` write.
     """
-    with gathered(actor_critic.model), _alone(actor_critic.model, POLICY):
+    with gathered(actor_critic.model), _alone(actor_critic.model):
         if write and export is not None:
             export(actor_critic.model, folder)
         elif write:
@@ -37,21 +37,19 @@ def save_value(actor_critic: ActorCritic, folder: Path, *, write: bool = True) -
         head = {name: value.detach().cpu().contiguous() for name, value in actor_critic.value_head.named_parameters()}
         save_file(head, folder / VALUE_HEAD, metadata={"format": "pt"})
         if actor_critic.value == "adapter":
-            with _alone(actor_critic.model, VALUE):
-                actor_critic.model.save_pretrained(str(folder))
+            actor_critic.model.save_pretrained(str(folder), selected_adapters=[VALUE])
         elif actor_critic.value_copy is not None:
             actor_critic.value_copy.save_pretrained(str(folder / "value"))
 
 
 @contextmanager
-def _alone(model: Any, adapter: str) -> Iterator[None]:
-    """Let peft, which saves all adapters that it knows, know only one."""
+def _alone(model: Any) -> Iterator[None]:
+    """Let peft, which saves all adapters that it knows, know only the policy's."""
     configs: dict[str, Any] = getattr(model, "peft_config", {})
     everything = dict(configs)
     try:
-        for name in everything.keys() - {adapter}:
+        for name in everything.keys() - {POLICY}:
             del configs[name]
         yield
     finally:
-        configs.clear()
-        configs.update(everything)
+        configs.update({name: everything[name] for name in everything if name not in configs})
