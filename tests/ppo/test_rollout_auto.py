@@ -1,6 +1,9 @@
 """The engine that is chosen, and that it is said."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftune.core.errors import ModelError
@@ -37,6 +40,22 @@ def test_attention_that_cannot_be_paged_is_refused_with_the_way_out(policy: Poli
     policy.model.config._attn_implementation = "flex_attention"
     with pytest.raises(ModelError, match=r"flex_attention.*rollout.type=generate"):
         Continuous().open(policy)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_autocast_reaches_the_thread_of_continuous_batching(policy: Policy, dtype: torch.dtype) -> None:
+    seen = []
+    policy.model.to(dtype)
+    policy.model.lm_head.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    under = replace(policy, autocast=torch.bfloat16)
+    if dtype is torch.float32:
+        with pytest.raises(ModelError, match=r"weights, float32, .* load the model in bfloat16"):
+            Continuous().open(under)
+        return
+    Continuous().open(under).generate([[5, 6], [7]], Sampling(3), 0)
+    assert seen
+    assert all(seen)
+    assert not policy.model._forward_pre_hooks
 
 
 def test_a_failure_inside_continuous_batching_is_told(policy: Policy) -> None:

@@ -44,10 +44,9 @@ class Vllm(RolloutEngine):
         return self
 
     def faults(self) -> Iterator[tuple[Location, str]]:
-        """Missing packages."""
-        missing = [name for name in ("vllm", "requests") if find_spec(name) is None]
-        if missing:
-            yield ("type",), f"needs {' and '.join(missing)}; pip install 'ftune[vllm]', or use type: auto"
+        """A missing vLLM."""
+        if find_spec("vllm") is None:
+            yield ("type",), "needs the vllm package; pip install 'ftune[vllm]', or use type: auto"
 
     def open(self, policy: Policy) -> Engine:
         """The engine at work. Raises LaunchError without a GPU or server, ModelError for other adapters than LoRA."""

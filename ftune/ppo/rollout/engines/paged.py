@@ -32,6 +32,12 @@ class PagedEngine:
                 f"rollout.type: continuous batching cannot run attention '{attention}'; "
                 "set model.attention=sdpa or rollout.type=generate"
             )
+        if policy.autocast not in (None, self._model.dtype):
+            weights, products = (str(dtype).removeprefix("torch.") for dtype in (self._model.dtype, policy.autocast))
+            raise ModelError(
+                f"rollout.type: the cache of continuous batching has the format of the weights, {weights}, which keys "
+                f"made in {products} do not fit; load the model in {products} or set rollout.type=generate"
+            )
 
     def generate(self, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> list[Rollout]:
         """One completion of each prompt, in their order. Raises ModelError when a row failed."""
