@@ -19,8 +19,8 @@ class ScoreRules:
     bias: float = 0.0
     """Taken from every score, so that what scores `bias` scores 0."""
     normalize: Literal["none", "scale", "zscore"] = "none"
-    """`scale` divides by the running standard deviation; `zscore` takes away the running mean before, which makes
-    `bias` meaningless."""
+    """`scale` divides by the running standard deviation; `zscore` takes away the running mean before, after which
+    `bias` makes no difference."""
     clip: float | None = None
     """Scores are cut to [-clip, clip]."""
     missing_eos: Literal["none", "subtract", "replace"] = "none"
@@ -33,12 +33,14 @@ class ScoreRules:
 def processed(raw_B: Tensor, stopped_B: Tensor, rules: ScoreRules, moments: RunningMoments) -> Tensor:
     """Scores for training, of the shape and dtype of `raw_B`; NaN (no score) stays NaN.
 
-    `stopped_B` (bool) says whether a stop token ended the response. `moments` are those of raw scores, this batch
-    already taken in by `moments.update(raw_B, reduce)`; they are only read here.
+    `stopped_B` (bool) says whether a stop token ended the response. `moments` are those of all scores without their
+    bias, this batch already taken in by `moments.update(raw_B - rules.bias, reduce)`; they are only read here.
     """
-    centre = moments.mean if rules.normalize == "zscore" else rules.bias
-    scale = moments.std if rules.normalize != "none" and moments.std > LEAST_STD else 1.0
-    scores_B = (raw_B - centre) / scale
+    scores_B = raw_B - rules.bias
+    if rules.normalize == "zscore":
+        scores_B = scores_B - moments.mean
+    if rules.normalize != "none" and moments.std > LEAST_STD:
+        scores_B = scores_B / moments.std
     if rules.clip is not None:
         scores_B = scores_B.clamp(-rules.clip, rules.clip)
     match rules.missing_eos:

@@ -28,7 +28,7 @@ def test_every_rule_in_its_order():
     found = scores(
         [3.0, 11.0, 11.0, -11.0, NAN],
         [True, True, False, False, False],
-        moments_of(1.0, 5.0),
+        moments_of(0.0, 4.0),  # without the bias
         bias=1.0,
         normalize="scale",
         clip=3.0,
@@ -39,8 +39,10 @@ def test_every_rule_in_its_order():
     assert found.tolist() == pytest.approx([1.0, 3.0, 2.0, -4.0, NAN], nan_ok=True)
 
 
-def test_zscore_takes_the_running_mean_away():
-    found = scores([1.0, 3.0, 5.0], [True, True, True], moments_of(1.0, 5.0), normalize="zscore")
+@pytest.mark.parametrize("bias", [0.0, 7.0])
+def test_zscore_takes_the_running_mean_away(bias):
+    moments = moments_of(1.0 - bias, 5.0 - bias)
+    found = scores([1.0, 3.0, 5.0], [True, True, True], moments, bias=bias, normalize="zscore")
     assert found.tolist() == pytest.approx([-1.0, 0.0, 1.0])
 
 
