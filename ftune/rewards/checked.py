@@ -17,12 +17,18 @@ def checked(values: object, samples: Sequence[Sample]) -> list[Score]:
         hint = "; end it with '.tolist()'" if hasattr(values, "tolist") else ""
         raise RewardError(f"returned {_described(values)} and no list with a number for each sample{hint}")
     if len(values) != len(samples):
-        rows = f" ({samples[0].origin} to {samples[-1].origin})" if samples else ""
         raise RewardError(
-            f"returned {len(values)} numbers for {len(samples)} samples{rows}; return one for each, None for those to "
-            "leave out"
+            f"{rows_of(samples)}: returned {len(values)} numbers for {len(samples)} samples; return one for each, None "
+            "for those to leave out"
         )
     return [_score(value, sample) for value, sample in zip(values, samples, strict=True)]
+
+
+def rows_of(samples: Sequence[Sample]) -> str:
+    """The rows of some samples, for a message about all of them."""
+    if not samples:
+        return "no rows"
+    return samples[0].origin if len(samples) == 1 else f"{samples[0].origin} to {samples[-1].origin}"
 
 
 def _score(value: object, sample: Sample) -> Score:

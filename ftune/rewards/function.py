@@ -1,11 +1,11 @@
 """A Python function of one's own, with the signature of TRL's reward functions."""
 
 import ast
-import asyncio
 import importlib.util
 import inspect
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from threading import Thread
@@ -17,7 +17,7 @@ from ftune.core.errors import RewardError
 from ftune.core.section import Location
 from ftune.core.suggest import did_you_mean
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
-from ftune.rewards.checked import checked
+from ftune.rewards.checked import checked, rows_of
 from ftune.rewards.layout import columns_of, completions_of, prompts_of
 from ftune.rewards.paths import looked_up
 
@@ -113,18 +113,20 @@ class _Call:
         try:
             return self._limited(samples)
         except _RaisedError as raised:
-            sample = self._culprit(samples)
-            where = sample.origin or f"prompt {str(prompts_of([sample])[0])[:60]!r}"
+            where = rows_of(self._culprit(samples))
             raise RewardError(f"{where}: raised {_told(raised.error, self._file)}") from raised.error
 
-    def _culprit(self, samples: Sequence[Sample]) -> Sample:
-        """The first sample that it raises for when it is given alone; the first of all when it needs several."""
+    def _culprit(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The first sample for which it raises when that is given alone; all, where none is found in one time limit."""
+        end = time.monotonic() + self._timeout_s
         for sample in samples if len(samples) > 1 else ():
             try:
                 self._limited([sample])
             except (_RaisedError, RewardError):
-                return sample
-        return samples[0]
+                return [sample]
+            if time.monotonic() > end:
+                break
+        return samples
 
     def _limited(self, samples: Sequence[Sample]) -> object:
         """One call in a thread of its own, which is left behind when it does not come to an end."""
@@ -142,8 +144,7 @@ class _Call:
         thread.join(self._timeout_s)
         if thread.is_alive():
             raise RewardError(
-                f"{samples[0].origin or 'the first sample'} and {len(samples) - 1} more: no answer within "
-                f"{self._timeout_s:g} seconds; make it faster or raise 'timeout_s'"
+                f"{rows_of(samples)}: no answer within {self._timeout_s:g} seconds; make it faster or raise 'timeout_s'"
             )
         if failure:
             raise _RaisedError(failure[0])
@@ -161,7 +162,7 @@ class _Call:
         }
         accepted = given if self._all else {name: value for name, value in given.items() if name in self._names}
         returned = self._function(**accepted)
-        return asyncio.run(_awaited(returned)) if inspect.isawaitable(returned) else returned
+        return _finished(returned) if inspect.isawaitable(returned) else returned
 
 
 class _RaisedError(Exception):
@@ -172,8 +173,14 @@ class _RaisedError(Exception):
         self.error = error
 
 
-async def _awaited(returned: Any) -> object:
-    return await returned
+def _finished(returned: Awaitable[object]) -> object:
+    """What an `async` function returns in the end."""
+    import asyncio  # slow to import, and every command imports this module
+
+    async def awaited() -> object:
+        return await returned
+
+    return asyncio.run(awaited())
 
 
 def _ignore(*_: object) -> None:

@@ -4,11 +4,8 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from http.client import HTTPException
-from typing import Annotated, Literal
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from pydantic import Field, field_validator
 
@@ -17,6 +14,9 @@ from ftune.core.section import Location
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
 from ftune.rewards.checked import checked
 from ftune.rewards.layout import columns_of, completions_of, prompts_of
+
+if TYPE_CHECKING:
+    from urllib.request import Request
 
 FIRST_WAIT_S = 0.5
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
@@ -91,6 +91,10 @@ class Http(RewardSource):
 
     def _asked(self, body: bytes) -> bytes:
         """The answer's bytes. Raises RewardError after the last retry, or at once where another try is no use."""
+        from http.client import HTTPException
+        from urllib.error import HTTPError
+        from urllib.request import urlopen
+
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
@@ -107,7 +111,9 @@ class Http(RewardSource):
         tries = f" after {attempt + 1} tries" if attempt else ""
         raise RewardError(f"{self.url} {problem}{tries}")
 
-    def _request(self, body: bytes) -> Request:
+    def _request(self, body: bytes) -> "Request":
+        from urllib.request import Request
+
         request = Request(self.url, body, {"Content-Type": "application/json"}, method="POST")  # noqa: S310 - as above
         if self.token_env is not None:  # unredirected: another host that the service points to never sees it
             request.add_unredirected_header("Authorization", f"Bearer {os.environ.get(self.token_env, '')}")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class RewardModel(RewardSource):
-    """The score of a reward model, which reads prompt and completion as in its training."""
+    """The score of a reward model, which reads prompt and completion as in its training.
+
+    A classifier that `ftune rm` trained on texts reads the completion alone.
+    """
 
     type: Literal["model"] = "model"
 
@@ -55,7 +58,8 @@ class RewardModel(RewardSource):
         loaded = load_classifier(self.path, around, self.share_base)
         column = self._column(loaded)
         mean, std = self._scale(loaded.facts)
-        reader = RowReader(self.path, loaded, around, "conversation")
+        texts = loaded.facts is not None and loaded.facts.kind == "classifier"
+        reader = RowReader(self.path, loaded, around, "completion" if texts else "conversation")
 
         def score(samples: Sequence[Sample]) -> list[Score]:
             if not samples:

@@ -42,6 +42,11 @@ def raises(completions, **_):
         raise KeyError("word")
     return [0.0] * len(completions)
 
+def together(completions, **_):
+    if len(completions) > 1:
+        raise ValueError("one at a time")
+    return [0.0]
+
 def leaves(completions, **_):
     raise SystemExit(3)
 
@@ -128,9 +133,10 @@ def test_scalars_of_any_kind_are_numbers(file: Path) -> None:
     ("name", "message"),
     [
         ("raises", r"rows\.jsonl:2: raised KeyError: 'word' \(.*mine\.py, line \d+\)"),
+        ("together", r"^rows\.jsonl:1 to rows\.jsonl:3: raised ValueError: one at a time"),
         ("leaves", r"rows\.jsonl:1: raised SystemExit: 3"),
         ("nan", r"rows\.jsonl:2: returned nan \(float\)"),
-        ("too_few", r"returned 1 numbers for 3 samples \(rows\.jsonl:1 to rows\.jsonl:3\)"),
+        ("too_few", r"^rows\.jsonl:1 to rows\.jsonl:3: returned 1 numbers for 3 samples"),
         ("word", r"rows\.jsonl:1: returned 'high' \(str\)"),
         ("tensor", r"returned tensor.*\(Tensor\).*tolist"),
         ("tensors", r"rows\.jsonl:1: returned tensor.*\(Tensor\)"),
@@ -145,7 +151,7 @@ def test_what_it_does_wrong_is_named_with_the_row(file: Path, name: str, message
 
 def test_a_function_that_hangs_is_given_up(file: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(RewardError, match=r"rows\.jsonl:1 and 1 more: no answer within 0\.1 seconds"):
+    with pytest.raises(RewardError, match=r"^rows\.jsonl:1 to rows\.jsonl:2: no answer within 0\.1 seconds"):
         call(file, "hangs", said("a", "b"), timeout_s=0.1)
     assert time.monotonic() - started < 10
 

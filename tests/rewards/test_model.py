@@ -15,6 +15,7 @@ from ftune.data.tokenize import RowTokenizer
 from ftune.models.fingerprint import base_fingerprint
 from ftune.models.reward_facts import RewardFacts
 from ftune.rewards.base import Surroundings
+from ftune.rewards.classifier import Classifier
 from ftune.rewards.classifiers.forward import logits_of
 from ftune.rewards.model import RewardModel
 from tests.rewards.conftest import chat, said, text
@@ -179,14 +180,34 @@ def test_the_reward_is_the_logit_of_the_positive_class(classes: Path, pad_is_eos
         "classifier", "x", "y", labels=["bad", "fair", "good"], positive_class="good", mean=1.0, std=2.0
     )
     own = pad_is_eos(["bad", "fair", "good"], facts)
-    good = score(classes, positive_class="good")
-    assert score(own, normalize=False) == good
-    assert score(own) == pytest.approx([(value - 1) / 2 for value in good])
-    assert score(own, positive_class="bad") == score(classes, positive_class="bad") != good  # another class's mean
+    samples = said("the cat", "sat on the mat")
+    bad, good = (
+        Classifier(path=str(own), label=label, transform="logit").open(Surroundings())(samples)
+        for label in ("bad", "good")
+    )
+    assert score(own, samples, normalize=False) == good
+    assert score(own, samples) == pytest.approx([(value - 1) / 2 for value in good if value is not None])
+    assert score(own, samples, positive_class="bad") == bad != good  # mean and deviation are those of another class
+    assert score(classes, positive_class="good") != score(classes, positive_class="bad")
+    with pytest.raises(ModelError, match="normalize"):
+        score(own, positive_class="bad", normalize=True)
     with pytest.raises(ModelError, match=r"positive_class: .*bad, fair, good"):
         score(classes)
     with pytest.raises(ModelError, match="did you mean 'good'"):
         score(classes, positive_class="godo")
+
+
+def test_a_classifier_of_texts_reads_the_completion_alone(pad_is_eos: Callable[..., Path]) -> None:
+    facts = RewardFacts("classifier", "x", "y", labels=["bad", "good"], positive_class="good")
+    folder, told = pad_is_eos(["bad", "good"], facts), list[str]()
+    samples = [chat("the cat", "sat"), chat("nine birds", "sat"), chat("the cat", "fly")]
+    around = Surroundings(remark=told.append)
+    first, second, third = score(folder, samples, around)
+    assert first == pytest.approx(second)
+    assert first != pytest.approx(third)
+    logits = Classifier(path=str(folder), label="good", transform="logit").open(around)(samples)
+    assert [first, second, third] == pytest.approx(logits)
+    assert told == []
 
 
 def test_one_score_has_no_classes(scalar: Path) -> None:

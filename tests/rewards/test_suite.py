@@ -48,7 +48,8 @@ def test_equal_titles_are_numbered() -> None:
         ],
         Surroundings(),
     )
-    assert list(suite.score(said("b")).by_source) == ["contains", "contains_2", "contains_2_2", "mine"]
+    assert suite.titles == ["contains", "contains_2", "contains_2_2", "mine"]
+    assert list(suite.score(said("b")).by_source) == suite.titles
 
 
 def test_a_source_that_says_nothing_leaves_the_sample_out_unless_it_has_no_weight() -> None:
@@ -63,7 +64,7 @@ def test_a_source_that_says_nothing_leaves_the_sample_out_unless_it_has_no_weigh
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [
-        (lambda samples: [0.0], "reward 'mine': returned 1 numbers for 2 samples"),
+        (lambda samples: [0.0], "reward 'mine': rows.jsonl:1 to rows.jsonl:2: returned 1 numbers for 2 samples"),
         (lambda samples: [0.0, float("inf")], r"reward 'mine': rows\.jsonl:2: returned inf"),
         (lambda samples: "00", "reward 'mine': returned '00'"),
     ],
