@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ftune.core.errors import DivergedError, ModelError, StorageError
+from ftune.core.errors import DivergedError, ModelError, RewardError, StorageError
 from ftune.core.say import Say
 from ftune.core.signals import StopSignal
 from ftune.ppo.averages import Averages
@@ -115,25 +115,33 @@ class PpoLoop:
 
     def train(self, state: State, stop: StopSignal) -> Outcome:
         """Iterate, evaluate and save. Raises DivergedError, ModelError, RewardError, StorageError."""
-        if state.iteration == 0:
-            self._evaluate(state)
-        ended_by = ""
+        try:
+            ended_by, stopped = self._until(state, stop)
+        except RewardError:  # the policy is as the last iteration left it
+            if self.events is not None and not (self.folder / f"checkpoint-{state.iteration}").exists():
+                self._save(lambda: self._write_checkpoint(state), "checkpoint", must=False)
+            raise
+        kept = None if stopped else self._go_back(state, ended_by)
+        signal = stop.received.name if stop.received else "a signal to another process"
+        return Outcome(state.iteration, self.plan.iterations, signal if stopped else "", ended_by, kept)
+
+    def _until(self, state: State, stop: StopSignal) -> tuple[str, bool]:
+        """Iterate until the end, a guard or a signal: why a guard ended it, and whether a signal did."""
+        if state.iteration == 0 or (_due(state.iteration, self.plan.eval_every) and state.evaluated != state.iteration):
+            self._evaluate(state)  # also what a stop left out
+        ended_by, stopped = "", False
         with IterationProgress(self.say.console, self.plan.iterations, state.iteration) as progress:
-            while state.iteration < self.plan.iterations and not ended_by:
+            while state.iteration < self.plan.iterations and not (ended_by or stopped):
                 seconds, line, ended_by = self._iterate(state)
                 if self.events is not None:
                     progress.advance(state.iteration, seconds, line)
                 ended = bool(ended_by) or state.iteration == self.plan.iterations
-                if not self._received(stop) and (ended or _due(state.iteration, self.plan.eval_every)):
+                if ended or (_due(state.iteration, self.plan.eval_every) and not self._received(stop)):
                     self._evaluate(state)
-                received = self._received(stop) and not ended
-                if ended or received or _due(state.iteration, self.plan.checkpoint_every):
-                    self._checkpoint(state, must=received)
-                if received:
-                    break
-        stopped = stop.received.name if stop.received and state.iteration < self.plan.iterations else ""
-        kept = None if stopped else self._go_back(state, ended_by)
-        return Outcome(state.iteration, self.plan.iterations, stopped, ended_by, kept)
+                stopped = not ended and self._received(stop)
+                if ended or stopped or _due(state.iteration, self.plan.checkpoint_every):
+                    self._checkpoint(state, must=stopped)
+        return ended_by, stopped
 
     # -- one iteration -------------------------------------------------------------------------------------------------
 
@@ -145,9 +153,11 @@ class PpoLoop:
         play = self.rounds.play(mine, _seed(plan.seed, 2, number, self.rank))
         averages = Averages(self.rounds.device)
         play.measure(averages)
+        if not self.held_out and _due(number, plan.checkpoint_every) and self._allowed(self._mean_kl(play)):
+            self._keep(state)
         found, moments = self._experience(play, state, averages)
         value_only = number < plan.value_warmup_iterations
-        self._set_learning_rate(number, value_only=value_only)
+        self._set_learning_rate(number)
         done = update(
             self.learner,
             found,
@@ -161,8 +171,6 @@ class PpoLoop:
         means = averages.reduced(self.learner.reduce) | done.averages.reduced(self.learner.reduce)
         state.iteration, state.steps, state.moments = number + 1, state.steps + done.steps + done.skipped, moments
         ended_by = self._guarded(state, means)
-        if not self.held_out and self._allowed(means["kl"]) and _due(state.iteration, plan.checkpoint_every):
-            self._keep(state)
         facts = self._facts(state, play, found, done, means)
         line = self._tell(state, play, facts)
         if self.kl.controller == "adaptive":
@@ -194,10 +202,10 @@ class PpoLoop:
         averages.add("returns", (found.returns_BT * found.mask_BT).sum(), tokens)
         return found, moments.state()
 
-    def _set_learning_rate(self, iteration: int, *, value_only: bool) -> None:
+    def _set_learning_rate(self, iteration: int) -> None:
         factor = learning_rate_factor(iteration, self.plan.iterations, self.plan.warmup_iterations, self.plan.schedule)
         for group, peak in zip(self.learner.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = 0.0 if value_only and group["role"] == "policy" else factor * peak
+            group["lr"] = factor * peak
 
     # -- checks and guards ---------------------------------------------------------------------------------------------
 
@@ -234,9 +242,9 @@ class PpoLoop:
     def _guarded(self, state: State, means: dict[str, float]) -> str:
         """Why the run ends here, in words; empty when it goes on."""
         guard = self.guard
-        over = guard.max_kl is not None and means["kl"] > guard.max_kl
+        over = not self._allowed(means["kl"])
         state.above_kl = state.above_kl + 1 if over else 0
-        under = guard.min_entropy is not None and means["entropy"] < guard.min_entropy
+        under = guard.min_entropy is not None and not means["entropy"] >= guard.min_entropy
         state.below_entropy = state.below_entropy + 1 if under else 0
         if state.above_kl >= guard.patience:
             return f"KL {means['kl']:.3g} above guard.max_kl {guard.max_kl:g} for {state.above_kl} iterations"
@@ -257,17 +265,21 @@ class PpoLoop:
         play.measure(averages)
         means = averages.reduced(self.learner.reduce)
         score, kl = means.get("score"), means["kl"]
-        if state.iteration == 0:
-            state.start_score = score
         best = score is not None and self._allowed(kl) and (state.best_score is None or score > state.best_score)
         if best and self._keep(state):
             state.best_score = score
-        facts = {name: value for name, value in means.items() if name != "score_squared"}
-        self._event("eval", step=state.iteration, completions=len(asked), best=best, **facts)
+        state.evaluated = state.iteration
+        self._event("eval", step=state.iteration, completions=len(asked), best=best, **means)
         when = "before" if state.iteration == 0 else f"iteration {state.iteration}"
         self._line(f"{when}: held-out score {_number(score)}, KL {kl:.3g}, {means['stopped']:.0%} ended by themselves")
         if self.events is not None:
             write_samples(self.folder, play.samples(state.iteration, "held-out", len(mine)))
+
+    def _mean_kl(self, play: Round) -> float:
+        """KL to the reference of the policy that made these completions, over all ranks."""
+        averages = Averages(self.rounds.device)
+        averages.add("kl", play.judged.kl_B.sum(), len(play.rollouts))
+        return averages.reduced(self.learner.reduce)["kl"]
 
     def _allowed(self, kl: float) -> bool:
         return self.guard.max_kl is None or kl <= self.guard.max_kl
@@ -303,12 +315,12 @@ class PpoLoop:
         """Everything that is told of an iteration."""
         reduce = self.learner.reduce
         _, variance, _ = masked_moments(found.raw_advantages_BT, found.mask_BT, reduce)
-        spread = means.pop("score_squared", 0.0) - means.get("score", 0.0) ** 2
+        _, spread, _ = masked_moments(play.raw_B, ~play.raw_B.isnan(), reduce)
         seconds = self.rounds.clock.seconds
         tokens = means["length"] * self.plan.batch_size * self.ranks
         facts: dict[str, Any] = {
             **means,
-            "score_std": math.sqrt(max(spread, 0.0)),
+            "score_std": math.sqrt(float(spread)),
             "advantage_std": math.sqrt(float(variance)),
             "explained_variance": explained_variance(play.judged.values_BT, found.returns_BT, found.mask_BT, reduce),
             "kl_coefficient": state.coefficient,

@@ -64,7 +64,6 @@ class Round:
         raw = self.raw_B
         known = ~raw.isnan()
         averages.add("score", raw.nan_to_num(0.0).sum(), known.sum())
-        averages.add("score_squared", (raw.nan_to_num(0.0) ** 2).sum(), known.sum())
         for prefix, suite in (("reward", self.scores), ("gold", self.gold)):
             for label, values in (suite.by_source if suite else {}).items():
                 given = [value for value in values if value is not None]

@@ -42,8 +42,8 @@ class State:
     """Iterations in a row in which all completions had one score."""
     best_score: float | None = None
     best_iteration: int | None = None
-    start_score: float | None = None
-    """Held-out score before training."""
+    evaluated: int | None = None
+    """Iteration whose policy completed the held-out prompts last."""
 
 
 def save_checkpoint(

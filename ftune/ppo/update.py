@@ -117,6 +117,9 @@ def _step(
         sums[:2] += seen[:2]
         sums[2] = torch.maximum(sums[2], seen[2])
         sums[3] += loss.detach()
+    if value_only:  # a trunk that both share has gradients of the value, which the policy's optimiser must not see
+        for parameter in learner.inner.parameter_groups()["policy"]:
+            parameter.grad = None
     norm = learner.accelerator.clip_grad_norm_(learner.inner.trainable_parameters(), learner.max_grad_norm)
     kl, ratio, loss_sum = (learner.reduce(sums[[0, 1, 3]]) / tokens).tolist()
     if first:
@@ -185,5 +188,6 @@ def _backward_of_text(learner: Learner, ptx: Ptx, number: int, done: Updated) ->
     with learner.accelerator.no_sync(learner.actor):
         total, count = learner.actor("text", ids, labels=labels)
         tokens = learner.reduce(count.float())
-        learner.accelerator.backward(ptx.coefficient * total * learner.accelerator.num_processes / tokens)
+        scale = ptx.coefficient * learner.accelerator.num_processes / tokens.clamp(min=1)
+        learner.accelerator.backward(total * scale)
     done.averages.add("ptx_loss", total.detach(), count)

@@ -49,7 +49,7 @@ class Optim(Section):
 
     @model_validator(mode="after")
     def _betas_of_adamw(self) -> Self:
-        if self.betas != Optim.model_fields["betas"].get_default(call_default_factory=True) and (
+        if self.betas != type(self).model_fields["betas"].get_default(call_default_factory=True) and (
             "adamw" not in self.optimizer
         ):
             raise ValueError(f"betas belong to AdamW; '{self.optimizer}' has none, remove them")

@@ -85,16 +85,24 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
             )
         if outcome.ended_by:
             say.warning(f"ended at iteration {outcome.iteration}: {outcome.ended_by}")
-        if outcome.kept_iteration == 0:
-            say.warning("no policy was better on the held-out prompts than the one it started from, which is kept")
-        elif outcome.kept_iteration is not None:
-            say.line(f"the policy of iteration {outcome.kept_iteration} is kept: it has the best held-out score")
+        if outcome.kept_iteration is not None:
+            _tell_kept(outcome.kept_iteration, asked, say)
         _report(recipe, folder, asked, options, outcome)
     result = path / ("adapter" if recipe.shared else "model")
     say.result(
         f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nsamples: {shown(path / 'samples.jsonl')}\n"
         f"model card: {shown(path / 'README.md')}"
     )
+
+
+def _tell_kept(iteration: int, asked: Asked, say: Say) -> None:
+    """Which policy is the result, where that is not the last one."""
+    if not asked.held_out.prompts:
+        say.line(f"the policy of iteration {iteration} is kept: the last one saved near the reference")
+    elif iteration:
+        say.line(f"the policy of iteration {iteration} is kept: it has the best held-out score")
+    else:
+        say.warning("no policy was better on the held-out prompts than the one it started from, which is kept")
 
 
 def _ask(recipe: "PpoRecipe", say: Say) -> Asked:
@@ -467,7 +475,7 @@ def _report(recipe: "PpoRecipe", folder: RunFolder, asked: Asked, options: RunOp
         rows={source.path: 0 for source in recipe.data.train},
         hub_datasets=[source.path for source in recipe.data.train if is_hub_data(source.path)],
         counts={"prompts": len(asked.train.prompts), "held-out prompts": len(asked.held_out.prompts)},
-        results=_results(history),
+        results=_results(history, keep_best=recipe.guard.keep_best),
         hardware=facts["gpus"][0] if facts["gpus"] else "{threads} threads of {model}".format(**facts["cpu"]),
         duration_s=sum(sum(event["seconds"].values()) for event in history if event["kind"] == "step"),
         versions=facts["versions"],
@@ -475,12 +483,13 @@ def _report(recipe: "PpoRecipe", folder: RunFolder, asked: Asked, options: RunOp
     write_atomically(folder.path / "README.md", model_card(card))
 
 
-def _results(history: Sequence[Event]) -> dict[str, float | None]:
-    """Held-out score before and at its best, and what it cost."""
+def _results(history: Sequence[Event], *, keep_best: bool) -> dict[str, float | None]:
+    """Held-out score before and of the result, and what it cost."""
     looks = [event for event in history if event["kind"] == "eval"]
     results: dict[str, float | None] = {}
     if looks:
-        best = max((event for event in looks if event["best"]), key=lambda event: event["step"], default=looks[-1])
+        kept = [event for event in looks if event["best"]] if keep_best else []
+        best = (kept or looks)[-1]
         results = {"held-out score before": looks[0].get("score"), "held-out score of the result": best.get("score")}
         results["KL to the reference (nats a completion)"] = best["kl"]
     last = next((event for event in reversed(history) if event["kind"] == "step"), None)

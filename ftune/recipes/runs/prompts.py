@@ -20,7 +20,7 @@ from ftune.recipes.data_section import Source
 from ftune.recipes.ppo_sections import Prompts
 from ftune.recipes.runs.rows import TextModel
 
-TOO_LONG = "longer than max_length"
+TOO_LONG = "too long"
 
 
 @dataclass(slots=True)
@@ -161,7 +161,8 @@ def _take(
     if not ids:
         _refuse(found, row, "the prompt has no tokens", "the row has no prompt", data.on_bad_row)
     elif len(ids) > limit:
-        words = f"a prompt of {len(ids):,} tokens, but max_length is {limit:,}; raise it or set 'on_long_row: drop'"
+        fits = f"data.max_length is {limit:,}" if limit == data.max_length else f"the model has room for {limit:,}"
+        words = f"a prompt of {len(ids):,} tokens, but {fits}; shorten it or set 'data.on_long_row: drop'"
         _refuse(found, row, words, TOO_LONG, data.on_long_row)
     else:
         values = row.values if isinstance(row, Row) else {}
