@@ -129,7 +129,7 @@ def _changed(base: Any) -> str:
 def _unknown_linear(module: Any) -> str:
     """Why the weight of a linear map cannot be told, if so; a quantised one is told by `weights`."""
     if not isinstance(module, LoraLayer):
-        return "" if isinstance(module, nn.Linear) else f"is a {type(module).__name__}"
+        return "" if isinstance(module, nn.Linear) else f"is a {type(module).__module__}.{type(module).__name__}"
     if module.merged:
         return "holds a merged adapter"
     if not isinstance(module.base_layer, nn.Linear):
