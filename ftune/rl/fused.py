@@ -30,6 +30,7 @@ def _compiles(device: str) -> bool:
     try:
         torch.compile(torch.exp)(torch.ones(8, device=device))
     except Exception as error:  # whatever the toolchain raises
-        warnings.warn(f"kernels are not compiled, which costs speed and memory: {error}", stacklevel=2)
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(f"kernels are not compiled, which costs speed and memory: {reason}", stacklevel=2)
         return False
     return True
