@@ -45,11 +45,11 @@ def test_a_shipped_recipe_trains_two_steps_on_the_tiny_model(
     path = recipes_folder() / f"{name}.yaml"
     tiny = [f"model.path={tiny_model}", f"output_dir={tmp_path / 'run'}", "schedule={max_steps: 2}"]
     tiny += ["peft.layers=[0]"] if "layers:" in path.read_text() else []
-    done = ftune("sft", path, *tiny)
+    done = ftune(yaml.safe_load(path.read_text())["type"], path, *tiny)
     assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("command", ["sft", "eval"])
+@pytest.mark.parametrize("command", ["sft", "rm", "eval"])
 def test_shipped_schemas_are_current(command: str) -> None:
     shipped = json.loads((recipes_folder() / "schema" / f"{command}.json").read_text())
     assert shipped == recipe_schema(command), f"run: ftune schema {command} > recipes/schema/{command}.json"

@@ -26,6 +26,8 @@ print("LOADED", loaded, file=sys.stderr)
     [
         ["--help"],
         ["sft", "--help"],
+        ["rm", "--help"],
+        ["schema", "rm"],
         ["--version"],
         ["recipes"],
         ["recipes", "show", "lora"],

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ftune import __version__
-from ftune.cli import data, eval, recipes, schema, sft
+from ftune.cli import data, eval, ppo, recipes, rm, schema, sft
 from ftune.core.errors import FtuneError
 from ftune.core.quiet import quiet_upstream
 
@@ -19,6 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("sft", help=sft.run.__doc__)(sft.run)
+app.command("rm", help=rm.run.__doc__)(rm.run)
+app.command("ppo", help=ppo.run.__doc__)(ppo.run)
 app.command("eval", help=eval.run.__doc__)(eval.run)
 app.add_typer(data.app, name="data")
 app.command("schema", help=schema.run.__doc__)(schema.run)

@@ -19,7 +19,7 @@ class Counts:
     kept: int = 0
     """Sequences to train on."""
     pieces: int = 0
-    """How many more sequences than rows there are, because long texts were split."""
+    """How many more sequences than rows there are, because long texts were split and rankings became pairs."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows that were left out, by cause."""
     faults: list[str] = field(default_factory=list)

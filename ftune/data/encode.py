@@ -4,13 +4,13 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, combinations, islice
 from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult
 from typing import TypeAlias
 
 from ftune.core.errors import DataError
-from ftune.data.example import Example, Feedback, Plain, Preference, Skipped, Text
+from ftune.data.example import Example, Feedback, Labelled, Plain, Preference, Skipped, Text
 from ftune.data.formats.base import RowFormat
 from ftune.data.formats.detect import LOOK_AT, Detected, detect, named
 from ftune.data.intake import Answers, Outcome, Sides
@@ -33,6 +33,8 @@ class Encoder:
     layout: Detected
     tokenizer: RowTokenizer
     answers: Answers = "one"
+    classes: tuple[str, ...] = ()
+    """Of `answers="class"`: the names that a row's class is one of."""
 
     def outcomes(self, batch: Sequence[Row | BadRow]) -> list[Outcome]:
         """The tokens of each row, or why there are none."""
@@ -42,11 +44,11 @@ class Encoder:
         return [_sides(plan, encoded) if isinstance(plan, _Plan) else plan for plan in read]
 
     def _planned(self, row: Row | BadRow) -> "_Plan | Skipped | DataError":
-        example = understood_row(self.layout, row)
+        example = (labelled_row if self.answers == "class" else understood_row)(self.layout, row)
         if isinstance(example, Skipped | DataError):
             return example
         try:
-            return _plan_of(example, self.answers)
+            return _plan_of(example, self.answers, self.classes)
         except DataError as error:
             return error
 
@@ -55,26 +57,41 @@ class Encoder:
 class _Plan:
     sides: list[Plain]
     score: float = float("nan")
+    ranks: tuple[float, ...] = ()
+    """Of a ranking that becomes pairs: how good each side is."""
+    is_text: bool = False
 
 
-def _plan_of(example: Example, answers: Answers) -> _Plan | Skipped:
+def _plan_of(example: Example | Labelled, answers: Answers, classes: tuple[str, ...]) -> _Plan | Skipped:
     match example:
+        case Labelled():
+            return _Plan([example.text], float(_class_of(example, classes)))
+        case Preference() if answers == "pairs" and example.ranking:
+            return _Plan([side for side, _ in example.ranking], ranks=tuple(rank for _, rank in example.ranking))
         case Preference() | Feedback() if answers == "one":
             raise DataError(
                 f"{'two answers, one of them better' if isinstance(example, Preference) else 'an answer and a verdict'}"
                 ", where one answer to train on is needed; 'data.on_preference: chosen' trains on the good ones"
             )
-        case Preference() if answers == "both":
+        case Preference() if answers in ("both", "pairs"):
             margin = float("nan") if example.margin is None else example.margin
             return _Plan([example.chosen, example.rejected], margin)
         case Preference():
             return _Plan([example.chosen])
+        case _ if answers == "pairs":
+            raise DataError("one answer, where a chosen and a rejected one are needed")
         case Feedback() if answers == "chosen" and not example.good:
             return Skipped("its answer was judged bad")
         case Feedback():
             return _Plan([example.example], float(example.good))
         case _:
-            return _Plan([example])
+            return _Plan([example], is_text=isinstance(example, Text))
+
+
+def _class_of(example: Labelled, classes: tuple[str, ...]) -> int:
+    if example.label not in classes:
+        raise DataError(f"its class '{example.label}' is none of the classifier's: {', '.join(classes)}")
+    return classes.index(example.label)
 
 
 def _sides(plan: _Plan, encoded: Iterator[Tokens | DataError]) -> Outcome:
@@ -82,8 +99,21 @@ def _sides(plan: _Plan, encoded: Iterator[Tokens | DataError]) -> Outcome:
     for side in tokens:
         if isinstance(side, DataError):
             return side
-    main, *others = [side for side in tokens if isinstance(side, Tokens)]
-    return Sides(main, others[0] if others else None, plan.score, isinstance(plan.sides[0], Text))
+    main, *others = sides = [side for side in tokens if isinstance(side, Tokens)]
+    if plan.ranks:
+        return _pairs(sides, plan.ranks)
+    return Sides(main, others[0] if others else None, plan.score, plan.is_text)
+
+
+def _pairs(sides: Sequence[Tokens], ranks: Sequence[float]) -> list[Sides] | Skipped:
+    """Every pair of which one side is better, that one first; the difference of the ranks is the margin."""
+    best_first = sorted(zip(ranks, sides, strict=True), key=lambda judged: -judged[0])
+    pairs = [
+        Sides(better, worse, high - low)
+        for (high, better), (low, worse) in combinations(best_first, 2)
+        if high > low and better.input_ids != worse.input_ids
+    ]
+    return pairs or Skipped("its answers are the same")
 
 
 def understood_row(layout: Detected, row: Row | BadRow) -> Example | Skipped | DataError:
@@ -92,6 +122,16 @@ def understood_row(layout: Detected, row: Row | BadRow) -> Example | Skipped | D
         return DataError(row.cause)
     try:
         return layout.read(row.values)
+    except DataError as error:
+        return error
+
+
+def labelled_row(layout: Detected, row: Row | BadRow) -> Labelled | DataError:
+    """One row as a text and its class, or why it is none."""
+    if isinstance(row, BadRow):
+        return DataError(row.cause)
+    try:
+        return layout.format.to_labelled(layout.tidied(row.values))
     except DataError as error:
         return error
 

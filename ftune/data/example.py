@@ -65,6 +65,9 @@ class Preference:
     rejected: Answered
     margin: float | None = None
     """By how much the chosen answer is better, where the row has scores."""
+    ranking: tuple[tuple[Answered, float], ...] = ()
+    """All answers with how good each is, higher is better, where the row ranks several: the chosen and the rejected
+    one are its best and its worst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,15 @@ class Feedback:
 
 Plain: TypeAlias = Answered | Text
 """What is one sequence of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text and its class, for a classifier: the text itself is what is read."""
+
+    text: Text
+    label: str
+
 
 Example: TypeAlias = Plain | Preference | Feedback
 

@@ -15,7 +15,7 @@ from ftune.data.tokenize import Tokens
 
 OnBadRow: TypeAlias = Literal["error", "drop"]
 OnLongRow: TypeAlias = Literal["auto", "error", "drop", "truncate"]
-Answers: TypeAlias = Literal["one", "chosen", "both"]
+Answers: TypeAlias = Literal["one", "chosen", "both", "pairs", "class"]
 
 TOO_LONG = "longer than max_length"
 
@@ -30,7 +30,12 @@ class Rules:
     on_long_row: OnLongRow = "auto"
     """`auto` splits plain text into sequences of `max_length` and drops other rows."""
     answers: Answers = "one"
-    """Of preferences and feedback: `one` refuses them, `chosen` takes the good answer, `both` all that is there."""
+    """Of preferences and feedback: `one` refuses them, `chosen` takes the good answer, `both` all that is there.
+
+    `pairs` wants preferences and takes every pair of a ranking, `class` wants a text with its class.
+    """
+    classes: tuple[str, ...] = ()
+    """The names of the classes that rows may have; a row's score is the place of its class here."""
     prompts: bool = False
     """Keep rows that have no answer too."""
     group: str | None = None
@@ -56,8 +61,8 @@ class Sides:
         return [self.main] if self.rejected is None else [self.main, self.rejected]
 
 
-Outcome: TypeAlias = Sides | Skipped | DataError
-"""What became of a row: tokens, nothing for a good reason, or a fault."""
+Outcome: TypeAlias = Sides | list[Sides] | Skipped | DataError
+"""What became of a row: tokens, the pairs of a ranking, nothing for a good reason, or a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,10 @@ class Intake:
         elif isinstance(outcome, Skipped):
             self.counts.drop(outcome.cause)
         else:
-            self._measure(row, outcome)
+            pairs = outcome if isinstance(outcome, list) else [outcome]
+            self.counts.pieces += len(pairs) - 1
+            for sides in pairs:
+                self._measure(row, sides)
 
     def finish(self) -> None:
         """Raises DataError when rows were faulty, or when none is left."""

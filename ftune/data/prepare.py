@@ -54,7 +54,7 @@ def prepare(
     row is left.
     """
     layout, rows = understood(rows, format, tolerant=rules.on_bad_row == "drop", seed=seed)
-    encoder = Encoder(layout, RowTokenizer(tokenizer, template, mask=rules.mask), rules.answers)
+    encoder = Encoder(layout, RowTokenizer(tokenizer, template, mask=rules.mask), rules.answers, rules.classes)
     with ExitStack() as stack:
         target = folder or Path(stack.enter_context(TemporaryDirectory(prefix="ftune-")))
         (target / REJECTED).mkdir()

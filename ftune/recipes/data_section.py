@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -17,7 +18,7 @@ from ftune.data.mixing.concatenate import Concatenate
 from ftune.data.reference import check_path
 
 if TYPE_CHECKING:
-    from ftune.data.intake import Rules
+    from ftune.data.intake import Answers, Rules
     from ftune.data.row import BadRow, Row
 
     AnyFormat = RowFormat
@@ -198,8 +199,8 @@ def _streaming(value: object) -> object:
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
-class Data(Section):
-    """Rows, what of them is trained on, and how long they may be."""
+class RowsSection(Section):
+    """Rows and how long they may be; what is trained of them is a command's own."""
 
     train: Annotated[
         list[TrainingSource],
@@ -223,13 +224,6 @@ class Data(Section):
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest row in tokens."""
 
-    mask: Literal["assistant", "completion", "last", "all"] = "assistant"
-    """Which tokens are trained: every assistant turn, the completion (of a chat: its last assistant turn), the last
-    assistant turn, or everything."""
-
-    packing: bool = False
-    """Put several rows into one sequence of `max_length`, without attention between them."""
-
     on_bad_row: Literal["error", "drop"] = "error"
     """A row that cannot be read or has nothing to train on ends the run, or is dropped and counted."""
 
@@ -237,12 +231,34 @@ class Data(Section):
     """A row over `max_length` ends the run, is dropped and counted, or is cut at its end and counted; `auto` splits
     plain text into several sequences and drops other rows."""
 
+    num_proc: Count = 1
+    """Processes that tokenise."""
+
+    def rules(self, positions: int | None) -> "Rules":
+        """How rows become sequences; a row longer than `positions`, what the model can read, is always too long."""
+        from ftune.data.intake import Rules
+
+        return Rules(
+            max_length=min(self.max_length, positions or self.max_length),
+            on_bad_row=self.on_bad_row,
+            on_long_row=self.on_long_row,
+            group=self.validation.group if self.validation else None,
+        )
+
+
+class Data(RowsSection):
+    """Rows, what of them is trained on, and how long they may be."""
+
+    mask: Literal["assistant", "completion", "last", "all"] = "assistant"
+    """Which tokens are trained: every assistant turn, the completion (of a chat: its last assistant turn), the last
+    assistant turn, or everything."""
+
+    packing: bool = False
+    """Put several rows into one sequence of `max_length`, without attention between them."""
+
     on_preference: Literal["error", "chosen"] = "error"
     """A row with a good and a bad answer, or with a verdict on its answer, ends the run, or its good answer is
     trained."""
-
-    num_proc: Count = 1
-    """Processes that tokenise."""
 
     streaming: Annotated[
         Streaming | None, BeforeValidator(_streaming, json_schema_input_type=bool | Streaming | None)
@@ -265,14 +281,6 @@ class Data(Section):
         return self
 
     def rules(self, positions: int | None) -> "Rules":
-        """How rows become sequences; a row longer than `positions`, what the model can read, is always too long."""
-        from ftune.data.intake import Rules
-
-        return Rules(
-            mask=self.mask,
-            max_length=min(self.max_length, positions or self.max_length),
-            on_bad_row=self.on_bad_row,
-            on_long_row=self.on_long_row,
-            answers="chosen" if self.on_preference == "chosen" else "one",
-            group=self.validation.group if self.validation else None,
-        )
+        """With the mask, and with what becomes of rows that have several answers."""
+        answers: Answers = "chosen" if self.on_preference == "chosen" else "one"
+        return replace(super().rules(positions), mask=self.mask, answers=answers)

@@ -1,6 +1,6 @@
 """The `model` section: which model is tuned and how it is loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -70,8 +70,8 @@ class Model(Section):
         named = self.chat_template is not None or bool(tokenizer.chat_template)
         return choose_template(tokenizer, self.chat_template) if named else None
 
-    def load(self, located: str, dtype: str, device: str) -> "PreTrainedModel":
-        """The model itself, with weights in `dtype` (bf16, fp16, fp32) on `device`."""
+    def load(self, located: str, dtype: str, device: str, classes: Sequence[str] = ()) -> "PreTrainedModel":
+        """The model itself, with weights in `dtype` (bf16, fp16, fp32) on `device`; with `classes`, as a classifier."""
         from ftune.models.load import load_model
 
         return load_model(
@@ -82,4 +82,5 @@ class Model(Section):
             trust_remote_code=self.trust_remote_code,
             device=device,
             loader_args=self.quantization.loader_args(torch_name(dtype)),
+            classes=classes,
         )

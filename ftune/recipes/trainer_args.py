@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ftune.core.suggest import did_you_mean
 
-_CLASSES = {
-    "transformers": ("training_args.py", "TrainingArguments"),
-    "trl": ("trainer/sft_config.py", "SFTConfig"),
+_FILES = {
+    "TrainingArguments": ("transformers", "training_args.py"),
+    "SFTConfig": ("trl", "trainer/sft_config.py"),
+    "RewardConfig": ("trl", "trainer/reward_config.py"),
 }
 
 _MANAGED = {
@@ -52,6 +53,7 @@ _FIXED = {
     "auto_find_batch_size": "it changes the batch size behind the recipe",
     "push_to_hub": "pushing is a step of its own after the run",
     "load_best_model_at_end": "checkpoints are verified and rotated by ftune",
+    "disable_dropout": "dropout of the model itself is off; that of an adapter is 'peft.dropout'",
     "do_train": "it does nothing here",
     "do_eval": "it does nothing here",
     "do_predict": "it does nothing here",
@@ -61,10 +63,11 @@ _FIXED = {
 
 
 @cache
-def known_arguments() -> frozenset[str]:
-    """Names of all fields of the installed TrainingArguments and SFTConfig, read from their source."""
+def known_arguments(arguments_class: str) -> frozenset[str]:
+    """Names of all fields of the installed TrainingArguments and of that class, read from their source."""
     names: set[str] = set()
-    for package, (file, wanted) in _CLASSES.items():
+    for wanted in ("TrainingArguments", arguments_class):
+        package, file = _FILES[wanted]
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             continue
@@ -76,19 +79,19 @@ def known_arguments() -> frozenset[str]:
     return frozenset(names)
 
 
-def check_trainer_args(given: Collection[str], owned: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with each given name; `owned` maps arguments to the recipe section that sets them."""
+def check_trainer_args(given: Collection[str], owned: Mapping[str, str], arguments_class: str) -> dict[str, str]:
+    """What is wrong with each given name; `owned` maps arguments to the recipe section that sets them.
+
+    `arguments_class` is the class of TRL that takes them.
+    """
     faults: dict[str, str] = {}
     for name in given:
         if owner := _MANAGED.get(name) or owned.get(name):
             faults[name] = f"belongs to {owner}; set it there"
         elif reason := _FIXED.get(name):
             faults[name] = f"cannot be set: {reason}"
-        elif name not in known_arguments():
-            faults[name] = f"unknown argument of TrainingArguments{_hint(name)}"
+        elif name not in known_arguments(arguments_class):
+            hint = did_you_mean(name, known_arguments(arguments_class))
+            hint = hint if hint.startswith("; did") else "; see the documentation of transformers' TrainingArguments"
+            faults[name] = f"unknown argument of TrainingArguments{hint}"
     return faults
-
-
-def _hint(name: str) -> str:
-    hint = did_you_mean(name, known_arguments())
-    return hint if hint.startswith("; did") else "; see the documentation of transformers' TrainingArguments"

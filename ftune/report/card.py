@@ -35,6 +35,8 @@ class CardFacts:
     """The YAML text as given."""
     rows: dict[str, int]
     """Rows that were trained on, by the name of their source."""
+    outputs: int = 0
+    """Outputs of the head of a reward model or classifier; 0 for a language model."""
     hub_datasets: list[str] = field(default_factory=list)
     counts: dict[str, object] = field(default_factory=dict)
     """More about the data: tokens, rows dropped or truncated, ..."""
@@ -79,7 +81,7 @@ def _front_matter(facts: CardFacts) -> str:
     tags = ["ftune", facts.task.replace(" ", "-"), *([facts.method] if facts.is_adapter else [])]
     entries: dict[str, object] = {
         "library_name": "peft" if facts.is_adapter else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if facts.outputs else "text-generation",
         "tags": tags,
     }
     if facts.on_hub:
@@ -100,11 +102,15 @@ def _loading(facts: CardFacts) -> str:
     package, loader = (
         ("peft", "AutoPeftModelForCausalLM") if facts.is_adapter else ("transformers", "AutoModelForCausalLM")
     )
+    if facts.outputs:
+        loader = loader.replace("ForCausalLM", "ForSequenceClassification")
     imports = [f"from {package} import {loader}", "from transformers import AutoTokenizer"]
     if not facts.is_adapter:
         imports = [f"from transformers import {loader}, AutoTokenizer"]
     if facts.own_tuner:
         imports.append("import ftune.peft.tuners  # makes this kind of adapter known to peft")
+    if facts.outputs:
+        return "\n".join([*imports, "", *_scoring(facts, loader)])
     messages = 'tokenizer.apply_chat_template(\n    [{"role": "user", "content": "..."}], add_generation_prompt=True, '
     inputs = (
         messages + 'return_dict=True, return_tensors="pt"\n)' if facts.chat else 'tokenizer("...", return_tensors="pt")'
@@ -120,6 +126,22 @@ def _loading(facts: CardFacts) -> str:
             "print(tokenizer.decode(tokens, skip_special_tokens=True))",
         ]
     )
+
+
+def _scoring(facts: CardFacts, loader: str) -> list[str]:
+    """How a row is scored: whole, as it was in training."""
+    folder = json.dumps(facts.folder)
+    head = f", num_labels={facts.outputs}, pad_token_id=tokenizer.pad_token_id" if facts.is_adapter else ""
+    text = 'tokenizer("..." + tokenizer.eos_token, return_tensors="pt")'
+    if facts.chat and facts.outputs == 1:
+        turns = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+        text = f'tokenizer.apply_chat_template(\n    {turns},\n    return_dict=True, return_tensors="pt"\n)'
+    return [
+        f"tokenizer = AutoTokenizer.from_pretrained({folder})",
+        f"model = {loader}.from_pretrained({folder}{head}).eval()",
+        f"inputs = {text}",
+        "print(model(**inputs).logits)",
+    ]
 
 
 def _table(title: str, rows: Mapping[str, object]) -> str:

@@ -69,6 +69,8 @@ class Panel(NamedTuple):
 PANELS = [
     Panel("loss", "Loss"),
     Panel("token_accuracy", "Token accuracy", _percent),
+    Panel("accuracy", "Accuracy", _percent),
+    Panel("margin", "Margin"),
     Panel("learning_rate", "Learning rate", _power, noisy=False),
     Panel("grad_norm", "Gradient norm"),
     Panel("tokens_per_s", "Tokens per second"),

@@ -64,12 +64,9 @@ class ProgressCallback(TrainerCallback):
         """Write a `step` or `eval` event and show it."""
         logs = logs or {}
         if "eval_loss" in logs:
-            facts = {key: logs[f"eval_{key}"] for key in ("loss", "perplexity", "token_accuracy", "tokens")}
+            facts = self.trainer.evaluation
             self.events.write("eval", step=state.global_step, **facts)
-            self._say(
-                f"step {state.global_step}: validation loss {facts['loss']:.4f}, "
-                f"token accuracy {facts['token_accuracy']:.1%}"
-            )
+            self._say(f"step {state.global_step}: {self.trainer.held_out_words(facts)}")
         elif "loss" in logs:
             self._step(state, logs)
 
@@ -82,17 +79,16 @@ class ProgressCallback(TrainerCallback):
             "step": state.global_step,
             "epoch": round(state.epoch or 0.0, 4),
             "loss": logs["loss"],
-            "token_accuracy": logs.get("mean_token_accuracy"),
+            **self.trainer.step_facts(logs, trained),
             "learning_rate": logs.get("learning_rate"),
             "grad_norm": logs.get("grad_norm"),
             "tokens": tokens,
-            "trained_tokens": trained,
             "tokens_per_s": round(rate, 1),
             "memory_gib": round(peak_memory_gib(), 3),
         }
         self.events.write("step", **facts)
         line = (
-            f"loss {facts['loss']:.4f}  {rate:,.0f} tok/s  {facts['memory_gib']:.1f} GiB  "
+            f"loss {facts['loss']:.4f}{_judged(facts)}  {rate:,.0f} tok/s  {facts['memory_gib']:.1f} GiB  "
             f"{_duration(self._left_s(state))} left"
         )
         if self.console.is_terminal:
@@ -124,6 +120,12 @@ def peak_memory_gib() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _judged(facts: dict[str, Any]) -> str:
+    """How many verdicts were met, where it is verdicts that are trained on."""
+    words = f"  accuracy {facts['accuracy']:.0%}" if facts.get("accuracy") is not None else ""
+    return words + (f"  margin {facts['margin']:.2f}" if facts.get("margin") is not None else "")
 
 
 def _duration(seconds: float) -> str:

@@ -38,7 +38,8 @@ class CountingCollator:
         rows = [example["row"] for example in examples]
         batch["rows"] = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
         batch["tokens"] = sum(len(example["input_ids"]) for example in examples)
-        batch["trained_tokens"] = int((batch["labels"] != -100).sum())
+        if "trained_tokens" not in batch:
+            batch["trained_tokens"] = int((batch["labels"] != -100).sum())
         return batch
 
 
@@ -54,14 +55,19 @@ class Method:
 
 
 class ReliableTrainer(Trainer):
-    """Staged and verified checkpoints, no update from a non-finite step, token counts, token-weighted evaluation.
+    """Staged and verified checkpoints, no update from a non-finite step, token counts, evaluation of its own.
 
-    `prepare_reliability` connects it to a run right after construction.
+    `prepare_reliability` connects it to a run right after construction. What a subclass trains, it says in
+    `step_facts`, `held_out` and `held_out_words`.
     """
 
     data_collator: Any
     control: Any
     _tr_loss: torch.Tensor
+    evaluation: dict[str, Any]
+    """What the last evaluation found."""
+    evaluated_at: int = -1
+    """The step after which that was; -1 before the first."""
 
     def prepare_reliability(
         self,
@@ -197,28 +203,25 @@ class ReliableTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss, perplexity and token accuracy over the held-out tokens.
-
-        Weighted by tokens, where transformers weighs batches by rows: the result does not depend on the batch size.
-        """
+        """What `held_out` finds; its numbers are logged."""
         self.model.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device="cpu")
-        for inputs in self.get_eval_dataloader(eval_dataset):
-            sums += self.evaluation_sums(self._prepare_inputs(inputs)).to("cpu", torch.float64)
-        loss_sum, correct, tokens = sums.tolist()
-        loss = loss_sum / tokens
-        metrics = {
-            f"{metric_key_prefix}_loss": loss,
-            f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0)),
-            f"{metric_key_prefix}_token_accuracy": correct / tokens,
-            f"{metric_key_prefix}_tokens": tokens,
-        }
+        self.evaluation, self.evaluated_at = self.held_out(), self.state.global_step
+        numbers = {name: value for name, value in self.evaluation.items() if isinstance(value, int | float)}
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in numbers.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def evaluation_sums(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """Summed loss, correct tokens and number of predicted tokens of a batch, shape (3,)."""
+    def held_out(self) -> dict[str, Any]:
+        """What the held-out rows say about the model, which is in evaluation mode: its `loss`, and more."""
+        raise NotImplementedError
+
+    def held_out_words(self, facts: dict[str, Any]) -> str:
+        """What `held_out` found, in a line."""
+        raise NotImplementedError
+
+    def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
+        """What a step's event tells beside loss, speed and memory; `trained` is the batches' own count."""
         raise NotImplementedError
 
     # -- saving --------------------------------------------------------------------------------------------------------

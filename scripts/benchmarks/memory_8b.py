@@ -143,6 +143,7 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
     from ftune.trainers.feed import PreparedDataset
     from ftune.trainers.reliable import Method
     from ftune.trainers.sft import train_sft
+    from ftune.trainers.training import Around
 
     on_gpu = torch.cuda.is_available()
     gc.collect()
@@ -168,12 +169,14 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
             inputs.tokenizer,
             PreparedDataset(inputs.train),
             None,
-            args={**recipe.training_args(), "bf16": dtype == "bf16"},
+            Around(
+                args={**recipe.training_args(), "bf16": dtype == "bf16"},
+                events=events,
+                facts={},
+                say=say,
+                method=Method(adapter=recipe.peft.library == "peft"),
+            ),
             packed=False,
-            events=events,
-            facts={},
-            say=say,
-            method=Method(adapter=recipe.peft.library == "peft"),
         )
     steps = [event for event in read_events(run / "events.jsonl") if event["kind"] == "step"]
     expected = arithmetic(name, AutoConfig.from_pretrained(folder / "model"), trained, given.rows, given.length)

@@ -16,6 +16,7 @@ from ftune.report.events import EventLog
 from ftune.trainers.feed import PreparedDataset
 from ftune.trainers.reliable import Method
 from ftune.trainers.sft import train_sft
+from ftune.trainers.training import Around
 from tests.conftest import chat_rows, write_rows
 from tests.contract.cases import method
 from tests.contract.test_peft import PLAIN
@@ -53,13 +54,15 @@ def weights(
         inputs.tokenizer,
         PreparedDataset(inputs.train, None),
         None,
-        args={**recipe.training_args(), "output_dir": str(folder), "bf16": False},
+        Around(
+            args={**recipe.training_args(), "output_dir": str(folder), "bf16": False},
+            events=EventLog(folder / "events.jsonl"),
+            facts={},
+            say=Say(),
+            method=Method(found.library == "peft", hook, found.learning_rate_factor),
+            checkpoint=checkpoint,
+        ),
         packed=False,
-        events=EventLog(folder / "events.jsonl"),
-        facts={},
-        say=Say(),
-        method=Method(found.library == "peft", hook, found.learning_rate_factor),
-        checkpoint=checkpoint,
     )
     trained = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     return trained | (hook.state() if hook else {})

@@ -2,7 +2,7 @@
 
 import shlex
 
-from ftune.recipes.runs.sft import resume_command
+from ftune.recipes.runs.training import resume_command
 
 
 def test_the_resume_command_keeps_the_words_as_they_were() -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 from ftune.core.errors import DataError
 from ftune.core.section import Section
 from ftune.core.suggest import did_you_mean
-from ftune.data.example import Example, Skipped
+from ftune.data.example import Example, Labelled, Skipped
 
 Values = Mapping[str, object]
 
@@ -68,12 +68,23 @@ class RowFormat(Section):
         """The row's meaning. Raises DataError without file and line, which the caller knows."""
         raise NotImplementedError
 
+    def to_labelled(self, row: Values) -> Labelled:
+        """The row's text and its class, for a classifier. Raises DataError where the layout knows no classes."""
+        raise DataError(
+            f"a classifier learns from a text and its class, and rows of '{self.name()}' have none; "
+            "name the layout with 'data.format: classification'"
+        )
+
     def bound(self, first: Sequence[Values], seed: int) -> Self:
         """The format with what it takes from the first rows of its source, such as the examples of k-shot prompts."""
         return self
 
     def choices(self, row: Values) -> tuple[str, ...]:
         """The answers that this row's answer is one of, in order, where the layout knows them (label words)."""
+        return ()
+
+    def classes(self) -> tuple[str, ...]:
+        """The classes that rows are labelled with, where the layout knows them once it is bound."""
         return ()
 
     def text_under(self, row: Values, key: str) -> str:

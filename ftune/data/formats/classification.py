@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import PrivateAttr
 
 from ftune.core.errors import DataError
-from ftune.data.example import Conversation, Example, Message
+from ftune.data.example import Conversation, Example, Labelled, Message, Text
 from ftune.data.formats.base import RowFormat, Values, quoted_keys, text_of
 from ftune.data.tasks.labels import LabelNames, LabelWords, by_label, label_of, labels_of, words_for
 
@@ -75,17 +75,31 @@ class ClassificationFormat(RowFormat):
 
     def to_example(self, row: Values) -> Example:
         """One user turn and one assistant turn. DataError for a label that is not one of those listed."""
-        column = self.text or self.name_in(row, "text") or "text"
-        text = text_of(row, column)
-        if not text.strip():
-            raise DataError(f"'{column}' is empty")
-        word = (self._words or self._words_in([row])).word(row, self._label_column(row))
-        return Conversation((Message("user", _asked(text, self.choices(row))), Message("assistant", word)))
+        asked = Message("user", _asked(self._text(row), self.choices(row)))
+        return Conversation((asked, Message("assistant", self._word(row))))
+
+    def to_labelled(self, row: Values) -> Labelled:
+        """The text as it stands and the word of its label. DataError for a label that is not one of those listed."""
+        return Labelled(Text(self._text(row)), self._word(row))
 
     def choices(self, row: Values) -> tuple[str, ...]:
         """The label words; none where fewer than two are known."""
         options = (self._words or self._words_in([row])).options
         return options if len(options) > 1 else ()
+
+    def classes(self) -> tuple[str, ...]:
+        """The label words, named in the recipe or met in the first rows."""
+        return self._words.options if self._words else ()
+
+    def _text(self, row: Values) -> str:
+        column = self.text or self.name_in(row, "text") or "text"
+        text = text_of(row, column)
+        if not text.strip():
+            raise DataError(f"'{column}' is empty")
+        return text
+
+    def _word(self, row: Values) -> str:
+        return (self._words or self._words_in([row])).word(row, self._label_column(row))
 
     def _words_in(self, rows: Sequence[Values]) -> LabelWords:
         labels = labels_of((row, self._label_column(row)) for row in rows)

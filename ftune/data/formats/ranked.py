@@ -1,10 +1,11 @@
-"""Rows with several answers, each with a rank or a score: the best against the worst."""
+"""Rows with several answers, each with a rank or a score: the best against the worst, and all of them in order."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal, NamedTuple
 
 from ftune.core.errors import DataError
-from ftune.data.example import Example, Skipped
+from ftune.data.example import Conversation, Example, Message, Skipped
 from ftune.data.formats.base import SYSTEM, RowFormat, Values, described, quoted_keys, text_of
 from ftune.data.formats.cells import parsed
 from ftune.data.formats.exchange import before_answer
@@ -34,7 +35,8 @@ RANKINGS = (
 class RankedFormat(RowFormat):
     """A prompt with a list of answers that have ranks or scores; the best is chosen, the worst rejected.
 
-    Of answers that are equally good the first is taken. Where all are, the row is left out and counted.
+    Of answers that are equally good the first is taken. Where all are, the row is left out and counted. `ftune rm`
+    trains on every pair of which one is better.
 
     {"prompt": "Name a river.", "answers": [{"answer": "The Loire.", "rank": 1}, {"answer": "Paris.", "rank": 2}]}
     """
@@ -73,7 +75,11 @@ class RankedFormat(RowFormat):
         (best, good), (worst, bad) = (choose(judged, key=lambda pair: pair[1]) for choose in (max, min))
         if good == bad:
             return Skipped(A_TIE)
-        return answers_to(prompt, best, worst, good - bad)
+        whole = tuple(
+            (Conversation((*prompt, Message("assistant", text)), prompt_turns=len(prompt)), score)
+            for text, score in judged
+        )
+        return replace(answers_to(prompt, best, worst, good - bad), ranking=whole)
 
 
 def _items(value: object) -> Sequence[object]:

@@ -98,6 +98,8 @@ def _looked_at(encoder: Encoder, row: Row | BadRow, outcome: Outcome, rules: Rul
     """What the audit is told of a row."""
     if isinstance(row, BadRow):
         return row, None
+    if isinstance(outcome, list):
+        outcome = max(outcome, key=lambda sides: sides.longest)
     if not isinstance(outcome, Sides):
         return outcome, None
     example, kept = understood_row(encoder.layout, row), settled(outcome, rules)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import DataError
 from ftune.core.say import Say
+from ftune.data.intake import Rules
+from ftune.recipes.data_section import Data
 from ftune.recipes.runs.rows import TextModel, load_rows, open_stream, stream_fingerprint
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from ftune.data.prepared import Prepared
     from ftune.data.stream import Stream
     from ftune.data.template import Template
-    from ftune.recipes.sft import SftRecipe
+    from ftune.recipes.training import TrainingRecipe
 
 MAX_DROPPED = 0.05
 """Share of dropped rows from which a person is warned."""
@@ -35,6 +37,8 @@ class Inputs:
     stream: "Stream | None"
     fingerprint: str
     """Equal for the same rows in the same order."""
+    classes: tuple[str, ...] = ()
+    """The names of the classes of texts that have one."""
 
     def parts(self) -> dict[str, "Prepared"]:
         """The sets by name."""
@@ -74,7 +78,7 @@ class Inputs:
         }
 
 
-def load_text(recipe: "SftRecipe", say: Say) -> tuple[str, TextModel, int | None]:
+def load_text(recipe: "TrainingRecipe", say: Say) -> tuple[str, TextModel, int | None]:
     """What `from_pretrained` opens, tokenizer and template, and the longest sequence that the model can read.
 
     No weight is loaded. Raises ModelError and DataError.
@@ -93,13 +97,13 @@ def load_text(recipe: "SftRecipe", say: Say) -> tuple[str, TextModel, int | None
     return located, TextModel(tokenizer, recipe.model.template(tokenizer), config.vocab_size), positions
 
 
-def load_inputs(recipe: "SftRecipe", say: Say, *, looking: bool = False) -> Inputs:
+def load_inputs(recipe: "TrainingRecipe", say: Say, *, looking: bool = False) -> Inputs:
     """Everything that can be wrong before a model is loaded; `looking` keeps rows that training would refuse."""
     data, seed = recipe.data, recipe.seed
     located, text, positions = load_text(recipe, say)
-    rules = data.rules(positions)
+    rules = recipe.rules(positions)
     if looking:
-        rules = replace(rules, on_bad_row="drop", answers="both", prompts=True)
+        rules = looked_at(replace(rules, prompts=True))
     with say.console.status("rows: 0") as status:
 
         def progress(path: str, rows: int) -> None:
@@ -107,9 +111,14 @@ def load_inputs(recipe: "SftRecipe", say: Say, *, looking: bool = False) -> Inpu
 
         train, validation = load_rows(data, text, rules, seed=seed, progress=progress)
     stream, fingerprint = None, train.fingerprint
-    if data.streaming is not None and not looking:
+    if isinstance(data, Data) and data.streaming is not None and not looking:
         stream, fingerprint = open_stream(data, text, rules, seed=seed), stream_fingerprint(data, seed)
-    return Inputs(located, text.tokenizer, text.template, train, validation, stream, fingerprint)
+    return Inputs(located, text.tokenizer, text.template, train, validation, stream, fingerprint, rules.classes)
+
+
+def looked_at(rules: Rules) -> Rules:
+    """The rules with which rows are shown that training would refuse."""
+    return replace(rules, on_bad_row="drop", answers="both" if rules.answers in ("one", "chosen") else rules.answers)
 
 
 def tell_rows(inputs: Inputs, say: Say) -> None:

@@ -21,7 +21,7 @@ from ftune.data.split import split
 from ftune.data.stream import Stream
 from ftune.data.template import Template
 from ftune.data.tokenize import RowTokenizer
-from ftune.recipes.data_section import Data, Source
+from ftune.recipes.data_section import Data, RowsSection, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,13 +44,13 @@ class TextModel:
 
 
 def load_rows(
-    data: Data, text: TextModel, rules: Rules, *, seed: int, progress: Progress | None = None
+    data: RowsSection, text: TextModel, rules: Rules, *, seed: int, progress: Progress | None = None
 ) -> tuple[Prepared, Prepared | None]:
     """Training sequences and held-out ones, made now or found in the cache; of a stream, its first rows.
 
     Raises DataError for what cannot be trained on.
     """
-    make = _sample if data.streaming is not None else _part
+    make = _sample if isinstance(data, Data) and data.streaming is not None else _part
     parts = [make(source, data, text, rules, seed, progress) for source in data.train]
     every, held_out = chained(parts), None
     rows = every.rows_of_parts()
@@ -64,7 +64,7 @@ def load_rows(
                 every.keys,
                 data.validation.fraction or data.validation.count or 0,
                 seed,
-                groups=every.groups if data.validation.group else None,
+                groups=every.row_groups() if rules.answers == "pairs" else every.groups if rules.group else None,
                 stay=shown[every.which] & (every.numbers < FIRST),  # rows that stand in the prompts of others
             )
         except DataError as error:
@@ -82,7 +82,7 @@ def open_stream(data: Data, text: TextModel, rules: Rules, *, seed: int) -> Stre
     for source in data.train:
         first = islice(source.read(seed, streaming=True), FIRST)
         layout, _ = understood(first, source.format or data.format, tolerant=rules.on_bad_row == "drop", seed=seed)
-        encoders.append(Encoder(layout, tokenizer, rules.answers))
+        encoders.append(Encoder(layout, tokenizer, rules.answers, rules.classes))
     return Stream(
         sources=[partial(source.read, seed, streaming=True) for source in data.train],
         encoders=encoders,
@@ -103,7 +103,9 @@ def stream_fingerprint(data: Data, seed: int) -> str:
     )
 
 
-def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, progress: Progress | None) -> Part:
+def _part(
+    source: Source, data: RowsSection, text: TextModel, rules: Rules, seed: int, progress: Progress | None
+) -> Part:
     """A whole source, through the cache."""
     format = source.format or data.format
     key = cache_key(
@@ -137,7 +139,9 @@ def _part(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, 
     return cached(key, make)
 
 
-def _sample(source: Source, data: Data, text: TextModel, rules: Rules, seed: int, progress: Progress | None) -> Part:
+def _sample(
+    source: Source, data: RowsSection, text: TextModel, rules: Rules, seed: int, progress: Progress | None
+) -> Part:
     """The first rows of a source, in memory."""
     return prepare(
         islice(source.read(seed, streaming=True), SAMPLE),

@@ -1,0 +1,163 @@
+"""What `ftune rm` does with its rows and its model; the rest is `ftune.recipes.runs.training`."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ftune.models.dtype import torch_name
+from ftune.recipes.base import RunOptions
+from ftune.recipes.runs.judged import results_of, tell_judged, write_pairs
+from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ftune.models.reward_facts import RewardFacts
+    from ftune.recipes.rm import RmRecipe
+    from ftune.trainers.judged import Padding
+    from ftune.trainers.rm import Judged
+    from ftune.trainers.training import Outcome
+
+SCALAR = ("reward",)
+"""The name of a scalar head's one output."""
+
+
+def run_rm(recipe: "RmRecipe", options: RunOptions) -> None:
+    """Train as the recipe says. Raises StoppedError when a signal ended it early."""
+    task = "reward modelling" if recipe.head.type == "scalar" else "text classification"
+    report = partial(write_report, task=task, results=results_of)
+    run_training(
+        recipe,
+        options,
+        partial(_train, recipe),
+        lambda run, outcome: report(run, outcome, outputs=len(_names(recipe, run))),
+    )
+
+
+def _train(recipe: "RmRecipe", run: Run) -> Trained:
+    import torch
+
+    from ftune.trainers.scoring import probe_scores
+
+    padding = _padding(run)
+    model, dtype = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
+    padding = _masked(model, padding)
+    probed = [run.inputs.train.ids(index) for index in range(min(64, len(run.inputs.train)))]
+    difference = probe_scores(model, probed, padding, getattr(torch, torch_name(dtype)))
+    run.say.line(f"  ok: a row has the same score alone and padded in a batch (scores differ by {difference:.1e})")
+    head = recipe.head
+    if head.type == "scalar":
+        outcome, judged = _on_pairs(recipe, run, model, dtype, padding)
+    else:
+        outcome, judged = _on_classes(recipe, head.positive_class, run, model, dtype, padding)
+    if judged is not None:
+        tell_judged(judged, run.say)
+        if judged.pairs is not None and run.inputs.validation is not None:
+            write_pairs(run, judged.pairs)
+    facts = _facts(recipe, run, judged)
+    return Trained(model, outcome, facts.write)
+
+
+def _names(recipe: "RmRecipe", run: Run) -> tuple[str, ...]:
+    """The names of the head's outputs."""
+    return run.inputs.classes or SCALAR
+
+
+def _padding(run: Run) -> "Padding":
+    """Padding with a token that ends no row, which the tokenizer has from now on."""
+    from ftune.data.padding import pad_with_unused
+    from ftune.trainers.judged import Padding
+
+    tables = [table for prepared in run.inputs.parts().values() for part in prepared.parts for table in part.tables()]
+    check = pad_with_unused(run.inputs.tokenizer, tables)
+    run.say.line(f"  ok: {check.name} ({check.detail})")
+    return Padding(int(run.inputs.tokenizer.pad_token_id))
+
+
+def _masked(model: "PreTrainedModel", padding: "Padding") -> "Padding":
+    """With an attention mask where virtual tokens need one."""
+    from dataclasses import replace
+
+    config: Any = getattr(model, "active_peft_config", None)
+    return replace(padding, masked=config is not None and config.is_prompt_learning)
+
+
+def _prepare(run: Run, model: "PreTrainedModel") -> None:
+    """A fresh head (or the one that the checkpoint has), no dropout of the model's own, the padding token."""
+    from trl.trainer.utils import disable_dropout_in_model
+
+    from ftune.models.load import load_config
+    from ftune.trainers.head import put_head
+
+    section = run.recipe.model
+    config = load_config(run.inputs.located, revision=section.revision, trust_remote_code=section.trust_remote_code)
+    scores_already = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+    put_head(model, new=not scores_already, seed=run.recipe.seed)
+    if scores_already:
+        run.say.line("head: the one that the model has")
+    disable_dropout_in_model(model)
+    model.config.get_text_config().pad_token_id = run.inputs.tokenizer.pad_token_id
+
+
+def _on_pairs(
+    recipe: "RmRecipe", run: Run, model: "PreTrainedModel", dtype: str, padding: "Padding"
+) -> "tuple[Outcome, Judged | None]":
+    from ftune.trainers.judged import PairDataset
+    from ftune.trainers.rm import train_on_pairs
+
+    inputs = run.inputs
+    rows = PairDataset(inputs.train)
+    answers = sum(len(rows[index]["lengths"]) for index in range(min(len(rows), 1000))) / min(len(rows), 1000)
+    run.say.line(f"pairs: {len(inputs.train):,} of {len(rows):,} prompts, {answers:.2g} answers a prompt")
+    return train_on_pairs(
+        model,
+        inputs.tokenizer,
+        rows,
+        PairDataset(inputs.validation) if inputs.validation else None,
+        around(run, model, dtype),
+        padding=padding,
+        label_smoothing=recipe.label_smoothing,
+        center=recipe.center,
+        margin=recipe.margin,
+    )
+
+
+def _on_classes(
+    recipe: "RmRecipe", positive: str, run: Run, model: "PreTrainedModel", dtype: str, padding: "Padding"
+) -> "tuple[Outcome, Judged | None]":
+    from ftune.trainers.judged import ClassDataset
+    from ftune.trainers.rm import train_on_classes
+
+    inputs, names = run.inputs, _names(recipe, run)
+    rows = ClassDataset(inputs.train)
+    counts = rows.counts(len(names))
+    run.say.line("classes: " + ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True)))
+    return train_on_classes(
+        model,
+        inputs.tokenizer,
+        rows,
+        ClassDataset(inputs.validation) if inputs.validation else None,
+        around(run, model, dtype),
+        padding=padding,
+        label_smoothing=recipe.label_smoothing,
+        names=names,
+        positive=names.index(positive),
+    )
+
+
+def _facts(recipe: "RmRecipe", run: Run, judged: "Judged | None") -> "RewardFacts":
+    from ftune.models.fingerprint import base_fingerprint
+    from ftune.models.reward_facts import RewardFacts
+
+    scores = judged.scores if judged is not None else None
+    classifier = recipe.head.type == "classifier"
+    return RewardFacts(
+        kind=recipe.head.type,
+        base_model=run.inputs.located,
+        base_fingerprint=base_fingerprint(run.inputs.located),
+        template=run.inputs.template.sha256 if run.inputs.template and not classifier else None,
+        labels=list(_names(recipe, run)) if classifier else [],
+        positive_class=recipe.head.positive_class if recipe.head.type == "classifier" else None,
+        mean=float(scores.mean()) if scores is not None else None,
+        std=float(scores.std()) if scores is not None else None,
+        rows=len(scores) if scores is not None else 0,
+    )

@@ -1,0 +1,114 @@
+"""What the recipes have in common that train a model on rows with transformers' Trainer: `sft` and `rm`."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from ftune.backends.base import Backend
+from ftune.backends.single import Single
+from ftune.core.section import Location
+from ftune.core.variants import union_of
+from ftune.peft.base import Feature, PeftMethod
+from ftune.peft.lora import Lora
+from ftune.recipes.base import Recipe
+from ftune.recipes.data_section import RowsSection
+from ftune.recipes.model_section import Model
+from ftune.recipes.trainer_args import check_trainer_args
+from ftune.recipes.training_sections import Batch, Checkpoint, Eval, Log, Optim, Schedule
+
+if TYPE_CHECKING:
+    from ftune.data.intake import Rules
+
+
+class TrainingRecipe(Recipe):
+    """A recipe whose command trains a model on rows."""
+
+    arguments_class: ClassVar[str] = "SFTConfig"
+    """The class of TRL whose arguments `trainer_args` takes."""
+
+    managed_args: ClassVar[Mapping[str, str]] = {}
+    """Arguments of that class that keys of this recipe set: the argument and the key."""
+
+    output_dir: str = "runs/recipe"
+    """Folder of the run; by default `runs/` and the recipe's file name."""
+
+    model: Model
+    """The model that is tuned."""
+
+    data: RowsSection
+    """The rows."""
+
+    peft: union_of(PeftMethod) = Lora()  # type: ignore[valid-type]
+    """Which parameters train."""
+
+    optim: Optim = Optim()
+    """The optimiser."""
+
+    schedule: Schedule = Schedule()
+    """How long, and the learning rate over time."""
+
+    batch: Batch = Batch()
+    """How many rows a step sees."""
+
+    checkpoint: Checkpoint = Checkpoint()
+    """What is kept to resume from."""
+
+    eval: Eval = Eval()
+    """How often held-out rows are looked at while training."""
+
+    log: Log = Log()
+    """What is shown and sent."""
+
+    backend: union_of(Backend) = Single()  # type: ignore[valid-type]
+    """Where it computes."""
+
+    trainer_args: dict[str, object] = Field(default_factory=dict)
+    """Further arguments of transformers' TrainingArguments (TRL's SFTConfig or RewardConfig) that no section owns."""
+
+    def features(self) -> dict[Feature, tuple[str, bool]]:
+        """What a method may not go together with: the key that asks for it, and whether it is asked for."""
+        quantization = self.model.quantization.type
+        return {
+            "activation_checkpointing": ("batch.activation_checkpointing", self.batch.activation_checkpointing),
+            "unquantized": ("model.quantization", quantization == "none"),
+            "nf4": ("model.quantization", quantization == "nf4"),
+            "int8": ("model.quantization", quantization == "int8"),
+        }
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        limits = self.peft.limits()
+        for feature, (key, is_used) in self.features().items():
+            if is_used and feature in limits:
+                raise ValueError(f"{key}: {limits[feature]}")
+        if self.eval != Eval() and self.data.validation is None:
+            raise ValueError("eval: there are no held-out rows; add 'data.validation: 0.05' or remove 'eval'")
+        return self
+
+    def faults(self) -> Iterator[tuple[Location, str]]:
+        """Faults of `trainer_args`."""
+        owned = {name: owner for owner, args in self._section_args().items() for name in args} | dict(self.managed_args)
+        for name, message in check_trainer_args(self.trainer_args, owned, self.arguments_class).items():
+            yield ("trainer_args", name), message
+
+    @abstractmethod
+    def rules(self, positions: int | None) -> "Rules":
+        """How rows become sequences for a model that can read `positions` tokens."""
+
+    def training_args(self) -> dict[str, object]:
+        """All arguments of the trainer that follow from the recipe alone."""
+        args = {name: value for section in self._section_args().values() for name, value in section.items()}
+        return {**args, "output_dir": self.output_dir, "seed": self.seed, "data_seed": self.seed, **self.trainer_args}
+
+    def _section_args(self) -> dict[str, dict[str, object]]:
+        return {
+            "optim": self.optim.training_args(self.peft.default_learning_rate),
+            "schedule": self.schedule.training_args(),
+            "batch": self.batch.training_args(world_size=1),
+            "checkpoint": self.checkpoint.training_args(),
+            "eval": self.eval.training_args(self.batch.micro_batch_size, has_rows=self.data.validation is not None),
+            "log": self.log.training_args(),
+            "backend": self.backend.training_args(),
+        }

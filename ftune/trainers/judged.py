@@ -1,0 +1,149 @@
+"""What `ftune rm` draws from: prompts with their pairs of answers, or texts with their classes; and their batches."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ftune.data.prepared import Prepared
+from ftune.trainers.feed import Example
+
+
+class PairDataset(Dataset[Example]):
+    """Prompts with all of their pairs. An answer that is part of several pairs is in an example once."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        """`prepared` has a pair a sequence; pairs of one row are one example, as often as the row comes."""
+        self.prepared, self.rejected = prepared, prepared.rejected()
+        self.prompts = list(_prompts(prepared))
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Example:
+        """One prompt: `input_ids` of its answers end to end, their `lengths`, and its pairs as places of answers."""
+        pairs = self.prompts[index]
+        places: dict[tuple[int, ...], int] = {}
+        better = [places.setdefault(tuple(self.prepared.ids(pair)), len(places)) for pair in pairs]
+        worse = [places.setdefault(tuple(self.rejected.ids(pair)), len(places)) for pair in pairs]
+        return {
+            "input_ids": [token for answer in places for token in answer],
+            "lengths": [len(answer) for answer in places],
+            "better": better,
+            "worse": worse,
+            "margins": [self.margin(pair) for pair in pairs],
+            "row": pairs,
+        }
+
+    def margin(self, pair: int) -> float:
+        """The margin that the row of a pair gives; 0 without one."""
+        part, row = self.prepared.place(pair)
+        margin = float(part.table.scores[row])
+        return 0.0 if math.isnan(margin) else margin
+
+
+class ClassDataset(Dataset[Example]):
+    """Texts with the places of their classes."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        """`prepared` has the class as score of each sequence."""
+        self.prepared = prepared
+
+    def __len__(self) -> int:
+        return len(self.prepared)
+
+    def __getitem__(self, index: int) -> Example:
+        """One text."""
+        part, row = self.prepared.place(index)
+        ids = self.prepared.ids(index)
+        return {"input_ids": ids, "lengths": [len(ids)], "class": int(part.table.scores[row]), "row": index}
+
+    def counts(self, classes: int) -> list[int]:
+        """Rows of each class."""
+        found = np.bincount([self[index]["class"] for index in range(len(self))], minlength=classes)
+        counts: list[int] = found.tolist()
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How rows of different lengths become one tensor: with `token` on the right.
+
+    A causal model does not look ahead, so it needs no attention mask for that; virtual tokens do (`masked`).
+    """
+
+    token: int
+    masked: bool = False
+
+    def batch(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """`input_ids` of shape (rows, tokens of the longest), and the `attention_mask` where one is needed."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[self.token] * (longest - len(row))] for row in rows])
+        if not self.masked:
+            return {"input_ids": ids}
+        lengths = torch.tensor([[len(row)] for row in rows])
+        return {"input_ids": ids, "attention_mask": (torch.arange(longest) < lengths).long()}
+
+
+@dataclass(frozen=True, slots=True)
+class PairCollator:
+    """Prompts as one batch in which each answer is computed once."""
+
+    padding: Padding
+    with_margins: bool
+
+    def __call__(self, examples: list[Example]) -> dict[str, Any]:
+        """Answers as rows, pairs as row numbers, and what each pair weighs in its prompt's mean."""
+        starts, rows = [], list[list[int]]()
+        for example in examples:
+            starts.append(len(rows))
+            rows += answers_of(example)
+        pairs = list(zip(examples, starts, strict=True))
+        better = torch.tensor([start + place for example, start in pairs for place in example["better"]])
+        worse = torch.tensor([start + place for example, start in pairs for place in example["worse"]])
+        margins = torch.tensor([margin for example in examples for margin in example["margins"]])
+        return self.padding.batch(rows) | {
+            "better": better,
+            "worse": worse,
+            "margins": margins if self.with_margins else torch.zeros_like(margins),
+            "weights": torch.tensor([1 / len(example["better"]) for example in examples for _ in example["better"]]),
+            "items": len(examples),
+            "trained_tokens": len(rows),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCollator:
+    """Texts as one batch."""
+
+    padding: Padding
+
+    def __call__(self, examples: list[Example]) -> dict[str, Any]:
+        """Texts as rows, and their classes."""
+        return self.padding.batch([example["input_ids"] for example in examples]) | {
+            "classes": torch.tensor([example["class"] for example in examples]),
+            "items": len(examples),
+            "trained_tokens": len(examples),
+        }
+
+
+def answers_of(example: Example) -> list[list[int]]:
+    """The answers of an example, each as its token ids."""
+    ends = [sum(example["lengths"][: place + 1]) for place in range(len(example["lengths"]))]
+    return [example["input_ids"][end - length : end] for end, length in zip(ends, example["lengths"], strict=True)]
+
+
+def _prompts(prepared: Prepared) -> Sequence[list[int]]:
+    """The pairs of each prompt as indexes, in the order in which the prompts first come."""
+    seen: Counter[tuple[int, int]] = Counter()
+    prompts: dict[tuple[int, int, int], list[int]] = {}
+    places = zip(prepared.which.tolist(), prepared.rows.tolist(), prepared.numbers.tolist(), strict=True)
+    for index, (which, row, number) in enumerate(places):
+        prompts.setdefault((which, number, seen[which, row]), []).append(index)
+        seen[which, row] += 1
+    return list(prompts.values())

@@ -1,0 +1,119 @@
+"""What every training run does around its trainer: arguments, signals, progress, and how it ended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.trainer_callback import ProgressCallback as UpstreamProgress
+
+from ftune.core.errors import LaunchError, RecipeError
+from ftune.core.say import Say
+from ftune.report.events import EventLog
+from ftune.trainers.progress import ProgressCallback
+from ftune.trainers.reliable import Method, ReliableTrainer
+from ftune.trainers.signals import StopAtStepEnd
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+class AfterOptimizerStep(TrainerCallback):
+    """Tells the trainer when the optimiser has stepped and the gradients are still there."""
+
+    def __init__(self, trainer: ReliableTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Called between the optimiser's step and `zero_grad`."""
+        self.trainer.after_optimizer_step()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How training ended."""
+
+    step: int
+    max_steps: int
+    seconds: float
+    stopped_by: str
+    """Name of the signal that stopped it early; empty when it ran to its end."""
+    on_gpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a run gives its trainer beside model and rows."""
+
+    args: dict[str, Any]
+    """Arguments of the trainer's configuration class."""
+    events: EventLog
+    facts: dict[str, object]
+    """They go into each checkpoint's manifest, with the position of a stream."""
+    say: Say
+    method: Method
+    """What the PEFT method wants."""
+    checkpoint: Path | None = None
+    """Where to go on from."""
+
+
+def arguments(kind: type[Arguments], args: dict[str, Any]) -> Arguments:
+    """The trainer's configuration. Raises RecipeError for what transformers or TRL does not take."""
+    try:
+        config: Any = kind(**args, disable_tqdm=True, logging_nan_inf_filter=False)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"trainer_args: {str(error).splitlines()[0]}") from error
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # one process uses one GPU; transformers would spread the model over all it sees
+    made: Arguments = config
+    return made
+
+
+def keep_fp32(model: PreTrainedModel) -> None:
+    """Trained parameters in fp32: TRL casts adapters on quantised weights to bf16; a resume would bring fp32 back."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
+    """Train the trainer's model in place, from the checkpoint on when there is one.
+
+    `origins` names the `file:line` of each row index; None where the rows of a batch are named by it already. Raises
+    DivergedError and StorageError; a stop by signal is no error here, the outcome says it.
+    """
+    events, say, method, checkpoint = around.events, around.say, around.method, around.checkpoint
+    steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+    trainer.prepare_reliability(events, say, {**around.facts, "max_steps": steps}, origins, method)
+    if method.hook:
+        method.hook.begin(steps)
+    for upstream in (PrinterCallback, UpstreamProgress):
+        trainer.remove_callback(upstream)
+    trainer.add_callback(AfterOptimizerStep(trainer))
+    progress, stop = ProgressCallback(trainer, events, say.console), StopAtStepEnd()
+    trainer.add_callback(progress)
+    trainer.add_callback(stop)
+    on_gpu = trainer.args.device.type == "cuda"
+    if checkpoint is not None and _step_of(checkpoint) >= steps:  # killed between the last step and the result
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state.global_step = steps
+        return Outcome(steps, steps, 0.0, "", on_gpu)
+    try:
+        with stop.listening():
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        raise LaunchError(
+            f"out of GPU memory at step {trainer.state.global_step + 1} ({str(error).partition('. ')[0]}); "
+            f"halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
+            f"set batch.activation_checkpointing: true or model.quantization: nf4, in this order"
+        ) from error
+    finally:
+        progress.close()
+    reached = trainer.state.global_step
+    stopped_by = stop.received.name if stop.received and reached < trainer.state.max_steps else ""
+    return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by, on_gpu)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
