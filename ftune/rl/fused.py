@@ -28,7 +28,8 @@ def _compiled(function: Callable[P, R]) -> Callable[P, R]:
 @cache
 def _compiles(device: str) -> bool:
     try:
-        torch.compile(torch.exp)(torch.ones(8, device=device))
+        example = torch.ones(8, device=device)  # first: without a GPU the compiler is not even imported
+        torch.compile(torch.exp)(example)
     except Exception as error:  # whatever the toolchain raises
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(f"kernels are not compiled, which costs speed and memory: {reason}", stacklevel=2)
