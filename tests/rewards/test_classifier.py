@@ -88,3 +88,15 @@ def test_a_long_text_keeps_its_end_and_its_first_token(bert: Path) -> None:
     assert cut[0] == pytest.approx(cut[1], abs=1e-5)
     assert len(told) == 1
     assert "24 tokens" in told[0]
+
+
+def test_a_model_that_counts_positions_from_behind_its_pad_token(bert: Path, tmp_path: Path) -> None:
+    from transformers import BertTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(vocab_size=13, max_position_embeddings=20, pad_token_id=1, **sizes)
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    BertTokenizer(str(bert / "vocab.txt"), pad_token="[UNK]").save_pretrained(tmp_path)  # which knows no limit
+    told: list[str] = []
+    assert len(score(tmp_path, said("cat " * 40, "cat"), Surroundings(remark=told.append), label=0)) == 2
+    assert "18 tokens" in told[0]

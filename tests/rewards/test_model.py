@@ -138,6 +138,20 @@ def test_an_adapter_of_the_same_base_goes_on_the_shared_one(adapter: Path, tiny_
     assert len(shared.folders) == 2
 
 
+def test_the_policys_base_gives_the_scores_of_a_base_of_its_own(adapter: Path, tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from ftune.peft.lora import Lora
+    from ftune.ppo.build import build
+    from ftune.ppo.reward_adapter import PolicyBase
+
+    policy = build(Lora(rank=2).wrap(AutoModelForCausalLM.from_pretrained(tiny_model)))
+    shared = PolicyBase(policy, str(tiny_model), base_fingerprint(str(tiny_model)), micro_batch_size=2)
+    samples = said("the cat", "sat on the mat and saw nine birds", "", "<|im_end|>")
+    together = score(adapter, samples, Surroundings(shared=shared), share_base="always")
+    assert together == pytest.approx(score(adapter, samples), abs=1e-5)
+
+
 def test_an_adapter_that_cannot_share_is_loaded_alone_unless_it_must(
     adapter: Path, scalar: Path, tiny_model: Path
 ) -> None:

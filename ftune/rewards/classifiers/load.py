@@ -81,15 +81,28 @@ def _ready(
         [str(config.id2label[number]) for number in range(config.num_labels)],
         config.problem_type == "multi_label_classification",
         causal,
-        _positions(config, tokenizer, causal=causal),
+        _positions_of(model, tokenizer),
         facts,
     )
 
 
+def _positions_of(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The longest row, also of models such as RoBERTa, which count positions from behind the pad token's number."""
+    positions = _positions(model.config, tokenizer, causal=pools_last_token(model))
+    tables = (table for name, table in model.named_modules() if name.endswith("position_embeddings"))
+    first: int | None = next(
+        (pad for table in tables if (pad := getattr(table, "padding_idx", None)) is not None), None
+    )
+    if positions is None or first is None:
+        return positions
+    return min(positions, int(model.config.max_position_embeddings) - first - 1)
+
+
 def _positions(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", *, causal: bool) -> int | None:
-    """The longest row; encoders may keep some of their positions for themselves, which their tokenizers know."""
-    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return positions if causal or positions is None else min(positions, tokenizer.model_max_length)
+    """The longest row by configuration and, for encoders, by tokenizer; None without a limit (XLNet says -1)."""
+    positions = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
+    known = positions if causal else int(min(positions, tokenizer.model_max_length))
+    return known if known > 0 else None
 
 
 def _whole(located: str, around: Surroundings, labels: dict[str, object], *, head: bool = True) -> "PreTrainedModel":

@@ -52,7 +52,8 @@ class RowReader:
                 )
         elif not self._causal:  # an encoder's tokenizer knows what stands around a text
             text = example.prompt + example.completion if isinstance(example, PromptCompletion) else example.text
-            return list(self._tokenizer(text, verbose=False)["input_ids"])
+            ids = list(self._tokenizer(text, verbose=False)["input_ids"])
+            return ids or [int(self._tokenizer.pad_token_id)]  # nothing around an empty text, and a model reads a token
         try:
             return self._encoder.encode(example).input_ids
         except DataError as error:
