@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from ftune.ppo.actor_critic import POLICY, VALUE, ActorCritic
-from ftune.ppo.sharded import gathered
+from ftune.ppo.sharded import gathered, whole
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -30,11 +30,11 @@ def save_policy(
 
 def save_value(actor_critic: ActorCritic, folder: Path, *, write: bool = True) -> None:
     """The head as `value_head.safetensors` (`weight`, shape (1, D), and `bias`), its adapter or backbone in `value`."""
-    with gathered(actor_critic):
+    head = {name: whole(value).detach().cpu() for name, value in actor_critic.value_head.named_parameters()}
+    with gathered(actor_critic.model if actor_critic.value_copy is None else actor_critic.value_copy):
         if not write:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        head = {name: value.detach().cpu().contiguous() for name, value in actor_critic.value_head.named_parameters()}
         save_file(head, folder / VALUE_HEAD, metadata={"format": "pt"})
         if actor_critic.value == "adapter":
             actor_critic.model.save_pretrained(str(folder), selected_adapters=[VALUE])

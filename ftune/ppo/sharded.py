@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -9,8 +10,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole(value: Tensor) -> Tensor:
-    """The tensor itself, or the one whose shards all ranks hold, which they gather together."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    """The tensor itself, or a copy of the one whose shards all ranks hold, which they gather together."""
+    # what torch gathers is still on its way, and has no memory that could be saved, until something is done with it
+    return value.full_tensor().clone() if isinstance(value, DTensor) else value
 
 
 def like(value: Tensor, place: Tensor) -> Tensor:
@@ -34,17 +36,22 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """What trains stands whole and exact in its modules, on the CPU: for saving. Every rank has to enter."""
-    split = [
-        (part, name, value)
-        for part in module.modules()
-        for name, value in part.named_parameters(recurse=False)
+    """What trains stands whole, exact and on the CPU in the module's `state_dict`: for saving. Every rank has to enter.
+
+    FSDP2 puts shards back into modules before it lets a `state_dict` be made, so they are replaced in the result.
+    """
+    split = {
+        name: value
+        for name, value in module.named_parameters(remove_duplicate=False)
         if value.requires_grad and isinstance(value, DTensor)
-    ]
+    }
+    wholes = {value: whole(value).detach().cpu() for value in dict.fromkeys(split.values())}
+
+    def replace(_: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+        state.update({f"{prefix}{name}": wholes[value] for name, value in split.items()})
+
+    hook = module.register_state_dict_post_hook(replace)  # type: ignore[no-untyped-call]
     try:
-        for part, name, value in split:
-            part.register_parameter(name, nn.Parameter(value.full_tensor().detach().cpu()))
         yield
     finally:
-        for part, name, value in split:
-            part.register_parameter(name, value)
+        hook.remove()
