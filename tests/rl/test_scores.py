@@ -53,7 +53,7 @@ def test_an_unfinished_response_gets_the_penalty_as_its_score():
 
 
 @pytest.mark.parametrize("normalize", ["scale", "zscore"])
-@pytest.mark.parametrize("seen", [[], [NAN, NAN], [2.0, 2.0, 2.0]])
+@pytest.mark.parametrize("seen", [[], [NAN, NAN], [2.0, 2.0, 2.0], [2.0, 2.0000002]])
 def test_constant_scores_are_not_divided_by_nothing(normalize, seen):
     moments = moments_of(*seen) if seen else RunningMoments()
     found = scores([2.0, 3.0], [True, True], moments, normalize=normalize)
