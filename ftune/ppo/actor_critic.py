@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftune.core.errors import CheckpointError, ModelError
-from ftune.ppo.activations import switch_checkpointing
+from ftune.ppo.activations import switch_checkpointing, without_dropout
 from ftune.ppo.adapters import adapter_scope, renamed
 from ftune.ppo.head import Spots, head_differs, hidden_states, is_virtual, output_head_of, read
 from ftune.ppo.sharded import like, whole
@@ -69,6 +69,8 @@ class ActorCritic(nn.Module):
         self.reference_head = None if reference_copy is None or self.head is None else output_head_of(reference_copy)
         self.value_head = ValueHead(_hidden_size(model)).to(next(model.parameters()).device)
         self.reward_heads = nn.ParameterDict()
+        self.checkpointed = False
+        self.settle()
 
     def forward(self, mode: Mode, *tensors: Tensor, **named: Any) -> PolicyOutput | TextOutput | Tensor:
         """One pass, or two where the value has a backbone of its own. Gradients are taken where autograd is enabled.
@@ -122,10 +124,21 @@ class ActorCritic(nn.Module):
                 value.copy_(like(state[name], value))
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Compute activations again in the backward pass, or keep them. Off while completions are generated."""
+        """Compute activations again in the backward pass, or keep them.
+
+        Layers do so only while they train, so a model in evaluation mode generates with its cache as ever.
+        """
+        self.checkpointed = on
         for module in (self.model, self.value_copy):
             if module is not None:
                 switch_checkpointing(module, on)
+
+    def settle(self) -> None:
+        """Without dropout and in evaluation mode, activations checkpointed as they were: after adapters were added."""
+        without_dropout(self)
+        self.eval()
+        if self.checkpointed:
+            self.checkpoint_activations(True)
 
     def _policy(self, ids_BS: Tensor, starts_B: Tensor, ends_B: Tensor) -> PolicyOutput:
         mask_BT, spots = _responses(starts_B, ends_B)

@@ -8,7 +8,6 @@ import torch
 
 from ftune.core.errors import ModelError
 from ftune.peft.targets import in_fp32
-from ftune.ppo.activations import without_dropout
 from ftune.ppo.actor_critic import POLICY, REFERENCE, VALUE, ActorCritic, ReferenceKind, ValueKind
 from ftune.ppo.adapters import adapted_layers, adapter_scope, add_copy
 from ftune.ppo.head import decoder_of, hidden_states
@@ -50,7 +49,7 @@ def build(
         add_copy(model, REFERENCE, trainable=False)
     if value == "adapter":
         add_copy(model, VALUE, trainable=True)
-    actor_critic = ActorCritic(
+    return ActorCritic(
         model,
         reference=kind,
         value=value,
@@ -59,9 +58,6 @@ def build(
         temperature=temperature,
         detach_value=detach_value,
     )
-    without_dropout(actor_critic)
-    actor_critic.eval()
-    return actor_critic
 
 
 def load_policy(model: "PreTrainedModel | PeftModel", adapter: Path) -> "PeftModel":

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ftune.core.errors import ModelError
 from ftune.peft.targets import HEADS
-from ftune.ppo.activations import without_dropout
 from ftune.ppo.actor_critic import ActorCritic
 from ftune.ppo.adapters import adapted_layers, restore_trainable
 from ftune.ppo.sequences import micro_batches
@@ -67,8 +66,7 @@ def _load(actor_critic: ActorCritic, folder: str, name: str) -> nn.Parameter:
         raise ModelError(f"rewards: '{folder}' cannot be put on the policy's base: {cause[0]}; {WAY_OUT}") from error
     finally:
         restore_trainable(actor_critic, trained)
-        without_dropout(model)
-        model.eval()
+        actor_critic.settle()
     strange = [key for key in loaded.unexpected_keys if not _is_head(key)] + list(loaded.missing_keys)
     if strange:
         raise ModelError(f"rewards: '{folder}' does not fit the policy's base at '{strange[0]}'; {WAY_OUT}")

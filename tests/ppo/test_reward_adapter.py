@@ -11,7 +11,7 @@ from ftune.peft.full import Full
 from ftune.peft.lora import Lora
 from ftune.ppo.build import build
 from ftune.ppo.reward_adapter import PolicyBase
-from tests.ppo.models import VOCABULARY, llama, lora, parts, sequences, stir
+from tests.ppo.models import VOCABULARY, gradients, llama, lora, parts, sequences, stir
 
 PAD = 2
 """Also the end-of-text token of the tiny model."""
@@ -77,6 +77,22 @@ def test_it_scores_as_by_itself(labels: int, fields: dict[str, Any], base: Path,
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
     actor_critic.train()
     assert torch.equal(score(rows()), found)
+
+
+def test_activations_stay_checkpointed_right(base: Path, tmp_path: Path) -> None:
+    """The reward model has adapters where the policy has none."""
+    reward_model(base, tmp_path, 1)
+    found = []
+    for on in (False, True):
+        actor_critic = build(lora(target_modules=["q_proj"]), value="adapter")
+        actor_critic.checkpoint_activations(on)
+        PolicyBase(actor_critic, "base", "", micro_batch_size=5).add_reward_adapter(str(tmp_path))
+        stir(actor_critic)
+        assert sum(module.training for module in actor_critic.modules()) == (3 if on else 0)
+        out = actor_critic("policy", *parts(sequences()))
+        (out.logprobs_BT.sum() + out.values_BT.square().sum()).backward()
+        found.append(gradients(actor_critic))
+    assert all(torch.allclose(value, found[1][name], rtol=1e-5, atol=1e-5) for name, value in found[0].items())
 
 
 def test_several_reward_models_share_one_base(base: Path, tmp_path: Path) -> None:
