@@ -127,6 +127,14 @@ class Score(Section):
             raise ValueError("missing_eos_value does nothing with 'missing_eos: none'; say subtract or replace")
         return self
 
+    @model_validator(mode="after")
+    def _bias_remains(self) -> Self:
+        if self.normalize == "zscore" and self.bias:
+            raise ValueError(
+                "bias: 'normalize: zscore' subtracts the running mean, so a bias changes nothing; remove it"
+            )
+        return self
+
     def rules(self) -> "ScoreRules":
         """As the pure functions take it."""
         from ftune.rl.scores import ScoreRules

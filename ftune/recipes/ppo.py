@@ -1,9 +1,9 @@
 """`ftune ppo`: a policy trained on rewards, kept near its reference."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ftune.backends.base import Backend
 from ftune.backends.single import Single
@@ -32,6 +32,10 @@ AnyReward = union_of(RewardSource)
 
 LEARNING_RATES = {"lora": 5e-5, "full": 1e-6}
 """What `optim.learning_rate: auto` means. A model of 135M parameters wants ten times as much with LoRA."""
+
+
+def _engine(value: object) -> object:
+    return {"type": "auto", **value} if isinstance(value, dict) else value
 
 
 class PpoRecipe(Recipe):
@@ -69,8 +73,8 @@ class PpoRecipe(Recipe):
     value: Value = Value()
     """The value function."""
 
-    rollout: union_of(RolloutEngine) = Auto()  # type: ignore[valid-type]
-    """How completions are made."""
+    rollout: Annotated[union_of(RolloutEngine), BeforeValidator(_engine)] = Auto()  # type: ignore[valid-type]
+    """How completions are made; without a `type` the fastest engine that works here (`auto`)."""
 
     score: Score = Score()
     """From rewards to the score that is trained on."""
