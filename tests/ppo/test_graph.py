@@ -313,13 +313,13 @@ def test_blocks_and_draws_compile_whole_and_once_for_all_layers(mode: Mode, monk
 
     made: dict[Any, Any] = {}
 
-    def compiled(function: Any, device: torch.device) -> Any:
+    def compiled(session: object, function: Any) -> Any:
         return made.setdefault(function, torch.compile(function, dynamic=False, fullgraph=True, backend=backend))
 
     policy = policy_of(adapted(tiny()))
     engine = GraphEngine(policy, read_layout(policy), mode, 8)
     plain = engine.generate(PROMPTS, GREEDY, 0)
-    monkeypatch.setattr(session, "_fast", compiled)
+    monkeypatch.setattr(session.Session, "_fast", compiled)
     assert engine.generate(PROMPTS, GREEDY, 0) == plain
     engine.rest()
     assert engine.generate(PROMPTS, GREEDY, 0) == plain

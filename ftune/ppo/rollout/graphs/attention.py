@@ -1,9 +1,18 @@
 """Attention of one new token a row to what is in the cache."""
 
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional
 
 from ftune.ppo.rollout.graphs.layout import Shape
+
+
+class Spans(NamedTuple):
+    """Where rows begin, as FlashAttention wants to be told: both int32, (B + 1)."""
+
+    queries: torch.Tensor
+    cached: torch.Tensor
 
 
 def flash_serves(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
@@ -20,23 +29,22 @@ def attend(
     values: torch.Tensor,
     used_B: torch.Tensor,
     shape: Shape,
-    flash: bool,
+    spans: Spans | None,
 ) -> torch.Tensor:
     """Attention of each row's token to the first `used_B` places of its own part of the cache.
 
     `keys` and `values` have the shape (B * S, K, D). Gives (B, N * D).
-    `flash` is for where `flash_serves`.
+    `spans` is for FlashAttention, where `flash_serves`.
     """
     rows = q_BND.shape[0]
     places = keys.shape[0] // rows
-    if flash:
-        each = torch.arange(rows + 1, device=q_BND.device, dtype=torch.int32)
+    if spans is not None:
         out: torch.Tensor = torch.ops.aten._flash_attention_forward(
             q_BND.contiguous(),
             keys,
             values,
-            each,
-            each * places,
+            spans.queries,
+            spans.cached,
             1,
             places,
             0.0,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from ftune.ppo.rollout.graphs.attention import attend, attend_causally
+from ftune.ppo.rollout.graphs.attention import Spans, attend, attend_causally
 from ftune.ppo.rollout.graphs.layout import Shape
 from ftune.ppo.rollout.graphs.weights import Layer, apply
 
@@ -35,14 +35,14 @@ def step_block(
     used_B: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    flash: bool,
+    spans: Spans | None,
 ) -> torch.Tensor:
     """A decoder layer for one new token a row, which is written to `places_B` of the cache (B * S, K, D)."""
 
     def attending(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         keys.index_copy_(0, places_B, k)
         values.index_copy_(0, places_B, v)
-        return attend(q, keys, values, used_B, shape, flash)
+        return attend(q, keys, values, used_B, shape, spans)
 
     return _block(x_BH, layer, shape, cos, sin, attending)
 

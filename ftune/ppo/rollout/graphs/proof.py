@@ -34,7 +34,7 @@ def difference(policy: Policy, layout: Layout, mode: Mode) -> float:
         [(7919 * place + 31 * row + 11) % vocabulary for place in range(n + STEPS)] for row, n in enumerate(PROMPTS)
     ]
     room = Room(len(PROMPTS), max(PROMPTS) + STEPS, 1)
-    session = Session(layout, Weights(layout, mode), room, Sampling(1), ())
+    session = Session(layout, Weights(layout, mode), room, Sampling(1), (), compiled=False)
     ours = [session.logits(session.read_prompts([row[:n] for row, n in zip(rows, PROMPTS, strict=True)]))]
     for step in range(STEPS):
         tokens = [row[n + step] for row, n in zip(rows, PROMPTS, strict=True)]

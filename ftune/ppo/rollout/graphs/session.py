@@ -8,7 +8,7 @@ import torch
 from torch.utils._triton import has_triton
 
 from ftune.ppo.rollout.base import Sampling
-from ftune.ppo.rollout.graphs.attention import flash_serves
+from ftune.ppo.rollout.graphs.attention import Spans, flash_serves
 from ftune.ppo.rollout.graphs.decoder import normed, prompt_block, step_block
 from ftune.ppo.rollout.graphs.drawing import draw
 from ftune.ppo.rollout.graphs.layout import Layout
@@ -37,9 +37,17 @@ class Session:
     """Completes up to `room.rows` prompts at a time."""
 
     def __init__(
-        self, layout: Layout, weights: Weights, room: Room, sampling: Sampling, stop_ids: Sequence[int]
+        self,
+        layout: Layout,
+        weights: Weights,
+        room: Room,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        *,
+        compiled: bool = True,
     ) -> None:
-        self.room, self.sampling = room, sampling
+        """`compiled` is without effect where nothing can be compiled, and too slow a start for a few steps."""
+        self.room, self.sampling, self._compiled = room, sampling, compiled
         self._layout, self._weights = layout, weights
         shape, device = layout.shape, layout.device
         cached = (room.rows * room.places, shape.kv_heads, shape.head_dim)
@@ -57,7 +65,9 @@ class Session:
         self._noise_BV = torch.ones(room.rows, weights.head.widths[0], device=device)
         self._temperature = torch.tensor(sampling.temperature, device=device)
         self._stop_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.int64, device=device)
-        self._flash = flash_serves(device, layout.dtype, shape.head_dim)
+        each = torch.arange(room.rows + 1, device=device, dtype=torch.int32)
+        flash = flash_serves(device, layout.dtype, shape.head_dim)
+        self._spans = Spans(each, each * room.places) if flash else None
         self._replay: Callable[[], Any] | None = None
 
     @torch.no_grad()
@@ -109,9 +119,9 @@ class Session:
         x_BH = torch.nn.functional.embedding(self.tokens_B, self._layout.embedding.weight)
         cos, sin = self._cos[self._lengths_B][:, None], self._sin[self._lengths_B][:, None]
         places_B, used_B = self._first_places_B + self._lengths_B, (self._lengths_B + 1).int()
-        block = _fast(step_block, self._layout.device)
+        block = self._fast(step_block)
         for layer, keys, values in zip(weights.layers, self._keys, self._values, strict=True):
-            x_BH = block(x_BH, layer, shape, cos, sin, places_B, used_B, keys, values, self._flash)
+            x_BH = block(x_BH, layer, shape, cos, sin, places_B, used_B, keys, values, self._spans)
         self._lengths_B.add_(1)
         return x_BH
 
@@ -137,7 +147,7 @@ class Session:
 
     def _choose(self, x_BH: torch.Tensor) -> None:
         """Draw the next token of each row and note it."""
-        choose = _fast(_draw_token, self._layout.device)
+        choose = self._fast(_draw_token)
         sampling = self.sampling
         tokens_B, logprobs_B = choose(
             x_BH,
@@ -155,23 +165,28 @@ class Session:
         self._alive_B.logical_and_((tokens_B[:, None] != self._stop_ids).all(1))
         self._made.add_(1)
 
+    def _fast(self, function: Any) -> Any:
+        """The function compiled for a GPU; as it is where nothing can be compiled."""
+        able = self._compiled and self._layout.device.type == "cuda" and has_triton()
+        return compiled(function) if able else function
+
     def _capture(self) -> Callable[[], None]:
         """The step as one CUDA graph."""
         side, graph = _side_stream(self._layout.device), torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(side.device)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 self._lengths_B.zero_()
                 self._made.zero_()
                 self._step()
-            torch.cuda.synchronize()
+            side.synchronize()
             # `torch.cuda.graph` would empty the allocator's cache first, for which training would pay
-            graph.capture_begin()
+            graph.capture_begin(capture_error_mode="thread_local")  # other threads may go on
             try:
                 self._step()
             finally:
                 graph.capture_end()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(side.device)
         return graph.replay
 
 
@@ -220,10 +235,6 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @cache
-def _compiled(function: Any) -> Any:
+def compiled(function: Any) -> Any:
+    """The function for tensors of fixed shapes; compiled once in a process for each set of shapes."""
     return torch.compile(function, dynamic=False)
-
-
-def _fast(function: Any, device: torch.device) -> Any:
-    """The function compiled for a GPU; as it is where nothing can be compiled."""
-    return _compiled(function) if device.type == "cuda" and has_triton() else function
