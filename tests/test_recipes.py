@@ -13,15 +13,38 @@ from ftune.recipes.catalogue import names, recipes_folder
 from ftune.recipes.load import load_recipe, recipe_schema
 from tests.conftest import Done
 from tests.contract.adapters_to_fuse import adapters_to_fuse
+from tests.ppo_inputs import write_adapter, write_judge
 
 RECIPES = [name for name, _ in names()]
+SMALL = {
+    "ppo": [
+        "rollout={type: generate, batch_size: 4, max_new_tokens: 4}",
+        "ppo={minibatch_size: 4, micro_batch_size: 4}",
+        "schedule={iterations: 2}",
+        "eval={every: 1, completions_per_prompt: 1}",
+    ],
+}
+"""What makes a recipe of a command small; by default, two steps."""
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What recipes start from that go on from the run of another one: runs by their names."""
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    for name, adapter in zip(("first", "second"), adapters_to_fuse(), strict=True):
+        shutil.copytree(adapter, runs / name / "adapter")
+    write_adapter(tiny_model, runs / "rlhf-sft")
+    write_judge(tiny_model, runs / "rlhf-rm", ["reward"])
+    write_judge(tiny_model, runs / "rm", ["reward"])
+    write_judge(tiny_model, runs / "judge", ["hate", "nothate"])
+    return runs
 
 
 @pytest.fixture(autouse=True)
-def _trained_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the recipe of AdapterFusion starts from, in the working folder."""
-    for name, adapter in zip(("first", "second"), adapters_to_fuse(), strict=True):
-        shutil.copytree(adapter, tmp_path / "work" / "runs" / name / "adapter")
+def _in_a_folder_with_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder is one where those have run."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "runs").symlink_to(trained)
     monkeypatch.chdir(tmp_path / "work")
 
 
@@ -43,13 +66,16 @@ def test_a_shipped_recipe_trains_two_steps_on_the_tiny_model(
     name: str, ftune: Callable[..., Done], tiny_model: Path, tmp_path: Path
 ) -> None:
     path = recipes_folder() / f"{name}.yaml"
-    tiny = [f"model.path={tiny_model}", f"output_dir={tmp_path / 'run'}", "schedule={max_steps: 2}"]
-    tiny += ["peft.layers=[0]"] if "layers:" in path.read_text() else []
-    done = ftune(yaml.safe_load(path.read_text())["type"], path, *tiny)
+    text = path.read_text()
+    kind = yaml.safe_load(text)["type"]
+    tiny = [f"model.path={tiny_model}", f"output_dir={tmp_path / 'run'}", *SMALL.get(kind, ["schedule={max_steps: 2}"])]
+    tiny += ["peft.layers=[0]"] if "layers:" in text else []
+    tiny += ["rewards=[{type: classifier, path: runs/judge, label: nothate}]"] if "type: classifier # " in text else []
+    done = ftune(kind, path, *tiny)
     assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("command", ["sft", "rm", "eval"])
+@pytest.mark.parametrize("command", ["sft", "rm", "ppo", "eval"])
 def test_shipped_schemas_are_current(command: str) -> None:
     shipped = json.loads((recipes_folder() / "schema" / f"{command}.json").read_text())
     assert shipped == recipe_schema(command), f"run: ftune schema {command} > recipes/schema/{command}.json"
