@@ -25,7 +25,7 @@ def preview(
     from ftune.recipes.load import load_recipe
     from ftune.recipes.runs.preview import preview as print_preview
 
-    print_preview(load_recipe("sft", recipe, overrides or ()).recipe, rows=rows, as_json=json)
+    print_preview(load_recipe(None, recipe, overrides or ()).recipe, rows=rows, as_json=json)
 
 
 @app.command()
@@ -43,7 +43,7 @@ def check(
     from ftune.recipes.load import load_recipe
     from ftune.recipes.runs.check import check as run_check
 
-    loaded = load_recipe("sft", recipe, overrides or ())
+    loaded = load_recipe(None, recipe, overrides or ())
     if not run_check(loaded.recipe, strict=strict, as_json=json, page=html):
         raise typer.Exit(1)
 

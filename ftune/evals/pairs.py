@@ -35,11 +35,13 @@ class ScoredPairs:
 def pair_report(pairs: ScoredPairs) -> dict[str, Any]:
     """Accuracy with its 95 % interval, mean margin, expected calibration error with bins, accuracy by length.
 
-    A tie counts as half right, here and for the baseline, which takes the longer answer for the better one.
+    A tie counts as half right, here and for the baseline. That looks at length alone: it takes the longer answer for
+    the better one, or the shorter one where this is right more often (answers that refuse are short).
     """
     margins = pairs.better - pairs.worse
     right = _right(margins)
-    by_length = _right((pairs.better_tokens - pairs.worse_tokens).astype(np.float64))
+    longer = _right((pairs.better_tokens - pairs.worse_tokens).astype(np.float64))
+    rule, by_length = ("longer", longer) if longer.mean() >= 0.5 else ("shorter", 1 - longer)
     low, high = interval(right, pairs.prompts)
     length_low, length_high = interval(by_length, pairs.prompts)
     error, bins = calibration(margins)
@@ -49,6 +51,7 @@ def pair_report(pairs: ScoredPairs) -> dict[str, Any]:
         "accuracy_high": high,
         "margin": float(margins.mean()),
         "calibration_error": error,
+        "length_rule": rule,
         "length_accuracy": float(by_length.mean()),
         "length_accuracy_low": length_low,
         "length_accuracy_high": length_high,

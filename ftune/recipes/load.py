@@ -40,8 +40,10 @@ class Loaded:
         return f"{mark.source}:{mark.line}" if mark.line else mark.source
 
 
-def load_recipe(command: str, path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> Loaded:
+def load_recipe(command: str | None, path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> Loaded:
     """Load the recipe of a command from `path`, or from `text` that stands for it.
+
+    Without a command the recipe's own `type` says it, or else it is `sft`.
 
     Precedence: defaults < `extends` from left to right < the file < overrides. Raises RecipeError with one line a
     fault: `file:line:column: key: what is wrong; what to do`.
@@ -53,8 +55,7 @@ def load_recipe(command: str, path: Path, overrides: Sequence[str] = (), *, text
     if not isinstance(value, dict):
         document.faults.append(Fault(Mark(str(path), 1, 1), "a recipe is a mapping of keys to values"))
         raise _error(document.faults)
-    _check_type(command, value, document)
-    cls = variants_of(Recipe)[command]
+    cls = variants_of(Recipe)[_command(command, value, document)]
     if "output_dir" in cls.model_fields:
         value.setdefault("output_dir", f"runs/{path.stem}")
     context: dict[str, object] = {"folders": [Path(), *_folders(document)]}
@@ -147,15 +148,18 @@ def _merged(into: Document, other: Document, place: Location, old: object, new: 
     return new
 
 
-def _check_type(command: str, value: dict[str, object], document: Document) -> None:
-    found = value.get("type")
+def _command(command: str | None, value: dict[str, object], document: Document) -> str:
+    """The command whose recipe this is. Raises RecipeError where it is not the one that was asked for."""
+    found, commands = value.get("type"), variants_of(Recipe)
+    if command is None:
+        command = found if isinstance(found, str) and found in commands else "sft"
     if found is None:
         value["type"] = command
     elif found != command:
-        commands = variants_of(Recipe)
         hint = f"run 'ftune {found} ...'" if found in commands else f"write 'type: {command}'"
         fault = Fault(_mark(document, ("type",)), f"type: this is a recipe for '{found}', not for '{command}'; {hint}")
         raise _error([*document.faults, fault])
+    return command
 
 
 def _faults_of_whole_sections(

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import DataError
+from ftune.core.errors import DataError, RecipeError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
@@ -20,9 +19,9 @@ from ftune.data.row import BadRow, Row
 from ftune.data.tokenize import RowTokenizer
 from ftune.recipes.base import Recipe
 from ftune.recipes.data_section import Source
-from ftune.recipes.runs.inputs import load_text
+from ftune.recipes.runs.inputs import load_text, looked_at
 from ftune.recipes.runs.rows import TextModel, load_rows
-from ftune.recipes.sft import SftRecipe
+from ftune.recipes.training import TrainingRecipe
 from ftune.report.data_page import data_page
 
 
@@ -31,12 +30,12 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
 
     `page` is an HTML file to write the findings and plots to. Raises DataError for files that cannot be read at all.
     """
-    if not isinstance(recipe, SftRecipe):
-        raise TypeError(f"no check for a recipe of '{type(recipe).__name__}'")
+    if not isinstance(recipe, TrainingRecipe):
+        raise RecipeError("type: 'ftune data check' looks at the rows of recipes for 'sft' and 'rm'")
     quiet_bars()
     say = Say()
     _, text, positions = load_text(recipe, say)
-    rules = replace(recipe.data.rules(positions), on_bad_row="drop", answers="both")
+    rules = looked_at(recipe.rules(positions))
     audit = Audit(bad_rows_end_run=recipe.data.on_bad_row == "error", seed=recipe.seed)
     held_out = _held_out(recipe, text, rules)
     understood_as: list[str] = []
@@ -66,14 +65,14 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
     return not (strict and report.strict)
 
 
-def _sources(recipe: SftRecipe) -> Iterator[tuple[Source, Side]]:
+def _sources(recipe: TrainingRecipe) -> Iterator[tuple[Source, Side]]:
     for source in recipe.data.train:
         yield source, "train"
     if recipe.data.validation is not None and recipe.data.validation.source is not None:
         yield recipe.data.validation.source, "held-out"
 
 
-def _held_out(recipe: SftRecipe, text: TextModel, rules: Rules) -> set[tuple[int, int]]:
+def _held_out(recipe: TrainingRecipe, text: TextModel, rules: Rules) -> set[tuple[int, int]]:
     """The rows that are held out of the training sources: number of the source and of the row in it."""
     if recipe.data.validation is None or recipe.data.validation.source is not None:
         return set()
@@ -85,13 +84,14 @@ def _held_out(recipe: SftRecipe, text: TextModel, rules: Rules) -> set[tuple[int
 
 
 def _opened(
-    source: Source, recipe: SftRecipe, text: TextModel, rules: Rules
+    source: Source, recipe: TrainingRecipe, text: TextModel, rules: Rules
 ) -> tuple[Encoder, Iterator[Row | BadRow], list[str]]:
     """What encodes the source's rows, the rows, and what reading them will have said about the files."""
     remarks: list[str] = []
     format = source.format or recipe.data.format
     layout, rows = understood(source.read(recipe.seed, remarks.append), format, tolerant=True, seed=recipe.seed)
-    return Encoder(layout, RowTokenizer(text.tokenizer, text.template, mask=rules.mask), rules.answers), rows, remarks
+    tokenizer = RowTokenizer(text.tokenizer, text.template, mask=rules.mask)
+    return Encoder(layout, tokenizer, rules.answers, rules.classes), rows, remarks
 
 
 def _looked_at(encoder: Encoder, row: Row | BadRow, outcome: Outcome, rules: Rules) -> tuple[Looked, Measured | None]:

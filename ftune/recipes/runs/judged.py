@@ -20,9 +20,9 @@ CARD = {
     "accuracy": "accuracy",
     "accuracy_low": "accuracy, 95 % from",
     "accuracy_high": "accuracy, 95 % to",
-    "length_accuracy": "accuracy of taking the longer answer",
-    "length_accuracy_low": "accuracy of taking the longer answer, 95 % from",
-    "length_accuracy_high": "accuracy of taking the longer answer, 95 % to",
+    "length_accuracy": "accuracy of length alone",
+    "length_accuracy_low": "accuracy of length alone, 95 % from",
+    "length_accuracy_high": "accuracy of length alone, 95 % to",
     "most_frequent_class": "accuracy of the most frequent class",
     "f1": "F1, mean of the classes",
     "margin": "mean margin",
@@ -44,7 +44,7 @@ def tell_judged(judged: "Judged", say: Say) -> None:
     else:
         say.line(f"held-out pairs: {facts['pairs']:,} of {facts['prompts']:,} prompts, {found}")
         say.line(
-            f"  the longer answer alone: {facts['length_accuracy']:.1%} right "
+            f"  length alone (the {facts['length_rule']} answer wins): {facts['length_accuracy']:.1%} right "
             f"(95 %: {facts['length_accuracy_low']:.1%} to {facts['length_accuracy_high']:.1%})"
         )
         for part in facts["by_length"]:
@@ -52,7 +52,7 @@ def tell_judged(judged: "Judged", say: Say) -> None:
         say.line(f"  mean margin {facts['margin']:.3f}, calibration error {facts['calibration_error']:.3f}")
     say.line(f"  scores: mean {mean:.3f}, standard deviation {std:.3f}")
     if facts["accuracy_low"] <= facts.get("length_accuracy", facts.get("most_frequent_class", 0.0)):
-        what = "the longer answer" if judged.pairs is not None else "the most frequent class"
+        what = f"the {facts['length_rule']} answer" if judged.pairs is not None else "the most frequent class"
         say.warning(f"not surely better than always taking {what}; more rows or a longer run may help")
 
 

@@ -2,11 +2,13 @@
 
 import json
 
+from ftune.core.errors import RecipeError
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe
+from ftune.recipes.data_section import Data
 from ftune.recipes.runs.inputs import load_inputs, packing_line
-from ftune.recipes.sft import SftRecipe
+from ftune.recipes.training import TrainingRecipe
 
 
 def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
@@ -17,8 +19,8 @@ def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
     from ftune.data.pack import pack
     from ftune.data.preview import preview_json, render_preview
 
-    if not isinstance(recipe, SftRecipe):
-        raise TypeError(f"no preview for a recipe of '{type(recipe).__name__}'")
+    if not isinstance(recipe, TrainingRecipe):
+        raise RecipeError("type: 'ftune data preview' shows the rows of recipes for 'sft' and 'rm'")
     quiet_bars()
     say = Say()
     inputs = load_inputs(recipe, say, looking=True)
@@ -28,7 +30,8 @@ def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
         say.result(json.dumps({"rows": shown, **inputs.described()}, ensure_ascii=False))
     else:
         color = say.out.is_terminal and not say.out.no_color
-        bins = pack(train.lengths.tolist(), recipe.data.max_length) if recipe.data.packing else None
+        packing = isinstance(recipe.data, Data) and recipe.data.packing
+        bins = pack(train.lengths.tolist(), recipe.data.max_length) if packing else None
         width = min(say.out.width, 100)
         say.out.print(render_preview(train, inputs.tokenizer, rows, bins=bins, color=color, width=width))
         if bins is not None:
@@ -37,5 +40,5 @@ def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
         say.line(f"  {fault}")
     if train.counts.faults and recipe.data.on_bad_row == "error":
         say.warning("training would stop at these rows; repair them, or set 'data.on_bad_row: drop'")
-    if train.has_verdicts and recipe.data.on_preference == "error":
+    if train.has_verdicts and isinstance(recipe.data, Data) and recipe.data.on_preference == "error":
         say.warning("'ftune sft' trains on one good answer a row: set 'data.on_preference: chosen'")

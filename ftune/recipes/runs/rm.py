@@ -67,7 +67,8 @@ def _padding(run: Run) -> "Padding":
     from ftune.data.padding import pad_with_unused
     from ftune.trainers.judged import Padding
 
-    tables = [table for prepared in run.inputs.parts().values() for part in prepared.parts for table in part.tables()]
+    parts = {id(part): part for prepared in run.inputs.parts().values() for part in prepared.parts}
+    tables = [table for part in parts.values() for table in part.tables()]
     check = pad_with_unused(run.inputs.tokenizer, tables)
     run.say.line(f"  ok: {check.name} ({check.detail})")
     return Padding(int(run.inputs.tokenizer.pad_token_id))
