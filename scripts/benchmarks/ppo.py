@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppo_parts.iteration import iteration_part
+from ppo_parts.memory import memory_part
 from ppo_parts.rollout import ENGINES, rollout_part
 from ppo_parts.work import LARGE, TINY, Result, Work, told
 
@@ -39,7 +40,7 @@ def trl_part(work: Work, given: argparse.Namespace) -> list[Result]:
     return [told(line) for line in lines]
 
 
-PARTS = {"rollout": rollout_part, "iteration": iteration_part, "trl": trl_part}
+PARTS = {"rollout": rollout_part, "iteration": iteration_part, "memory": memory_part, "trl": trl_part}
 
 
 def table(results: Sequence[Result]) -> str:
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PARTS))
     parser.add_argument("--engines", nargs="*", choices=list(ENGINES), default=list(ENGINES), help="of --only rollout")
     parser.add_argument("--engine", default="graph", help="type of the engine in iterations")
+    parser.add_argument("--micro-batch-size", type=int, default=16, help="of iterations")
     parser.add_argument("--check", action="store_true", help="hold engines against the model")
     parser.add_argument("--profile", action="store_true", help="show where the device's time goes in a rollout")
     parser.add_argument("--tiny", action="store_true")

@@ -31,7 +31,7 @@ def iteration_part(work: Work, given: argparse.Namespace) -> list[Result]:
         folder = Path(name)
         make_inputs(work, folder)
         for value in VALUES:
-            results += attempts(f"ftune, value {value}", partial(iterations, work, folder, value, given.engine))
+            results += attempts(f"ftune, value {value}", partial(iterations, work, folder, value, given))
     return results
 
 
@@ -58,7 +58,7 @@ def make_inputs(work: Work, folder: Path) -> None:
             file.write(json.dumps({"prompt": tokenizer.decode(prompt), "completion": " w5"}) + "\n")
 
 
-def iterations(work: Work, folder: Path, value: str, engine: str) -> Result:
+def iterations(work: Work, folder: Path, value: str, given: argparse.Namespace) -> Result:
     """One optimiser step an iteration, as in TRL's run; medians of all iterations but the first two."""
     import torch
 
@@ -75,8 +75,12 @@ def iterations(work: Work, folder: Path, value: str, engine: str) -> Result:
             "rewards": [{"type": "model", "path": str(folder / "reward"), "share_base": "always"}],
             "peft": {"type": "lora", "rank": 16, "alpha": 32},
             "value": {"type": value},
-            "rollout": {"type": engine, "batch_size": work.prompts, "max_new_tokens": work.new_tokens},
-            "ppo": {"epochs": 1, "minibatch_size": work.prompts, "micro_batch_size": min(8, work.prompts)},
+            "rollout": {"type": given.engine, "batch_size": work.prompts, "max_new_tokens": work.new_tokens},
+            "ppo": {
+                "epochs": 1,
+                "minibatch_size": work.prompts,
+                "micro_batch_size": min(given.micro_batch_size, work.prompts),
+            },
             "guard": {"target_kl": None, "max_kl": None},
             "schedule": {"iterations": ITERATIONS},
             "checkpoint": {"every": "never"},
