@@ -15,7 +15,7 @@ from ftune.core.errors import CheckpointError, ModelError
 from ftune.ppo.activations import switch_checkpointing, without_dropout
 from ftune.ppo.adapters import adapter_scope, renamed
 from ftune.ppo.head import Spots, head_differs, hidden_states, is_virtual, output_head_of, read
-from ftune.ppo.sharded import like, whole
+from ftune.ppo.sharded import like, trained, whole
 from ftune.ppo.value_head import ValueHead
 
 POLICY, REFERENCE, VALUE = "default", "reference", "value"
@@ -109,11 +109,11 @@ class ActorCritic(nn.Module):
 
         Where parameters are sharded, every rank has to call it.
         """
-        return {name: whole(value).detach().cpu().clone() for name, value in self.trainable().items()}
+        return {name: whole(value).cpu().clone() for name, value in trained(self).items()}
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Bring back what `trainable_state` gave. Raises CheckpointError for other parameters."""
-        named = self.trainable()
+        named = trained(self)
         wrong = sorted(named.keys() ^ state.keys()) or [
             name for name, value in named.items() if value.shape != state[name].shape
         ]

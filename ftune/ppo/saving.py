@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from ftune.ppo.actor_critic import POLICY, VALUE, ActorCritic
-from ftune.ppo.sharded import gathered, whole
+from ftune.ppo.sharded import gathered, trained, whole
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -30,7 +31,9 @@ def save_policy(
 
 def save_value(actor_critic: ActorCritic, folder: Path, *, write: bool = True) -> None:
     """The head as `value_head.safetensors` (`weight`, shape (1, D), and `bias`), its adapter or backbone in `value`."""
-    head = {name: whole(value).detach().cpu() for name, value in actor_critic.value_head.named_parameters()}
+    prefix = "value_head."
+    named = trained(actor_critic)
+    head = {name.removeprefix(prefix): whole(named[name]).cpu() for name in named if name.startswith(prefix)}
     with gathered(actor_critic.model if actor_critic.value_copy is None else actor_critic.value_copy):
         if not write:
             return
@@ -44,12 +47,12 @@ def save_value(actor_critic: ActorCritic, folder: Path, *, write: bool = True) -
 
 @contextmanager
 def _alone(model: Any) -> Iterator[None]:
-    """Let peft, which saves all adapters that it knows, know only the policy's."""
-    configs: dict[str, Any] = getattr(model, "peft_config", {})
-    everything = dict(configs)
+    """Let `save_pretrained` of a PeftModel, which writes all adapters, write the policy's."""
+    if not hasattr(model, "peft_config"):
+        yield
+        return
     try:
-        for name in everything.keys() - {POLICY}:
-            del configs[name]
+        model.save_pretrained = partial(model.save_pretrained, selected_adapters=[POLICY])
         yield
     finally:
-        configs.update({name: everything[name] for name in everything if name not in configs})
+        del model.save_pretrained

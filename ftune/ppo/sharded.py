@@ -9,6 +9,19 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
+def trained(module: nn.Module, *, twice: bool = False) -> dict[str, Tensor]:
+    """What trains, by name, without gradients and sharded where it is; weights with two names once, or `twice`.
+
+    Between a forward and a backward pass modules hold gathered copies. FSDP2 puts the shards back before it lets a
+    `state_dict` be made.
+    """
+    named = module.named_parameters(remove_duplicate=not twice)
+    parameters = {name: value.detach() for name, value in named if value.requires_grad}
+    if not any(isinstance(part, FSDPModule) for part in module.modules()):
+        return parameters
+    return {name: value for name, value in module.state_dict().items() if name in parameters}
+
+
 def whole(value: Tensor) -> Tensor:
     """The tensor itself, or a copy of the one whose shards all ranks hold, which they gather together."""
     # what torch gathers is still on its way, and has no memory that could be saved, until something is done with it
@@ -40,15 +53,11 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
     FSDP2 puts shards back into modules before it lets a `state_dict` be made, so they are replaced in the result.
     """
-    split = {
-        name: value
-        for name, value in module.named_parameters(remove_duplicate=False)
-        if value.requires_grad and isinstance(value, DTensor)
-    }
-    wholes = {value: whole(value).detach().cpu() for value in dict.fromkeys(split.values())}
+    split = {name: value for name, value in trained(module, twice=True).items() if isinstance(value, DTensor)}
+    wholes = {name: whole(value).cpu() for name, value in split.items()}
 
     def replace(_: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-        state.update({f"{prefix}{name}": wholes[value] for name, value in split.items()})
+        state.update({f"{prefix}{name}": value for name, value in wholes.items()})
 
     hook = module.register_state_dict_post_hook(replace)  # type: ignore[no-untyped-call]
     try:

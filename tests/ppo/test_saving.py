@@ -37,6 +37,8 @@ def test_the_policy_loads_with_peft_on_the_untouched_base(init: str, tmp_path: P
     assert torch.allclose(
         logits(PeftModel.from_pretrained(llama(), str(tmp_path))), logits(actor_critic.model), atol=1e-4
     )
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert len(saved) == len(actor_critic.parameter_groups()["policy"])
     assert list(actor_critic.model.peft_config) == ["default", "reference", "value"]
 
 

@@ -1,0 +1,65 @@
+"""Two processes on halves of a minibatch compute what one computes on all of it, through DDP and FSDP2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftune.peft.lora import Lora
+from tests.ppo.models import llama, lora, sequences, stir
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both have left what they found."""
+    from transformers import LlamaForSequenceClassification
+
+    place = tmp_path_factory.mktemp("ranks")
+    torch.manual_seed(0)
+    Lora(rank=4).wrap(LlamaForSequenceClassification(llama().config)).save_pretrained(str(place / "reward"))
+    script = [sys.executable, "-m", "tests.ppo.two_ranks"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [*script, str(rank), str(place)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=400)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    return place
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("value", ["trunk", "adapter"])
+def test_gradients_scores_and_states_are_those_of_one_process(kind: str, value: str, folder: Path) -> None:
+    for rank in range(2):
+        found = json.loads((folder / f"rank_{rank}.json").read_text(encoding="utf-8"))[f"{kind} {value}"]
+        assert found.pop("largest") > 0.01
+        assert found.pop("state") == 0.0
+        assert {name: difference for name, difference in found.items() if difference > 2e-6} == {}
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_what_was_sharded_is_saved_whole(kind: str, folder: Path) -> None:
+    from peft import PeftModel
+
+    from ftune.ppo.build import build
+
+    exact = build(lora(), value="adapter")
+    stir(exact)
+    loaded = PeftModel.from_pretrained(llama(), str(folder / kind / "adapter")).eval()
+    ids = sequences().ids_BS
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, exact.model(input_ids=ids).logits)
