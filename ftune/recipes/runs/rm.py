@@ -84,8 +84,7 @@ def _masked(model: "PreTrainedModel", padding: "Padding") -> "Padding":
 
 def _prepare(run: Run, model: "PreTrainedModel") -> None:
     """A fresh head (or the one that the checkpoint has), no dropout of the model's own, the padding token."""
-    from trl.trainer.utils import disable_dropout_in_model
-
+    from ftune.models.dropout import without_dropout
     from ftune.models.load import load_config
     from ftune.trainers.head import put_head
 
@@ -95,7 +94,7 @@ def _prepare(run: Run, model: "PreTrainedModel") -> None:
     put_head(model, new=not scores_already, seed=run.recipe.seed)
     if scores_already:
         run.say.line("head: the one that the model has")
-    disable_dropout_in_model(model)
+    without_dropout(model)  # chosen and rejected would differ by it
     model.config.get_text_config().pad_token_id = run.inputs.tokenizer.pad_token_id
 
 
