@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ftune.core.errors import CheckpointError, ModelError
 from ftune.ppo.activations import switch_checkpointing, without_dropout
@@ -186,8 +187,9 @@ class ActorCritic(nn.Module):
         spots = Spots(*labelled_BS.nonzero(as_tuple=True))
         with self._scope(POLICY):
             logprobs_N = read(self.model, self.head, ids_BS, spots, 1.0, with_entropy=False).logprobs_N
-        # A wrapper that averages gradients waits for one of every parameter that trains.
-        untouched = sum((value.sum() for value in self.parameter_groups()["value"]), logprobs_N.new_zeros(()))
+        # DDP waits for a gradient of every parameter that trains; shards of FSDP2 need none.
+        rest = [value for value in self.parameter_groups()["value"] if not isinstance(value, DTensor)]
+        untouched = sum((value.sum() for value in rest), logprobs_N.new_zeros(()))
         return TextOutput(untouched * 0.0 - logprobs_N.sum(), labelled_BS.sum())
 
     def _own_of_value(self) -> set[str]:
