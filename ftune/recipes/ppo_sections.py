@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ftune.core.section import Location, Section
 from ftune.recipes.data_section import Format, Source, Validation, _sources, _validation, bare_path
@@ -75,6 +75,12 @@ class PpoOptim(Optim):
 
     eps: Positive = 1e-5
     """AdamW's epsilon (1e-5 as in the implementations of arXiv:2403.17031)."""
+
+    @model_validator(mode="after")
+    def _eps_of_adamw(self) -> Self:
+        if self.eps != type(self).model_fields["eps"].default and "adamw" not in self.optimizer:
+            raise ValueError(f"eps belongs to AdamW; '{self.optimizer}' has none, remove it")
+        return self
 
 
 class PpoSchedule(Section):

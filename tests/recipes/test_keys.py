@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import pytest
@@ -138,13 +139,18 @@ COVERED = {
 tests/contract/test_peft_keys.py (PEFT methods)."""
 
 
-def keys_of(section: type[Section], prefix: str = "") -> Iterator[str]:
+def keys_of(
+    section: type[Section], prefix: str = "", elsewhere: type[Section] | UnionType = RowFormat | PeftMethod
+) -> Iterator[str]:
+    """The keys of a section and of those in it, but for variants that are tested `elsewhere`."""
     for name, field in section.model_fields.items():
-        inner = [found for found in _sections_in(field.annotation) if not issubclass(found, RowFormat | PeftMethod)]
+        inner = [found for found in _sections_in(field.annotation) if not issubclass(found, elsewhere)]
         if not inner or inner[0].__name__ in ("Source", "TrainingSource", "Validation", "Streaming"):
             yield f"{prefix}{name}"
         for found in inner:
-            yield from keys_of(found, f"{prefix}{name}.") if found.__name__ != "Source" or name == "train" else ()
+            yield from (
+                keys_of(found, f"{prefix}{name}.", elsewhere) if found.__name__ != "Source" or name == "train" else ()
+            )
 
 
 def test_no_key_is_without_a_case() -> None:
