@@ -1,11 +1,13 @@
 """The sections that only `ftune ppo` has, beside the algorithm's own in `ftune/ppo/settings.py`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ftune.core.errors import ModelError
 from ftune.core.section import Location, Section
 from ftune.recipes.data_section import Format, Source, Validation, _sources, _validation, bare_path
 from ftune.recipes.model_section import Model
@@ -26,6 +28,25 @@ class PolicyModel(Model):
         yield from super().faults()
         if self.adapter is not None and adapter_folder(self.adapter) is None:
             yield ("adapter",), f"'{self.adapter}' holds no adapter (adapter_config.json); give a run or its 'adapter'"
+
+    def start(self, located: str) -> Path | None:
+        """The folder of the adapter to start from, on the base at `located`. Raises ModelError for one of another base.
+
+        That can be told where the adapter's own base is still in its place.
+        """
+        folder = adapter_folder(self.adapter) if self.adapter else None
+        if folder is None:
+            return None
+        from ftune.models.fingerprint import base_fingerprint
+
+        trained_on = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        moved = trained_on in (None, located) or not any(Path(trained_on).glob("*.safetensors"))
+        if not moved and base_fingerprint(trained_on) != base_fingerprint(located):
+            raise ModelError(
+                f"model.adapter: '{self.adapter}' was trained on '{trained_on}', whose weights are not those of "
+                f"'{self.path}'; give its own base as model.path"
+            )
+        return folder
 
 
 def adapter_folder(path: str) -> Path | None:

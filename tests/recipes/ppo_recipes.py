@@ -10,7 +10,7 @@ from ftune.recipes.ppo import PpoRecipe
 BASE: dict[str, Any] = {
     "type": "ppo",
     "data": {"train": "rows.jsonl", "max_length": 128},
-    "rewards": [{"type": "contains", "words": ["e", "a"]}],
+    "rewards": [{"type": "length", "unit": "characters", "max": 3}],
     "rollout": {"type": "generate", "batch_size": 8, "max_new_tokens": 6},
     "ppo": {"minibatch_size": 4, "micro_batch_size": 4},
     "optim": {"learning_rate": 0.005},

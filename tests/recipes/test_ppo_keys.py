@@ -51,7 +51,7 @@ REACHES: dict[str, tuple[str, Callable[[Any], object], object]] = {
     "log.every": ("3", lambda loop: loop.plan.log_every, 3),
     "log.samples_every": ("6", lambda loop: loop.plan.samples_every, 6),
     "log.samples": ("4", lambda loop: loop.plan.samples, 4),
-    "rewards": ("[{type: length, max: 9}]", lambda loop: loop.rounds.rewards.titles, ["length"]),
+    "rewards": ("[{type: json_valid}]", lambda loop: loop.rounds.rewards.titles, ["json_valid"]),
     "gold": ("[{type: repetition}]", lambda loop: loop.rounds.gold and loop.rounds.gold.titles, ["repetition"]),
     "ptx.coefficient": ("0.4", lambda loop: loop.learner.ptx.coefficient, 0.4),
     "ptx.micro_batch_size": ("3", lambda loop: loop.learner.ptx.batch(0)[0].shape[0], 3),
@@ -170,7 +170,7 @@ def test_peft_memory_and_copies_of_full_fine_tuning(write: Write) -> None:
 
 def test_a_reward_model_stands_before_the_other_rewards(write: Write, tiny_model: Path) -> None:
     recipe = loaded(ppo_recipe(write), f"reward_model={tiny_model}")
-    assert [source.title() for source in recipe.sources] == ["model", "contains"]
+    assert [source.title() for source in recipe.sources] == ["model", "length"]
     assert recipe.sources[0].path == str(tiny_model)  # type: ignore[attr-defined]
 
 

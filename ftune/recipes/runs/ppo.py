@@ -19,7 +19,6 @@ from ftune.data.reference import is_hub_id as is_hub_data
 from ftune.models.dtype import resolve_dtype, torch_name
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
-from ftune.recipes.ppo_sections import adapter_folder
 from ftune.recipes.runs.prompts import PromptSet, load_prompts, tell_prompts
 from ftune.recipes.runs.rows import TextModel
 from ftune.recipes.runs.training import resume_command
@@ -221,7 +220,7 @@ def _actor(recipe: "PpoRecipe", asked: Asked, dtype: str, device: "torch.device"
     set_seed(recipe.seed)
     weights = "fp32" if recipe.peft.trains_base else dtype
     model = recipe.model.load(asked.located, weights, device.type)
-    start = adapter_folder(recipe.model.adapter) if recipe.model.adapter else None
+    start = recipe.model.start(asked.located)
     actor = build(
         model if start else recipe.peft.wrap(model),
         start_adapter=start,
