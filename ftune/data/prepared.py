@@ -113,6 +113,11 @@ class Prepared:
         """A hash of each row's value in the group column, shape (N,)."""
         return self._gathered([part.table.groups for part in self.parts])
 
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Margins of preferences, verdicts of feedback, places of classes; NaN without one, shape (N,)."""
+        return self._gathered([part.table.scores for part in self.parts])
+
     def row_groups(self) -> NDArray[np.uint64]:
         """Equal for the pairs of one row, and for rows that share a value in the group column, shape (N,)."""
         rows = self.which.astype(np.uint64) << np.uint64(48) | self.numbers.astype(np.uint64)

@@ -50,7 +50,8 @@ class TokenTable:
     groups: NDArray[np.uint64]
     """Hash of the row's value in the group column; 0 without one, shape (N,)."""
     scores: NDArray[np.float32]
-    """Of preferences the margin, of feedback 1 (good) or 0 (bad); NaN where a row has none, shape (N,)."""
+    """Of preferences the margin, of feedback 1 (good) or 0 (bad), of texts with a class its place among the classes;
+    NaN where a row has none, shape (N,)."""
     names: list[str]
     """Files that rows came from."""
 

@@ -48,6 +48,10 @@ class ReliableClassifierTrainer(ReliableTrainer, ClassifierTrainer):
     logits: np.ndarray[Any, np.dtype[np.float64]]
     """What the last evaluation found, shape (rows, classes)."""
 
+    def end_step(self, *, counts: bool) -> None:
+        """Count the step's verdicts, or forget them."""
+        self.tally.end_step(counts=counts)
+
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """How many rows were told right, and how many there were."""
         return {**self.tally.means(), "rows": trained}

@@ -65,7 +65,7 @@ class ClassDataset(Dataset[Example]):
 
     def counts(self, classes: int) -> list[int]:
         """Rows of each class."""
-        found = np.bincount([self[index]["class"] for index in range(len(self))], minlength=classes)
+        found = np.bincount(self.prepared.scores.astype(np.int64), minlength=classes)
         counts: list[int] = found.tolist()
         return counts
 

@@ -69,6 +69,10 @@ class ReliablePairwiseTrainer(ReliableTrainer, PairwiseTrainer):
     scores: np.ndarray[Any, np.dtype[np.float64]]
     """Of every held-out answer."""
 
+    def end_step(self, *, counts: bool) -> None:
+        """Count the step's verdicts, or forget them."""
+        self.tally.end_step(counts=counts)
+
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """How many pairs were told right, by how much, and how many answers were scored."""
         return {**self.tally.means(), "answers": trained}

@@ -139,6 +139,7 @@ class ReliableTrainer(Trainer):
         loss, rows = float(self._step_loss), self._rows
         self._step_loss, self._rows = 0.0, []
         finite = math.isfinite(loss) and (self.args.fp16 or math.isfinite(float(norm)))
+        self.end_step(counts=finite)
         if finite:
             self._skipped_in_a_row = 0
             return norm
@@ -219,6 +220,9 @@ class ReliableTrainer(Trainer):
     def held_out_words(self, facts: dict[str, Any]) -> str:
         """What `held_out` found, in a line."""
         raise NotImplementedError
+
+    def end_step(self, *, counts: bool) -> None:
+        """The step's micro-batches are through; without `counts` the step is skipped."""
 
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """What a step's event tells beside loss, speed and memory; `trained` is the batches' own count."""

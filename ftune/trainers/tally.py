@@ -1,5 +1,7 @@
 """Means of what steps bring, added up on the device and read when they are logged."""
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -9,12 +11,19 @@ class Tally:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._step: list[tuple[str, torch.Tensor, int]] = []
 
     def add(self, **values: torch.Tensor) -> None:
-        """Add all elements of each tensor to the mean of its name."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float().sum()
-            self._counts[name] = self._counts.get(name, 0) + value.numel()
+        """Add all elements of each tensor to the mean of its name, once the step is known to count."""
+        self._step += [(name, value.detach().float().sum(), value.numel()) for name, value in values.items()]
+
+    def end_step(self, *, counts: bool) -> None:
+        """Take over what the step's micro-batches brought, or forget it."""
+        step: Iterable[tuple[str, torch.Tensor, int]] = self._step if counts else ()
+        for name, total, count in step:
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._counts[name] = self._counts.get(name, 0) + count
+        self._step = []
 
     def means(self) -> dict[str, float]:
         """The means since they were last read."""

@@ -89,5 +89,8 @@ def test_means_are_over_everything_since_the_last_reading() -> None:
     tally = Tally()
     tally.add(accuracy=torch.tensor([1.0, 0.0, 1.0]))
     tally.add(accuracy=torch.tensor([0.0]), margin=torch.tensor([3.0]))
+    tally.end_step(counts=True)
+    tally.add(accuracy=torch.tensor([math.nan]))
+    tally.end_step(counts=False)
     assert tally.means() == {"accuracy": 0.5, "margin": 3.0}
     assert tally.means() == {}

@@ -106,8 +106,11 @@ def _on_pairs(
 
     inputs = run.inputs
     rows = PairDataset(inputs.train)
-    answers = sum(len(rows[index]["lengths"]) for index in range(min(len(rows), 1000))) / min(len(rows), 1000)
-    run.say.line(f"pairs: {len(inputs.train):,} of {len(rows):,} prompts, {answers:.2g} answers a prompt")
+    first = [rows[index]["lengths"] for index in range(min(len(rows), 1000))]
+    answers, tokens = sum(map(len, first)) / len(first), sum(map(sum, first)) / len(first)
+    run.say.line(
+        f"pairs: {len(inputs.train):,} of {len(rows):,} prompts; {answers:.2g} answers and {tokens:,.0f} tokens each"
+    )
     return train_on_pairs(
         model,
         inputs.tokenizer,
