@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ftune.core.errors import DivergedError, ModelError, RewardError, StorageError
@@ -17,6 +18,7 @@ from ftune.ppo.progress import IterationProgress
 from ftune.ppo.prompts import Prompt, drawn
 from ftune.ppo.rounds import Round, Rounds
 from ftune.ppo.samples import show_samples, write_samples
+from ftune.ppo.schedule import learning_rate_factor
 from ftune.ppo.settings import Guard, Kl, Score
 from ftune.ppo.state import State, load_weights, save_best, save_checkpoint
 from ftune.ppo.update import Learner, Updated, update
@@ -77,14 +79,6 @@ class Outcome:
     """The guard that ended it, in words."""
     kept_iteration: int | None = None
     """The iteration whose policy is the result, where that is not the last one."""
-
-
-def learning_rate_factor(iteration: int, iterations: int, warmup: int, schedule: str) -> float:
-    """What the peak learning rate is multiplied by in an iteration (from 0); it never gets to 0."""
-    if iteration < warmup:
-        return (iteration + 1) / (warmup + 1)
-    progress = (iteration - warmup) / max(iterations - warmup, 1)
-    return {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}[schedule]
 
 
 class PpoLoop:
@@ -300,7 +294,7 @@ class PpoLoop:
         Without held-out prompts the last one that was near enough to the reference is kept, for a run that the guard
         ends.
         """
-        wanted = self.guard.keep_best and (bool(self.held_out) or bool(ended_by))
+        wanted = self.guard.keep_best and (self.held_out or ended_by)
         if not wanted or state.best_iteration in (None, state.iteration):
             return None
         self.learner.accelerator.wait_for_everyone()
@@ -400,8 +394,6 @@ def _due(iteration: int, every: int | None) -> bool:
 
 def _seed(*parts: int) -> int:
     """One seed out of several numbers, different for different ones."""
-    import numpy as np
-
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 

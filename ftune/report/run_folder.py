@@ -16,7 +16,10 @@ from ftune.report.events import EventLog
 
 STATE = "ftune.json"
 FIRST_FILES = ("recipe.yaml", "recipe.resolved.json", STATE)
-MAY_CHANGE = ("output_dir", "extends", "log", "checkpoint", "eval", "schedule.epochs", "schedule.max_steps")
+MAY_CHANGE = (
+    "output_dir", "extends", "log", "checkpoint", "eval",
+    "schedule.epochs", "schedule.max_steps", "schedule.iterations",
+)  # fmt: skip
 """Recipe keys that a resumed run may have changed: they alter what is shown or kept, or how long it goes on."""
 
 

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from ftune.core.errors import DivergedError, RewardError
 from ftune.ppo.actor_critic import frozen_parameters
-from ftune.ppo.loop import _seed, learning_rate_factor
+from ftune.ppo.loop import _seed
 from ftune.ppo.prompts import drawn
 from ftune.ppo.rollout.base import Policy, Sampling
 from ftune.ppo.rollout.engines.padded import PaddedEngine
+from ftune.ppo.schedule import learning_rate_factor
 from ftune.rewards.base import Sample
 from tests.ppo.looping import Run, prompts, share
 from tests.ppo.models import lora
