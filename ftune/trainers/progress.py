@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ftune.report.events import EventLog
+from ftune.report.measures import duration, peak_memory_gib
 from ftune.trainers.reliable import ReliableTrainer
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -89,7 +90,7 @@ class ProgressCallback(TrainerCallback):
         self.events.write("step", **facts)
         line = (
             f"loss {facts['loss']:.4f}{_judged(facts)}  {rate:,.0f} tok/s  {facts['memory_gib']:.1f} GiB  "
-            f"{_duration(self._left_s(state))} left"
+            f"{duration(self._left_s(state))} left"
         )
         if self.console.is_terminal:
             self.bar.update(self.task, completed=state.global_step, facts=line)
@@ -111,24 +112,7 @@ class ProgressCallback(TrainerCallback):
             self.bar.stop()
 
 
-def peak_memory_gib() -> float:
-    """Peak memory so far: of the GPU when one is used, else of this process."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return float(torch.cuda.max_memory_allocated()) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def _judged(facts: dict[str, Any]) -> str:
     """How many verdicts were met, where it is verdicts that are trained on."""
     words = f"  accuracy {facts['accuracy']:.0%}" if facts.get("accuracy") is not None else ""
     return words + (f"  margin {facts['margin']:.2f}" if facts.get("margin") is not None else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
