@@ -68,13 +68,39 @@ class Panel(NamedTuple):
 
 PANELS = [
     Panel("loss", "Loss"),
+    Panel("score", "Score"),
+    Panel("kl", "KL, nats a completion"),
     Panel("token_accuracy", "Token accuracy", _percent),
     Panel("accuracy", "Accuracy", _percent),
     Panel("margin", "Margin"),
+    Panel("entropy", "Entropy, nats a token"),
+    Panel("length", "Tokens a completion"),
+    Panel("stopped", "Ended by themselves", _percent),
+    Panel("clip_fraction", "Clipped tokens", _percent),
+    Panel("explained_variance", "Explained variance of the value"),
     Panel("learning_rate", "Learning rate", _power, noisy=False),
     Panel("grad_norm", "Gradient norm"),
     Panel("tokens_per_s", "Tokens per second"),
 ]
+
+
+PARTS = {"reward/": "Reward", "gold/": "Only logged"}
+"""Beginnings of fields that a run names itself: its reward sources."""
+
+
+def _panels(events: list[Event]) -> list[Panel]:
+    """The charts that there is something to draw for. The one reward of a run is its score, so it has no own chart."""
+    fields = dict.fromkeys(field for event in events if event["kind"] in ("step", "eval") for field in event)
+    own = [
+        Panel(field, f"{words}: {field.removeprefix(beginning)}")
+        for beginning, words in PARTS.items()
+        if beginning != "reward/" or sum(field.startswith(beginning) for field in fields) > 1
+        for field in fields
+        if field.startswith(beginning)
+    ]
+    place = [panel.field for panel in PANELS].index("kl") + 1
+    known = [*PANELS[:place], *own, *PANELS[place:]]
+    return [panel for panel in known if any(_points(events, kind, panel.field)[0] for kind in ("step", "eval"))]
 
 
 def draw_curves(events: list[Event], png: Path, title: str) -> bool:
@@ -83,7 +109,7 @@ def draw_curves(events: list[Event], png: Path, title: str) -> bool:
     Each panel shows one field over the steps, and only panels with data are drawn. Skipped steps and resumes are
     marked.
     """
-    panels = [panel for panel in PANELS if any(_points(events, kind, panel.field)[0] for kind in ("step", "eval"))]
+    panels = _panels(events)
     if not panels:
         return False
     from matplotlib import rc_context
@@ -99,10 +125,10 @@ def draw_curves(events: list[Event], png: Path, title: str) -> bool:
         for panel in panels:
             _draw(charts[panel.field], panel, events)
         for field in rows[-1]:
-            charts[field].set_xlabel("step")
+            charts[field].set_xlabel("iteration" if "kl" in charts else "step")
         first = charts[rows[0][0]]
         first.tick_params(labelbottom=True)
-        first.legend(loc="upper right", ncols=4)
+        first.legend(loc="best", ncols=4)
         image = io.BytesIO()
         figure.savefig(image, format="png", dpi=160)
     write_atomically(png, image.getvalue())

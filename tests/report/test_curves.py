@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftune.report.curves import PANELS, _points, _power, _rows, _smoothed, draw_curves, terminal_chart
+from ftune.report.curves import PANELS, _panels, _points, _power, _rows, _smoothed, draw_curves, terminal_chart
 from ftune.report.events import Event
 
 
@@ -39,13 +39,21 @@ def test_any_number_of_steps_is_drawn(tmp_path: Path, steps: int) -> None:
 
 def test_only_panels_with_data_take_space(tmp_path: Path) -> None:
     heights = []
-    for panels in (PANELS[:1], PANELS[:3], PANELS):
-        kept = {"kind", "step", *(panel.field for panel in panels)}
+    fields = [panel.field for panel in PANELS if panel.field in run(1)[0]]
+    for drawn in (fields[:1], fields[:3], fields):
+        kept = {"kind", "step", *drawn}
         draw_curves(
             [{key: event[key] for key in kept & event.keys()} for event in run(3)], tmp_path / "curves.png", "title"
         )
         heights.append(size_of(tmp_path / "curves.png")[1])
     assert heights == sorted(set(heights))
+
+
+def test_the_rewards_of_ppo_have_panels_of_their_own_unless_the_score_is_the_only_one() -> None:
+    step: Event = {"kind": "step", "step": 1, "score": 1.0, "kl": 2.0, "gold/judge": 0.5, "reward/model": 1.0}
+    assert [panel.field for panel in _panels([step])] == ["score", "kl", "gold/judge"]
+    several = [panel.field for panel in _panels([step | {"reward/length": 0.0}])]
+    assert several == ["score", "kl", "reward/model", "reward/length", "gold/judge"]
 
 
 def test_marks_gaps_and_validation_alone_are_drawn(tmp_path: Path) -> None:
