@@ -12,10 +12,15 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 from ftune.core.section import Section, field_docs
 from ftune.core.variants import class_of, variants_of
 from ftune.peft.base import FEATURES, PeftMethod
+from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.rm import RmRecipe
 from ftune.recipes.sft import SftRecipe
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN_MATRIX, END_MATRIX = "<!-- methods: made by scripts/make_reference.py -->", "<!-- end of methods -->"
+HEADER = ("| key | default | meaning |", "| :-- | :-- | :-- |")
+AS_ELSEWHERE = ("data.train.format", "gold")
+"""Keys whose variants are those of another one: of `data.format` and of `rewards`."""
 BEGIN, END = "<!-- reference: made by scripts/make_reference.py -->", "<!-- end of reference -->"
 
 
@@ -39,25 +44,34 @@ def rows(section: type[Section], prefix: str) -> Iterator[str]:
         key = f"{prefix}{name}"
         inner = sections_in(field.annotation)
         default = field.get_default(call_default_factory=True)
-        meaning = field_docs(section).get(name, "")
-        if prefix == "data.train." and name == "format":  # the variants are those of data.format
+        meaning = field_docs(section).get(name, "").replace("|", "\\|")
+        if key in AS_ELSEWHERE:
             yield f"| `{key}` |  | {meaning} |"
         elif inner and is_variant(inner[0]):
-            chosen = f"`{getattr(default, 'type', '')}`" if default is not None else "`auto`"
+            chosen = "`auto`" if default is None else f"`{getattr(default, 'type', default)}`"
             yield f"| `{key}` | {chosen} | {meaning} |"
+            common = shared_rows(inner, f"{key}.")
+            yield from common
             for variant in inner:
                 kinds = get_args(variant.model_fields["type"].annotation)
                 if len(kinds) > 1:
                     yield from summaries(variant, key, kinds)
                 kind = str(kinds[0])
+                own = [row for row in rows(variant, f"{key}.") if row not in common]
                 if len(variant.model_fields) > 1:
-                    yield from (row.replace("| `", f"| {kind}: `", 1) for row in rows(variant, f"{key}."))
+                    yield from (row.replace("| `", f"| {kind}: `", 1) for row in own)
         elif inner and isinstance(default, Section | PydanticUndefinedType) and name != "train":
             yield from rows(inner[0], f"{key}.")
         else:  # a list, or a section that may be left out: itself, then what it holds
             yield f"| `{key}` | {shown(default)} | {meaning} |"
             known = next((found for found in inner if found.__name__ != "Source"), None)
             yield from rows(known, f"{key}.") if known else ()
+
+
+def shared_rows(variants: list[type[Section]], prefix: str) -> list[str]:
+    """The rows of keys that every one of several variants has, with the same default and meaning."""
+    each = [list(rows(variant, prefix)) for variant in variants]
+    return [row for row in each[0] if len(each) > 1 and all(row in others for others in each)]
 
 
 def summaries(variant: type[Section], key: str, kinds: tuple[str, ...]) -> Iterator[str]:
@@ -78,8 +92,13 @@ def shown(default: object) -> str:
 
 
 def reference() -> str:
-    """The whole reference."""
-    return "\n".join([BEGIN, "| key | default | meaning |", "| :-- | :-- | :-- |", *rows(SftRecipe, ""), END])
+    """The whole reference: all keys of `sft`, and of `rm` and `ppo` those that are not as there."""
+    known = list(rows(SftRecipe, ""))
+    lines = [BEGIN, *HEADER, *known]
+    for command, recipe in (("rm", RmRecipe), ("ppo", PpoRecipe)):
+        own = [row for row in rows(recipe, "") if row not in known and not row.startswith("| `type`")]
+        lines += ["", f"`ftune {command}` has, or understands otherwise:", "", *HEADER, *own]
+    return "\n".join([*lines, END])
 
 
 def matrix() -> str:

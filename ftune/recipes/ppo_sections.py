@@ -89,6 +89,10 @@ class Prompts(Section):
 class PpoOptim(Optim):
     """The optimiser."""
 
+    learning_rate: Literal["auto"] | Positive = "auto"
+    """The policy's peak learning rate; `auto` is 5e-5 with LoRA, which a model of 135M parameters wants ten times as
+    large, and 1e-6 with `full`."""
+
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = Field(
         default_factory=lambda: [0.9, 0.95]
     )

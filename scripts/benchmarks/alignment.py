@@ -137,6 +137,34 @@ def table(results: dict[str, dict[str, float]]) -> None:
             print(f"  {key:<20}{statistics.mean(values):>10.4g}  ({min(values):.4g} to {max(values):.4g})")
 
 
+def picture(runs: Path, png: Path) -> None:
+    """The held-out measures of every seed of `ppo` over the iterations, as an image."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from ftune.report.curves import STYLE
+
+    panels = {
+        "score": "Score of the reward model",
+        "gold/not_toxic": "Blind judge: not toxic",
+        "kl": "KL, nats a completion",
+    }
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        charts = figure.subplots(1, len(panels))
+        for folder in sorted(runs.glob("ppo-*/")):
+            lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+            looks = [event for line in lines if (event := json.loads(line))["kind"] == "eval"]
+            for axes, (field, title) in zip(charts, panels.items(), strict=True):
+                axes.plot(
+                    [look["step"] for look in looks], [look[field] for look in looks], marker="o", label=folder.name
+                )
+                axes.set_title(title, loc="left")
+                axes.set_xlabel("iteration")
+        charts[0].legend()
+        figure.savefig(png, dpi=140)
+
+
 def main() -> None:
     """Make what is missing, and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,6 +175,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/alignment"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--picture", type=Path, help="draw the seeds of `ppo` into this PNG")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--rm-override", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--ppo-override", nargs="*", default=[], metavar="KEY=VALUE")
@@ -165,6 +194,8 @@ def main() -> None:
             results[name] = before_and_after(events)
             print(json.dumps({"run": name, **results[name]}), flush=True)
     table(results)
+    if given.picture:
+        picture(given.runs, given.picture)
 
 
 if __name__ == "__main__":
