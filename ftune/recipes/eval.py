@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from ftune.core.section import Location
 from ftune.recipes.base import Recipe, RunOptions
 from ftune.recipes.data_section import Source, bare_path
-from ftune.report.run_folder import read_state
+from ftune.report.run_folder import read_command, read_state
 
 
 class EvalRecipe(Recipe):
@@ -40,6 +40,12 @@ class EvalRecipe(Recipe):
             yield ("run",), f"'{self.run}' is no run of ftune; give the folder that 'ftune sft' has written"
         elif state != "done":
             yield ("run",), f"the run in '{self.run}' is {state}, not done; finish it with --resume"
+        elif (command := read_command(Path(self.run))) not in ("sft", ""):
+            yield (
+                ("run",),
+                f"'{self.run}' is a run of 'ftune {command}', whose own report says what it reached (README.md there); "
+                "'ftune eval' takes runs of 'ftune sft'",
+            )
 
     def execute(self, options: RunOptions) -> None:
         """Generate, score, print the table and write it to the run's folder."""

@@ -102,6 +102,14 @@ def read_state(path: Path) -> str:
         return ""
 
 
+def read_command(path: Path) -> str:
+    """The command whose run is in a folder, such as `sft`; empty where that cannot be told."""
+    try:
+        return str(json.loads((path / "recipe.resolved.json").read_text(encoding="utf-8"))["type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Keys whose values differ between two resolved recipes: dotted key, old value, new value."""
     found: list[tuple[str, Any, Any]] = []

@@ -78,3 +78,12 @@ def test_eval_refuses_what_is_no_finished_run(
     assert "is no run of ftune" in ftune("eval", "folder").err
     (tmp_path / "folder/ftune.json").write_text('{"state": "stopped"}')
     assert "is stopped, not done" in ftune("eval", "folder").err
+
+
+def test_eval_refuses_runs_of_other_commands(ftune: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "rm").mkdir()
+    (tmp_path / "rm/ftune.json").write_text('{"state": "done"}')
+    (tmp_path / "rm/recipe.resolved.json").write_text('{"type": "rm"}')
+    done = ftune("eval", tmp_path / "rm")
+    assert done.code == 2
+    assert "is a run of 'ftune rm'" in done.err
