@@ -23,13 +23,3 @@ def switch_checkpointing(model: nn.Module, on: bool) -> None:
     for layer in layers:
         layer.gradient_checkpointing = layer.training = on
         layer._gradient_checkpointing_func = function
-
-
-def without_dropout(model: nn.Module) -> None:
-    """Set every probability of dropout to 0, in modules and in attributes that layers hand to functions."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ftune.core.errors import CheckpointError, ModelError
-from ftune.ppo.activations import switch_checkpointing, without_dropout
+from ftune.models.dropout import without_dropout
+from ftune.ppo.activations import switch_checkpointing
 from ftune.ppo.adapters import adapter_scope, renamed
 from ftune.ppo.head import Spots, head_differs, hidden_states, is_virtual, output_head_of, read
 from ftune.ppo.sharded import like, trained, whole

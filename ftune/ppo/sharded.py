@@ -1,6 +1,6 @@
 """Parameters that FSDP2 has split over ranks, whole and back. Without FSDP2 nothing happens here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,27 +34,46 @@ def like(value: Tensor, place: Tensor) -> Tensor:
     return distribute_tensor(value, place.device_mesh, place.placements) if isinstance(place, DTensor) else value
 
 
+def gathered_values(named: Mapping[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Values by their names, tensors among them whole; where one was split, on the CPU. Empty without `keep`.
+
+    Every rank has to call it.
+    """
+    found = {}
+    for name, value in named.items():
+        gathered = whole(value).cpu() if isinstance(value, DTensor) else value
+        if keep:
+            found[name] = gathered
+    return found
+
+
 @contextmanager
 def unsharded(module: nn.Module) -> Iterator[None]:
-    """Every rank has all weights, in the number format of products: for generation, which calls inner modules."""
+    """Every rank has all weights, in the number format of products, and passes exchange nothing.
+
+    For generation, which calls inner modules, and for judging, of which ranks may have unequal shares.
+    """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     try:
         for part in parts:
             part.unshard()
+            part.set_reshard_after_forward(False, recurse=False)
         yield
     finally:
         for part in parts:
+            part.set_reshard_after_forward(part is not module, recurse=False)
             part.reshard()
 
 
 @contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
+def gathered(module: nn.Module, *, keep: bool = True) -> Iterator[None]:
     """What trains stands whole, exact and on the CPU in the module's `state_dict`: for saving. Every rank has to enter.
 
-    FSDP2 puts shards back into modules before it lets a `state_dict` be made, so they are replaced in the result.
+    Without `keep` it is only gathered for the others. FSDP2 puts shards back into modules before it lets a
+    `state_dict` be made, so they are replaced in the result.
     """
     split = {name: value for name, value in trained(module, twice=True).items() if isinstance(value, DTensor)}
-    wholes = {name: whole(value).cpu() for name, value in split.items()}
+    wholes = gathered_values(split, keep=keep)
 
     def replace(_: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
         state.update({f"{prefix}{name}": value for name, value in wholes.items()})

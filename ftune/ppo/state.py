@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ftune.core.checkpoints import commit, commit_folder, rotate, stage, stage_folder, writing
 from ftune.core.errors import CheckpointError
+from ftune.ppo.sharded import gathered_values, like, trained
 
 if TYPE_CHECKING:
     from ftune.ppo.actor_critic import ActorCritic
@@ -46,21 +48,31 @@ class State:
     """Iteration whose policy completed the held-out prompts last."""
 
 
-def save_checkpoint(
-    run_dir: Path,
-    state: State,
-    actor: "ActorCritic",
-    optimizer: torch.optim.Optimizer,
-    *,
-    keep: int,
-    facts: dict[str, object],
-) -> Path:
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Tensors of a checkpoint, whole, also where the model is split over ranks."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def snapshot(actor: "ActorCritic", optimizer: torch.optim.Optimizer | None, *, keep: bool) -> Snapshot:
+    """What trains, and the optimiser's state. Every rank has to call it; without `keep` the result is empty."""
+    weights = gathered_values(trained(actor), keep=keep)
+    if optimizer is None:
+        return Snapshot(weights, {})
+    state = optimizer.state_dict()
+    states = {number: gathered_values(values, keep=keep) for number, values in state["state"].items()}
+    return Snapshot(weights, {**state, "state": states})
+
+
+def save_checkpoint(run_dir: Path, state: State, taken: Snapshot, *, keep: int, facts: dict[str, object]) -> Path:
     """Write `checkpoint-ITERATION`, whole or not at all, and remove old ones. Raises StorageError."""
     target = run_dir / f"checkpoint-{state.iteration}"
     staging = stage(run_dir, state.iteration)
     with writing(staging):
-        _save_weights(actor, staging)
-        torch.save(optimizer.state_dict(), staging / OPTIMIZER)
+        _save_weights(taken.weights, staging)
+        torch.save(taken.optimizer, staging / OPTIMIZER)
         (staging / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
     commit(staging, target, {"step": state.iteration, **facts})
     rotate(run_dir, keep, protect=[target])
@@ -68,22 +80,28 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, actor: "ActorCritic", optimizer: torch.optim.Optimizer) -> State:
-    """Bring back what `save_checkpoint` wrote. Raises CheckpointError when it does not fit."""
+    """Bring back what `save_checkpoint` wrote, on every rank. Raises CheckpointError when it does not fit."""
     try:
         state = State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
         saved: dict[str, Any] = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}: cannot be resumed from ({error}); start a new run") from None
     load_weights(folder, actor)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in saved["state"].items():
+        place = parameters[number]
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == place.shape:
+                values[name] = like(value, place)
     optimizer.load_state_dict(saved)
     return state
 
 
-def save_best(run_dir: Path, actor: "ActorCritic") -> None:
-    """Keep the trained parameters as they are now in `best/`. Raises StorageError."""
+def save_best(run_dir: Path, weights: dict[str, Tensor]) -> None:
+    """Keep these trained parameters in `best/`. Raises StorageError."""
     staging = stage_folder(run_dir / "best")
     with writing(staging):
-        _save_weights(actor, staging)
+        _save_weights(weights, staging)
     commit_folder(staging, run_dir / "best")
 
 
@@ -92,6 +110,6 @@ def load_weights(folder: Path, actor: "ActorCritic") -> None:
     actor.load_trainable(load_file(folder / WEIGHTS))
 
 
-def _save_weights(actor: "ActorCritic", folder: Path) -> None:
-    state = {name: value.contiguous() for name, value in actor.trainable_state().items()}
+def _save_weights(weights: dict[str, Tensor], folder: Path) -> None:
+    state = {name: value.contiguous() for name, value in weights.items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})

@@ -17,8 +17,9 @@ from ftune.data.example import PromptCompletion
 from ftune.peft.lora import Lora
 from ftune.ppo.actor_critic import ActorCritic
 from ftune.ppo.build import build
-from ftune.ppo.loop import Outcome, Plan, PpoLoop
+from ftune.ppo.loop import PpoLoop
 from ftune.ppo.optimizer import make_optimizer
+from ftune.ppo.plan import Outcome, Plan
 from ftune.ppo.prompts import Prompt
 from ftune.ppo.rollout.base import Policy
 from ftune.ppo.rollout.generate import Generate
@@ -106,15 +107,15 @@ class Run:
         """Start, or go on from a checkpoint, until the loop ends."""
         self.folder.mkdir(exist_ok=True)
         self.stop = StopSignal()
-        loop = self._loop()
-        self.state = State(coefficient=loop.kl.coefficient)
-        if resume is not None:
-            self.state = load_checkpoint(resume, self.actor, loop.learner.optimizer)
+        step = int(resume.name.removeprefix("checkpoint-")) if resume else None
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so small a model is faster so
         try:
-            with EventLog(self.folder / "events.jsonl", resume_step=self.state.iteration if resume else None) as events:
-                loop.events = events
+            with EventLog(self.folder / "events.jsonl", resume_step=step) as events:
+                loop = self._loop(events)
+                self.state = State(coefficient=loop.kl.coefficient)
+                if resume is not None:
+                    self.state = load_checkpoint(resume, self.actor, loop.learner.optimizer)
                 return loop.train(self.state, self.stop)
         finally:
             torch.set_num_threads(threads)
@@ -140,7 +141,7 @@ class Run:
         """What was written for people to read."""
         return [json.loads(line) for line in (self.folder / "samples.jsonl").read_text().splitlines()]
 
-    def _loop(self) -> PpoLoop:
+    def _loop(self, events: EventLog) -> PpoLoop:
         torch.manual_seed(self.seed)
         model = llama(self.seed, vocab_size=VOCABULARY, num_hidden_layers=self.layers, tie_word_embeddings=False)
         self.actor = build(Lora(rank=8).wrap(model))
@@ -174,5 +175,5 @@ class Run:
         return PpoLoop(
             learner=learner, rounds=rounds, prompts=prompts(40), held_out=prompts(self.held_out, 40),
             plan=Plan(**{**plan, **self.plan}), kl=Kl.model_validate(self.kl), score=Score.model_validate(self.score),
-            guard=guard, folder=self.folder, events=None, say=Say(), facts={},
+            guard=guard, folder=self.folder, events=events, say=Say(), facts={},
         )  # fmt: skip

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ftune.ppo.actor_critic import ActorCritic
 from ftune.ppo.build import build
 from ftune.ppo.reward_adapter import PolicyBase
-from ftune.ppo.saving import save_policy, save_value
+from ftune.ppo.saving import ready_to_save, save_policy, save_value
 from ftune.ppo.sequences import Sequences
 from ftune.ppo.sharded import unsharded
 from tests.ppo.models import lora, parts, sequences, stir
@@ -91,8 +91,10 @@ def case(kind: str, value: str, rank: int, folder: Path) -> dict[str, float]:
         inside = actor_critic.model(input_ids=BATCH.ids_BS).logits
     with torch.no_grad():
         found["generation"] = gap(inside, alone.model(input_ids=BATCH.ids_BS).logits)
-    save_policy(actor_critic, folder / kind / value, write=rank == 0)
-    save_value(actor_critic, folder / kind / value, write=rank == 0)
+    with ready_to_save(actor_critic, keep=rank == 0):
+        if rank == 0:
+            save_policy(actor_critic, folder / kind / value)
+            save_value(actor_critic, folder / kind / value)
     actor_critic.load_trainable(start)
     reference = actor("reference", *parts(mine))
     found["after"] = gap(reference, alone("reference", *parts(mine)))
