@@ -60,11 +60,7 @@ class PpoLoop:
 
     def train(self, state: State, stop: StopSignal) -> Outcome:
         """Iterate, evaluate and save. Raises DivergedError, ModelError, RewardError, StorageError."""
-        try:
-            ended_by, stopped = self._until(state, stop)
-        except RewardError:  # the policy is as the last iteration left it
-            self.keeper.rescue(state)
-            raise
+        ended_by, stopped = self._until(state, stop)
         kept = None if stopped else self._go_back(state, ended_by)
         signal = stop.received.name if stop.received else "a signal to another process"
         return Outcome(state.iteration, self.plan.iterations, signal if stopped else "", ended_by, kept)
@@ -95,7 +91,7 @@ class PpoLoop:
         completions = plan.batch_size * ranks.count
         prompts = drawn(self.prompts, number, completions // plan.completions_per_prompt, plan.seed)
         mine = [prompt for prompt in prompts for _ in range(plan.completions_per_prompt)][ranks.rank :: ranks.count]
-        play = self._play(mine, _seed(plan.seed, 2, number, ranks.rank))
+        play = self._play(state, mine, _seed(plan.seed, 2, number, ranks.rank))
         averages = Averages(self.rounds.device)
         play.measure(averages)
         if not self.held_out and due(number, plan.checkpoint_every or KEPT_EVERY) and self._is_allowed(play):
@@ -131,10 +127,14 @@ class PpoLoop:
             check_spread(state, facts["score_std"], self.tell)
         return sum(seconds.values()), line_of(facts), ended_by
 
-    def _play(self, prompts: Sequence[Prompt], seed: int) -> Round:
+    def _play(self, state: State, prompts: Sequence[Prompt], seed: int) -> Round:
         """A round, which fails on all ranks or on none. Raises RewardError where another rank's has failed."""
-        with unsharded(self.learner.inner), self.ranks.together(RewardError):
-            return self.rounds.play(prompts, seed)
+        try:
+            with unsharded(self.learner.inner), self.ranks.together(RewardError):
+                return self.rounds.play(prompts, seed)
+        except Exception:  # on every rank; the policy is as the last iteration left it
+            self.keeper.rescue(state)
+            raise
 
     def _experience(self, play: Round, state: State, averages: Averages) -> tuple[Experience, dict[str, float]]:
         moments = RunningMoments.from_state(state.moments) if state.moments else RunningMoments()
@@ -170,7 +170,7 @@ class PpoLoop:
             return
         asked = [prompt for prompt in self.held_out for _ in range(self.plan.eval_completions)]
         mine = asked[self.ranks.rank :: self.ranks.count] or asked[:1]
-        play = self._play(mine, _seed(self.plan.seed, 4, 0, self.ranks.rank))
+        play = self._play(state, mine, _seed(self.plan.seed, 4, 0, self.ranks.rank))
         averages = Averages(self.rounds.device)
         play.measure(averages)
         means = averages.reduced(self.ranks.sum)

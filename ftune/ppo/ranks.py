@@ -16,7 +16,8 @@ class Ranks:
     """All processes, of which this is number `rank` of `count`."""
 
     def __init__(self, accelerator: "Accelerator") -> None:
-        self.rank, self.count = accelerator.process_index, accelerator.num_processes
+        self.rank: int = accelerator.process_index
+        self.count: int = accelerator.num_processes
         self._accelerator = accelerator
 
     @property
@@ -31,7 +32,8 @@ class Ranks:
 
     def all(self, flag: bool) -> bool:
         """Whether it is so on every rank; they wait for each other."""
-        return not float(self.sum(torch.tensor(float(not flag), device=self._accelerator.device)))
+        against = self.sum(torch.tensor(float(not flag), device=self._accelerator.device))
+        return int(against) == 0
 
     @contextmanager
     def together(self, kind: type[FtuneError]) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,6 @@ class PolicyBase:
 
 def _load(actor_critic: ActorCritic, folder: str, name: str) -> nn.Parameter:
     """Put the adapter onto the base; its head, shape (classes, D), frozen in fp32. Raises ModelError."""
-    from peft import load_peft_weights
-
     import ftune.peft.tuners  # noqa: F401 - plain peft then loads adapters of ftune's own kinds
 
     model = actor_critic.model
@@ -56,17 +55,29 @@ def _load(actor_critic: ActorCritic, folder: str, name: str) -> nn.Parameter:
             f"rewards: '{folder}' was trained on the base, out of which 'peft.init' took the policy's start; {WAY_OUT}"
         )
     trained = actor_critic.trainable().keys()
-    device = next(model.parameters()).device
     try:
         with torch.random.fork_rng(devices=[]):
-            loaded = model.load_adapter(folder, name, is_trainable=False, torch_device=str(device))
-        head = _head(load_peft_weights(folder, device=str(device)), folder)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"rewards: '{folder}' cannot be put on the policy's base: {cause[0]}; {WAY_OUT}") from error
+            return _loaded(model, folder, name)
+    except ModelError:
+        if name in model.peft_config:
+            model.delete_adapter(name)
+        raise
     finally:
         restore_trainable(actor_critic, trained)
         actor_critic.settle()
+
+
+def _loaded(model: Any, folder: str, name: str) -> nn.Parameter:
+    """The head of the adapter, which was put into the model. Raises ModelError, and may leave the adapter there."""
+    from peft import load_peft_weights
+
+    device = str(next(model.parameters()).device)
+    try:
+        loaded = model.load_adapter(folder, name, is_trainable=False, torch_device=device)
+        head = _head(load_peft_weights(folder, device=device), folder)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"rewards: '{folder}' cannot be put on the policy's base: {cause[0]}; {WAY_OUT}") from error
     strange = [key for key in loaded.unexpected_keys if not _is_head(key)] + list(loaded.missing_keys)
     if strange:
         raise ModelError(f"rewards: '{folder}' does not fit the policy's base at '{strange[0]}'; {WAY_OUT}")

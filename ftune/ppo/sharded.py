@@ -2,11 +2,41 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed import get_world_size
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from ftune.ppo.actor_critic import ActorCritic
+
+
+def shard(actor_critic: "ActorCritic", device: torch.device, dtype: torch.dtype | None) -> None:
+    """Split all parameters over the ranks, each decoder layer by itself; `dtype` is that of products, None for fp32.
+
+    Gradients are summed in fp32. The value head computes in fp32, and heads of reward adapters stay whole: they are
+    small, and more exact than products. To be called before an optimiser is made.
+    """
+    mesh = init_device_mesh(device.type, (get_world_size(),))
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    kinds = {kind for module in actor_critic.modules() for kind in getattr(module, "_no_split_modules", None) or ()}
+    for module in list(actor_critic.modules()):
+        if type(module).__name__ in kinds:
+            fully_shard(module, mesh=mesh, mp_policy=precision)
+    fully_shard(actor_critic.value_head, mesh=mesh)
+    fully_shard(actor_critic, mesh=mesh, mp_policy=precision, ignored_params=set(actor_critic.reward_heads.values()))
+    ids_BS = torch.zeros(1, 2, dtype=torch.int64, device=device)
+    with torch.no_grad():  # the first pass has to go through the root, later ones may not
+        actor_critic("text", ids_BS, labels=ids_BS)
+
+
+def is_split(module: nn.Module) -> bool:
+    """Whether FSDP2 has split the module, or parts of it."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
 def trained(module: nn.Module, *, twice: bool = False) -> dict[str, Tensor]:
@@ -17,7 +47,7 @@ def trained(module: nn.Module, *, twice: bool = False) -> dict[str, Tensor]:
     """
     named = module.named_parameters(remove_duplicate=not twice)
     parameters = {name: value.detach() for name, value in named if value.requires_grad}
-    if not any(isinstance(part, FSDPModule) for part in module.modules()):
+    if not is_split(module):
         return parameters
     return {name: value for name, value in module.state_dict().items() if name in parameters}
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ftune.core.errors import DivergedError, RewardError
 from ftune.ppo.actor_critic import frozen_parameters
+from ftune.ppo.guards import KEPT_EVERY
 from ftune.ppo.loop import _seed
 from ftune.ppo.prompts import drawn
 from ftune.ppo.rollout.base import Policy, Sampling
@@ -123,6 +124,19 @@ def test_too_much_kl_ends_the_run_and_the_policy_that_was_near_enough_is_the_res
     assert not any(one > 2 and two > 2 for one, two in pairwise(kls[:-1]))
     assert outcome.kept_iteration is not None
     assert kls[outcome.kept_iteration] <= 2.0  # the rollouts of an iteration are those of the policy before it
+    kept = load_file(run.folder / "best" / "trainable.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in run.actor.trainable_state().items())
+
+
+def test_without_checkpoints_a_policy_that_was_near_enough_is_kept_too(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path / "run", plan={"iterations": 30, "checkpoint_every": None}, kl={"coefficient": 0.0},
+        guard={"max_kl": 4.0, "patience": 1}, learning_rate=2e-2,
+    )  # fmt: skip
+    outcome = run.go()
+    kls = [step["kl"] for step in run.events("step")]
+    assert outcome.ended_by.startswith("KL ")
+    assert outcome.kept_iteration == (len(kls) - 2) // KEPT_EVERY * KEPT_EVERY
     kept = load_file(run.folder / "best" / "trainable.safetensors")
     assert all(torch.equal(value, kept[name]) for name, value in run.actor.trainable_state().items())
 

@@ -115,10 +115,11 @@ def test_in_half_precision_too(base: Path, tmp_path: Path) -> None:
 
 
 def refused(actor_critic: Any, folder: Path) -> str:
-    trained = list(actor_critic.trainable())
+    trained, names = list(actor_critic.trainable()), list(actor_critic.state_dict())
     with pytest.raises(ModelError) as raised:
         PolicyBase(actor_critic, "base", "", micro_batch_size=8).add_reward_adapter(str(folder))
     assert list(actor_critic.trainable()) == trained
+    assert list(actor_critic.state_dict()) == names
     assert "memory: separate" in str(raised.value)
     return str(raised.value)
 

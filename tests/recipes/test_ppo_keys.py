@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 REACHES: dict[str, tuple[str, Callable[[Any], object], object]] = {
     "seed": ("7", lambda loop: loop.plan.seed, 7),
-    "output_dir": ("elsewhere", lambda loop: loop.folder, Path("elsewhere")),
+    "output_dir": ("elsewhere", lambda loop: loop.keeper.folder, Path("elsewhere")),
     "optim.learning_rate": ("3e-3", lambda loop: loop.peaks[0], 3e-3),
     "optim.betas": ("[0.8, 0.7]", lambda loop: loop.learner.optimizer.param_groups[0]["betas"], (0.8, 0.7)),
     "optim.eps": ("1e-7", lambda loop: loop.learner.optimizer.param_groups[0]["eps"], 1e-7),
@@ -97,13 +97,11 @@ REACHES: dict[str, tuple[str, Callable[[Any], object], object]] = {
 
 def loop_of(recipe: PpoRecipe) -> Any:
     """The loop as a run makes it, from prompts to optimiser."""
-    from ftune.recipes.runs.ppo import _accelerator, _actor, _ask, _loop
+    from ftune.recipes.runs.ppo_asked import ask
+    from ftune.recipes.runs.ppo_assembly import assemble
 
     say = Say()
-    asked = _ask(recipe, say)
-    accelerator, dtype = _accelerator(recipe)
-    actor = _actor(recipe, asked, dtype, accelerator.device, say)
-    return _loop(recipe, Path(recipe.output_dir), None, asked, say, accelerator, actor, dtype)
+    return assemble(recipe, Path(recipe.output_dir), None, ask(recipe, say), say)
 
 
 @pytest.fixture(scope="module")

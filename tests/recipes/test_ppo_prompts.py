@@ -156,6 +156,16 @@ def test_bad_rows_are_named_or_dropped(load: Load) -> None:
     assert sum(train.dropped.values()) == 2
 
 
+@pytest.mark.parametrize("row", [{"prompt": ""}, {"messages": [USER, ANSWER, {"role": "user", "content": ""}]}])
+def test_an_empty_question_is_a_bad_row(load: Load, row: dict[str, Any]) -> None:
+    good = {key: [USER] if key == "messages" else "cat" for key in row}
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*empty"):
+        load([good, row])
+    train, _ = load([good, row, good], on_bad_row="drop")
+    assert len(train.prompts) == 2
+    assert sum(train.dropped.values()) == 1
+
+
 def test_an_answer_without_a_question_is_a_bad_row(load: Load) -> None:
     rows: Rows = [{"messages": [USER, ANSWER]}, {"messages": [ANSWER]}]
     with pytest.raises(DataError, match=r"rows\.jsonl:2: "):

@@ -192,9 +192,10 @@ def _asked(example: Example) -> tuple[Answered, str | None]:
         case PromptCompletion():
             return PromptCompletion(example.prompt, ""), example.completion or None
         case Conversation():
-            last = example.messages[-1]
-            if last.role != "assistant":
-                return example, None
-            if len(example.messages) == 1:
+            last = example.messages[-1] if example.messages[-1].role == "assistant" else None
+            asked = example.messages[:-1] if last else example.messages
+            if not asked:
                 raise DataError("the conversation begins with its answer; nothing comes before it")
-            return replace(example, messages=example.messages[:-1]), last.content
+            if asked[-1].role == "user" and not asked[-1].content:
+                raise DataError("the user's turn is empty; give a prompt or set 'data.on_bad_row: drop'")
+            return replace(example, messages=asked), last.content if last else None

@@ -1,0 +1,61 @@
+"""What one of two processes does for `test_ppo_ranks.py`: several runs of `ftune ppo`, one after the other."""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+
+from ftune.cli.main import app
+from ftune.core.errors import FtuneError
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+CASES: dict[str, tuple[str, list[str], dict[str, str]]] = {
+    "ddp": ("ppo.yaml", [], {}),
+    "fsdp": ("ppo.yaml", [], FSDP),
+    "resumed": ("ppo.yaml", ["--resume"], FSDP),
+    "full": ("full.yaml", [], FSDP),
+    "failed ddp": ("failing.yaml", [], {}),
+    "failed fsdp": ("failing.yaml", [], FSDP),
+}
+
+
+def main(rank: int, folder: Path) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # they have met already
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    found = {}
+    for name, (recipe, options, variables) in CASES.items():
+        if name == "resumed" and rank == 0:
+            _begin_again(folder / "runs/fsdp", folder / "runs/resumed")
+        torch.distributed.barrier()
+        os.environ |= {"ACCELERATE_USE_FSDP": "false", **variables}
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found[name] = ""
+        with contextlib.suppress(SystemExit):
+            try:
+                app(["ppo", recipe, f"output_dir=runs/{name}", *options], standalone_mode=False)
+            except FtuneError as error:
+                found[name] = f"{type(error).__name__}: {error}"
+    (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+def _begin_again(run: Path, target: Path) -> None:
+    """The run as it was after its first iteration."""
+    import shutil
+
+    shutil.copytree(run, target)
+    shutil.rmtree(target / "checkpoint-2")
+    shutil.rmtree(target / "adapter")
+    (target / "ftune.json").write_text('{"state": "stopped"}', encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
