@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 BINS = 10
-RESAMPLED = 1000
 Z = 1.959964
 """Two-sided 95 % of the normal distribution."""
 
@@ -65,21 +64,21 @@ def pair_report(pairs: ScoredPairs) -> dict[str, Any]:
 def interval(right: Floats, prompts: NDArray[np.int64]) -> tuple[float, float]:
     """95 % interval of the mean of `right`, shape (P,), each 0, 0.5 or 1.
 
-    Wilson's score interval where each prompt has one pair (Wilson, 1927). Pairs of one prompt depend on each other, so
-    with several a bootstrap draws whole prompts, with a fixed seed.
+    Wilson's score interval (1927), for as many pairs as they are worth: pairs of one prompt depend on each other, and
+    how much the prompts' own shares differ tells by how much (design effect of a cluster sample; Kish, 1965). Where
+    that cannot be told, as when all are right, a prompt is worth one pair.
     """
-    names, numbers = np.unique(prompts, return_inverse=True)
-    if len(names) == len(right):
-        return wilson(float(right.mean()), len(right))
+    numbers = np.unique(prompts, return_inverse=True)[1]
     sums, counts = np.bincount(numbers, right), np.bincount(numbers)
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLED, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    share = float(right.mean())
+    if share in (0.0, 1.0) or len(sums) == 1:
+        return wilson(share, len(sums))
+    variance = float(np.square(sums - share * counts).sum()) / len(right) ** 2
+    return wilson(share, min(share * (1 - share) / max(variance, 1e-12), len(right)))
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share among `count`."""
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share among `count`, which need not be whole."""
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * float(np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)))
     return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -57,6 +57,21 @@ def test_pairs_of_one_prompt_are_no_more_evidence_than_one() -> None:
     assert ten_times[1] - ten_times[0] == pytest.approx(alone[1] - alone[0], rel=0.15)
 
 
+@pytest.mark.parametrize("right", [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.5, 0.5, 0.5]])
+def test_one_prompt_is_worth_one_pair(right: list[float]) -> None:
+    assert interval(np.array(right), np.zeros(3, np.int64)) == wilson(sum(right) / 3, 1)
+
+
+def test_prompts_that_are_all_right_leave_a_doubt() -> None:
+    assert interval(np.ones(12), np.repeat(np.arange(4), 3)) == wilson(1.0, 4)
+
+
+def test_pairs_of_one_prompt_each_and_pairs_that_do_not_depend_on_it_count_whole() -> None:
+    right = np.array([1.0, 0.0, 1.0, 1.0])
+    assert interval(right, np.array([7, 1, 4, 2])) == pytest.approx(wilson(0.75, 4))
+    assert interval(np.tile([1.0, 0.0], 5), np.repeat(np.arange(5), 2)) == pytest.approx(wilson(0.5, 10))
+
+
 def test_a_classifier_by_hand() -> None:
     logits = np.log(np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.8, 0.0], [0.3, 0.7, 0.0]]) + 1e-12)
     report = class_report(logits, np.array([0, 1, 1, 1]), ["a", "b", "c"])
