@@ -174,6 +174,8 @@ class Intake:
         self.counts.drop(cause)
         line = f"{row.origin}: {fault}"
         if policy == "error":
+            if self.errors and self.errors[-1].startswith(f"{row.origin}: "):  # of another pair of the same ranking
+                return
             self.errors.append(line)
             if len(self.errors) == NAMED_FAULTS:
                 raise DataError("\n".join([*self.errors, f"stopped after {NAMED_FAULTS} faulty rows"]))

@@ -73,6 +73,16 @@ def test_a_pair_with_a_long_answer_is_dropped_alone(tokenizer: Any) -> None:
     assert (found.counts.kept, found.counts.dropped) == (1, {"longer than max_length": 2})
 
 
+def test_a_ranking_with_a_long_answer_is_one_fault(tokenizer: Any) -> None:
+    rows = [ranking("a", 1, 2, 3), ranking("b", 1, 2, 3)]
+    for row, words in zip(rows, (99, 98), strict=True):
+        row["answers"][2]["answer"] = "cat " * words  # type: ignore[index]
+        row["answers"][1]["answer"] = "cat " * (words - 9)  # type: ignore[index]
+    with pytest.raises(DataError) as refused:
+        part(rows, tokenizer, Rules(answers="pairs", max_length=64, on_long_row="error"))
+    assert [line.split(" ")[0] for line in str(refused.value).splitlines()] == ["rows.jsonl:1:", "rows.jsonl:2:"]
+
+
 def test_pairs_of_one_prompt_are_held_out_together(tokenizer: Any) -> None:
     every = chained([part([ranking(str(at), 1, 2, 3) for at in range(20)], tokenizer, Rules(answers="pairs"))])
     train, out = split(every.keys, 15, 0, groups=every.row_groups())

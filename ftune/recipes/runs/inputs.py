@@ -134,9 +134,12 @@ def tell_rows(inputs: Inputs, say: Say) -> None:
         if shared := inputs.shared_rows():
             say.warning(f"{shared:,} held-out rows are also training rows, so the validation loss will flatter")
     dropped = sum(train.counts.dropped.values())
-    if dropped > MAX_DROPPED * train.counts.read:
+    units, read = "rows", train.counts.read
+    if train.is_preference and train.counts.pieces:  # a ranking is dropped pair by pair
+        units, read = "pairs", read + train.counts.pieces
+    if dropped > MAX_DROPPED * read:
         say.warning(
-            f"{dropped / train.counts.read:.0%} of the rows were dropped; "
+            f"{dropped / read:.0%} of the {units} were dropped; "
             f"data.max_length, data.on_long_row and data.on_bad_row decide about them"
         )
     for check in train.checks:
