@@ -254,3 +254,24 @@ def test_bad_rows_and_wrong_heads_are_refused_with_words(write: Write, ftune: Ru
     done = ftune("rm", write(**unknown), "--overwrite")
     assert done.code == 2
     assert "head.positive_class: no class 'godo'; did you mean 'good'?" in done.err
+
+
+@pytest.mark.parametrize(("positive", "words"), [("good", "every training row is 'good'"), ("bad", "no training row")])
+def test_a_class_without_rows_or_without_others_is_refused(
+    positive: str, words: str, write: Write, ftune: Run, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "one.jsonl", [row | {"label": "good"} for row in texts(8)])
+    head = {"type": "classifier", "positive_class": positive, "labels": ["good", "bad"]}
+    done = ftune("rm", write(data={"train": "one.jsonl"}, head=head))
+    assert done.code == 2
+    assert words in done.err
+    assert "good 8, bad 0" in done.err
+
+
+def test_a_ranking_with_a_long_answer_is_told_in_pairs(write: Write, ftune: Run, tmp_path: Path) -> None:
+    answers = [{"answer": words, "rank": rank} for rank, words in enumerate(("a cat", "birds", "cat " * 99))]
+    rows = [{"prompt": f"{number}: say it", "answers": answers} for number in range(6)]
+    write_rows(tmp_path / "ranked.jsonl", rows)
+    done = ftune("rm", write(data={"train": "ranked.jsonl", "max_length": 64}, schedule={"max_steps": 1}))
+    assert done.code == 0, done.err
+    assert "warning: 67% of the pairs were dropped" in done.err

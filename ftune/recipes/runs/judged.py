@@ -16,6 +16,9 @@ FILE = "pairs.jsonl"
 WORST = 100
 """So many pairs are written down."""
 
+FEW = 30
+"""Scores whose mean and standard deviation say little, if there are fewer."""
+
 CARD = {
     "accuracy": "accuracy",
     "accuracy_low": "accuracy, 95 % from",
@@ -51,6 +54,11 @@ def tell_judged(judged: "Judged", say: Say) -> None:
             say.line(f"  {part['where']}: {part['accuracy']:.1%} of {part['pairs']:,} pairs")
         say.line(f"  mean margin {facts['margin']:.3f}, calibration error {facts['calibration_error']:.3f}")
     say.line(f"  scores: mean {mean:.3f}, standard deviation {std:.3f}")
+    if len(judged.scores) < FEW:
+        say.warning(
+            f"'ftune ppo' subtracts this mean and divides by this deviation, of {len(judged.scores)} scores alone; "
+            "hold out more rows, or set 'normalize: false' there"
+        )
     if facts["accuracy_low"] <= facts.get("length_accuracy", facts.get("most_frequent_class", 0.0)):
         what = f"the {facts['length_rule']} answer" if judged.pairs is not None else "the most frequent class"
         say.warning(f"not surely better than always taking {what}; more rows or a longer run may help")
@@ -81,7 +89,9 @@ def write_pairs(run: Run, pairs: "ScoredPairs") -> None:
         )
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_atomically(run.folder.path / FILE, content)
-    run.say.line(f"  the {len(lines):,} pairs that were told most wrongly: {FILE}")
+    run.say.line(
+        f"  {FILE}: {'all' if len(lines) == len(order) else f'the {WORST}'} pairs, the most wrongly told first"
+    )
 
 
 def results_of(history: list[Event]) -> dict[str, float | None]:

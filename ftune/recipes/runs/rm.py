@@ -3,6 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ftune.core.errors import DataError
 from ftune.models.dtype import torch_name
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.judged import results_of, tell_judged, write_pairs
@@ -38,13 +39,15 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
 
     from ftune.trainers.scoring import probe_scores
 
+    head = recipe.head
+    if head.type == "classifier":
+        _tell_classes(run, head.positive_class)
     padding = _padding(run)
     model, dtype = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
     padding = _masked(model, padding)
     probed = [run.inputs.train.ids(index) for index in range(min(64, len(run.inputs.train)))]
     difference = probe_scores(model, probed, padding, getattr(torch, torch_name(dtype)))
     run.say.line(f"  ok: a row has the same score alone and padded in a batch (scores differ by {difference:.1e})")
-    head = recipe.head
     if head.type == "scalar":
         outcome, judged = _on_pairs(recipe, run, model, dtype, padding)
     else:
@@ -72,6 +75,20 @@ def _padding(run: Run) -> "Padding":
     check = pad_with_unused(run.inputs.tokenizer, tables)
     run.say.line(f"  ok: {check.name} ({check.detail})")
     return Padding(int(run.inputs.tokenizer.pad_token_id))
+
+
+def _tell_classes(run: Run, positive: str) -> None:
+    """How many rows each class has. Raises DataError where it is all or nothing for the positive one."""
+    from ftune.trainers.judged import ClassDataset
+
+    names = run.inputs.classes
+    counts = dict(zip(names, ClassDataset(run.inputs.train).counts(len(names)), strict=True))
+    run.say.line("classes: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    if counts[positive] in (0, len(run.inputs.train)):
+        raise DataError(
+            f"head.positive_class: {'no' if not counts[positive] else 'every'} training row is '{positive}', so there "
+            "is nothing to tell apart; add rows of the other kind"
+        )
 
 
 def _masked(model: "PreTrainedModel", padding: "Padding") -> "Padding":
@@ -131,13 +148,10 @@ def _on_classes(
     from ftune.trainers.rm import train_on_classes
 
     inputs, names = run.inputs, _names(recipe, run)
-    rows = ClassDataset(inputs.train)
-    counts = rows.counts(len(names))
-    run.say.line("classes: " + ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True)))
     return train_on_classes(
         model,
         inputs.tokenizer,
-        rows,
+        ClassDataset(inputs.train),
         ClassDataset(inputs.validation) if inputs.validation else None,
         around(run, model, dtype),
         padding=padding,
