@@ -60,7 +60,7 @@ def _message(cls: type[Section], place: Location, details: list[ErrorDetails]) -
         return str(context["error"])
     wanted = [text for each in details if (text := _wanted(each))]
     if wanted:
-        hint = ""
+        hint = "; put it in quotes" if wanted == ["text"] and isinstance(detail["input"], int | float) else ""
         if isinstance(detail["input"], str):
             literals = [name for each in details for name in _literals(each)]
             hint = did_you_mean(detail["input"], literals) if literals else ""

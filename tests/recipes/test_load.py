@@ -44,6 +44,17 @@ def test_an_empty_list_is_told_what_it_lacks(tmp_path: Path) -> None:
     assert any(wanted in line for line in errors_of(path))
 
 
+@pytest.mark.parametrize("value", ["1", "true"])
+def test_a_number_where_text_is_wanted_is_to_be_quoted(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.yaml"
+    text = "model: {path: m}\ndata: {train: rows.jsonl}\nhead: {type: classifier, positive_class: %s}\n"
+    path.write_text(text % value)
+    wanted = f"positive_class: should be text, got {value}; put it in quotes"
+    assert any(line.endswith(wanted) for line in errors_of(path, command="rm"))
+    path.write_text(text % f"'{value}'")
+    assert not any("positive_class" in line for line in errors_of(path, command="rm"))
+
+
 def test_all_faults_at_once_each_with_place_and_hint(tmp_path: Path) -> None:
     path = tmp_path / "faulty.yaml"
     path.write_text(FAULTY)
