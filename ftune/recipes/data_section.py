@@ -180,12 +180,14 @@ def bare_path(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-def _sources(value: object) -> object:
+def as_sources(value: object) -> object:
+    """A path, a source or a list of them as the list that it stands for."""
     items = value if isinstance(value, list) else [value]
     return [bare_path(item) for item in items]
 
 
-def _validation(value: object) -> object:
+def as_validation(value: object) -> object:
+    """A path, a share or a number as the section that it stands for."""
     if isinstance(value, float):
         return {"fraction": value}
     if isinstance(value, int) and not isinstance(value, bool):
@@ -205,7 +207,7 @@ class RowsSection(Section):
     train: Annotated[
         list[TrainingSource],
         Field(min_length=1),
-        BeforeValidator(_sources, json_schema_input_type=str | TrainingSource | list[str | TrainingSource]),
+        BeforeValidator(as_sources, json_schema_input_type=str | TrainingSource | list[str | TrainingSource]),
     ]
     """Training rows: a path, a source or a list of them."""
 
@@ -214,7 +216,7 @@ class RowsSection(Section):
 
     validation: Annotated[
         Validation | None,
-        BeforeValidator(_validation, json_schema_input_type=str | Share | Count | Source | Validation | None),
+        BeforeValidator(as_validation, json_schema_input_type=str | Share | Count | Source | Validation | None),
     ] = None
     """Held-out rows: a path, a source, a share (`0.05`) or a number (`64`) of the training rows."""
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ftune.core.errors import ModelError
 from ftune.core.section import Location, Section
-from ftune.recipes.data_section import Format, Source, Validation, _sources, _validation, bare_path
+from ftune.recipes.data_section import Format, Source, Validation, as_sources, as_validation, bare_path
 from ftune.recipes.model_section import Model
 from ftune.recipes.training_sections import Count, Optim
 
@@ -39,9 +39,9 @@ class PolicyModel(Model):
             return None
         from ftune.models.fingerprint import base_fingerprint
 
-        trained_on = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        moved = trained_on in (None, located) or not any(Path(trained_on).glob("*.safetensors"))
-        if not moved and base_fingerprint(trained_on) != base_fingerprint(located):
+        trained_on = _base_of(folder)
+        in_place = trained_on != located and any(Path(trained_on).glob("*.safetensors"))
+        if trained_on and in_place and base_fingerprint(trained_on) != base_fingerprint(located):
             raise ModelError(
                 f"model.adapter: '{self.adapter}' was trained on '{trained_on}', whose weights are not those of "
                 f"'{self.path}'; give its own base as model.path"
@@ -57,19 +57,29 @@ def adapter_folder(path: str) -> Path | None:
     return None
 
 
+def _base_of(folder: Path) -> str:
+    """What an adapter says that it was trained on; empty where it does not. Raises ModelError."""
+    path = folder / "adapter_config.json"
+    try:
+        named = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"model.adapter: {path} is not what 'ftune sft' or peft writes ({error})") from None
+    return str(named or "")
+
+
 class Prompts(Section):
     """The prompts. Rows with an answer are asked what comes before it, and the answer goes to the rewards."""
 
     train: Annotated[
         list[Source],
         Field(min_length=1),
-        BeforeValidator(_sources, json_schema_input_type=str | Source | list[str | Source]),
+        BeforeValidator(as_sources, json_schema_input_type=str | Source | list[str | Source]),
     ]
     """Rows with prompts: a path, a source or a list of them, in any format that `ftune sft` reads."""
 
     validation: Annotated[
         Validation | None,
-        BeforeValidator(_validation, json_schema_input_type=str | float | int | Source | Validation | None),
+        BeforeValidator(as_validation, json_schema_input_type=str | float | int | Source | Validation | None),
     ] = None
     """Held-out prompts: a path, a share (`0.05`) or a number (`64`) of the training prompts."""
 

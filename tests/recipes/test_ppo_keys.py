@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from ftune.core.errors import RecipeError
+from ftune.core.errors import ModelError, RecipeError
 from ftune.core.say import Say
 from ftune.data.formats.base import RowFormat
 from ftune.peft.base import PeftMethod
 from ftune.ppo.settings import Algorithm, Guard, Kl, Score
 from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.ppo_sections import PolicyModel
 from ftune.rewards.base import RewardSource
 from tests.conftest import chat_rows, write_rows
 from tests.recipes.ppo_recipes import loaded, ppo_recipe
@@ -240,3 +241,10 @@ def test_what_cannot_be_together_is_refused_with_key_and_way_out(write: Write, w
 
 def test_optimisers_without_betas_need_no_word_about_them(write: Write) -> None:
     assert loaded(ppo_recipe(write), "optim.optimizer=sgd").optim.optimizer == "sgd"
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_adapter_config_is_told_in_a_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"model\.adapter: .*adapter_config\.json is not what"):
+        PolicyModel(path="any", adapter=str(tmp_path)).start("any")

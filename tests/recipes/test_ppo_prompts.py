@@ -124,6 +124,13 @@ def test_long_prompts_are_dropped_and_counted(load: Load, capsys: pytest.Capture
     told = capsys.readouterr().err
     assert "3 rows read, 2 prompts" in told
     assert "1 dropped: too long" in told
+    assert "33% of the rows were dropped" in told
+
+
+def test_dropped_held_out_prompts_are_told_too(load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = write_rows(tmp_path / "held.jsonl", [{"prompt": "cat"}, {"prompt": "cat " * 99}])
+    tell_prompts(*load([{"prompt": "mat"}], validation=str(own), max_length=64), Say())
+    assert "1 dropped: too long" in capsys.readouterr().err
 
 
 def test_long_prompts_are_named_where_the_recipe_wants_it(load: Load) -> None:

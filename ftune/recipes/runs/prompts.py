@@ -18,6 +18,7 @@ from ftune.data.tokenize import RowTokenizer
 from ftune.ppo.prompts import Prompt
 from ftune.recipes.data_section import Source
 from ftune.recipes.ppo_sections import Prompts
+from ftune.recipes.runs.inputs import MAX_DROPPED
 from ftune.recipes.runs.rows import TextModel
 
 TOO_LONG = "too long"
@@ -87,13 +88,24 @@ def tell_prompts(train: PromptSet, held_out: PromptSet, say: Say) -> None:
         say.line(f"prompts: {line}")
     longest = max(len(prompt.ids) for prompt in train.prompts)
     say.line(f"  {train.read:,} rows read, {len(train.prompts):,} prompts, the longest has {longest:,} tokens")
-    for cause, number in sorted(train.dropped.items()):
-        say.line(f"  {number:,} dropped: {cause}")
+    _tell_dropped(train, say)
     if held_out.prompts:
         say.line(f"  held out: {len(held_out.prompts):,} prompts")
+        _tell_dropped(held_out, say)
         known = {tuple(prompt.ids) for prompt in train.prompts}
         if shared := sum(tuple(prompt.ids) in known for prompt in held_out.prompts):
             say.warning(f"{shared:,} held-out prompts are also training prompts, so the held-out score will flatter")
+
+
+def _tell_dropped(found: PromptSet, say: Say) -> None:
+    for cause, number in sorted(found.dropped.items()):
+        say.line(f"  {number:,} dropped: {cause}")
+    dropped = sum(found.dropped.values())
+    if dropped > MAX_DROPPED * found.read:
+        say.warning(
+            f"{dropped / found.read:.0%} of the rows were dropped; data.max_length, data.on_long_row and "
+            "data.on_bad_row decide about them"
+        )
 
 
 def _read_all(
