@@ -18,6 +18,16 @@ MAX_SAME_SCORES = 3
 KEPT_EVERY = 5
 """Iterations between policies that are kept for a guard, where neither held-out prompts nor checkpoints say when."""
 
+DRIFT = 2.0
+"""Factor by which held-out completions may change before a person is warned."""
+
+DRIFTS = {
+    "entropy": ("entropy", False),
+    "distinct_2": ("the share of different token pairs", False),
+    "length": ("the length", True),
+}
+"""What is watched, in words, and whether growing is a drift too."""
+
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-3, 0.2
 """Largest |ratio - 1| of any token of the first minibatch, whose policy is the one that made the rollouts."""
 
@@ -46,11 +56,34 @@ def check_first_ratio(gap: float, iteration: int, *, half_precision: bool) -> No
     Raises ModelError where it is not.
     """
     tolerance = BF16_TOLERANCE if half_precision else FP32_TOLERANCE
-    if gap > tolerance:
+    if not gap <= tolerance:
         raise ModelError(
             f"iteration {iteration}: before any update the policy's ratio is off by {gap:.2g} (at most "
             f"{tolerance:g}); the model computes differently in training than in scoring, and PPO would learn from "
             f"the difference; this is a fault of ftune or of the model's code"
+        )
+
+
+def check_drift(state: State, means: dict[str, float], tell: Teller) -> None:
+    """Say it once when held-out completions have become much poorer or of another length than before training.
+
+    It is what a reward that is being gamed looks like from outside; the score alone only rises.
+    """
+    if not state.first_look:
+        state.first_look = {name: means[name] for name in DRIFTS}
+        return
+    if state.drift_told:
+        return
+    changed = []
+    for name, (words, may_grow) in DRIFTS.items():
+        before, after = state.first_look[name], means[name]
+        if after < before / DRIFT or (may_grow and after > before * DRIFT):
+            changed.append(f"{words} went from {before:.3g} to {after:.3g}")
+    if changed:
+        state.drift_told = True
+        tell.warning(
+            f"iteration {state.iteration}: on held-out prompts {', '.join(changed)}; read samples.jsonl: the reward "
+            "may be gamed; raise kl.coefficient, set guard.min_entropy, or add a reward against it"
         )
 
 

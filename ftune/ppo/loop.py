@@ -11,7 +11,15 @@ from ftune.core.say import Say
 from ftune.core.signals import StopSignal
 from ftune.ppo.averages import Averages
 from ftune.ppo.experience import Experience, experience
-from ftune.ppo.guards import KEPT_EVERY, allowed, check_first_ratio, check_health, check_spread, reason_to_end
+from ftune.ppo.guards import (
+    KEPT_EVERY,
+    allowed,
+    check_drift,
+    check_first_ratio,
+    check_health,
+    check_spread,
+    reason_to_end,
+)
 from ftune.ppo.keeping import Keeper
 from ftune.ppo.plan import Outcome, Plan, due
 from ftune.ppo.progress import IterationProgress
@@ -183,6 +191,7 @@ class PpoLoop:
         facts: dict[str, Any] = {"completions": len(asked), "best": best, **means}
         with self.ranks.together(StorageError):
             self.tell.evaluation(state.iteration, play, facts)
+            check_drift(state, means, self.tell)
 
     def _is_allowed(self, play: Round) -> bool:
         """Whether the policy that made these completions, on all ranks, is near enough to the reference."""

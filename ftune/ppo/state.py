@@ -42,6 +42,9 @@ class State:
     """Iterations in a row in which no optimiser step could be taken."""
     same_scores: int = 0
     """Iterations in a row in which all completions had one score."""
+    first_look: dict[str, float] = field(default_factory=dict)
+    """What held-out completions were like before training; see `check_drift`."""
+    drift_told: bool = False
     best_score: float | None = None
     best_iteration: int | None = None
     evaluated: int | None = None

@@ -39,7 +39,7 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
         _train(recipe, path, None, None, ask(recipe, say), say)
         return
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if options.resume:
+    if folder.found.path is not None:
         say.line(f"resumed from iteration {folder.found.step}")
     if folder.finished:
         say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")

@@ -69,7 +69,7 @@ def run_training(
     say = Say()
     path = Path(recipe.output_dir)
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if options.resume:
+    if folder.found.path is not None:
         say.line(f"resumed from step {folder.found.step}")
     if folder.finished:
         say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
