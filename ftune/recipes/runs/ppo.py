@@ -38,8 +38,9 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
         quiet_bars()
         _train(recipe, path, None, None, ask(recipe, say), say)
         return
+    begun = bool(read_state(path))
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if folder.found.path is not None:
+    if options.resume and begun:
         say.line(f"resumed from iteration {folder.found.step}")
     if folder.finished:
         say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")

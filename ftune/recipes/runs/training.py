@@ -22,7 +22,7 @@ from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
 from ftune.report.events import Event, EventLog, read_events
-from ftune.report.run_folder import RunFolder
+from ftune.report.run_folder import RunFolder, read_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,8 +68,9 @@ def run_training(
     """Rows, model, training, result and report, in order. Raises StoppedError when a signal ended it early."""
     say = Say()
     path = Path(recipe.output_dir)
+    begun = bool(read_state(path))
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if folder.found.path is not None:
+    if options.resume and begun:
         say.line(f"resumed from step {folder.found.step}")
     if folder.finished:
         say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
