@@ -31,6 +31,8 @@ class RewardFacts:
     std: float | None = None
     rows: int = 0
     """Validation answers behind them."""
+    quantized: bool = False
+    """Whether the base's weights were quantised while its adapter was trained."""
 
     def write(self, folder: Path) -> None:
         """Put the file into a result folder that is being staged."""

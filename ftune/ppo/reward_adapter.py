@@ -28,6 +28,11 @@ class PolicyBase:
     """Of its weights."""
     micro_batch_size: int
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are quantised in memory."""
+        return getattr(self.actor_critic.model, "hf_quantizer", None) is not None
+
     def add_reward_adapter(self, folder: str) -> Callable[[list[list[int]]], Tensor]:
         """Load the adapter of a sequence classification model, frozen.
 

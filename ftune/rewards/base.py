@@ -58,6 +58,11 @@ class SharedBase(Protocol):
         """Of the weights; see `ftune.models.fingerprint`."""
         ...
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are quantised in memory."""
+        ...
+
     def add_reward_adapter(self, folder: str) -> "Callable[[list[list[int]]], torch.Tensor]":
         """The adapter of a sequence classification model, frozen on the shared base.
 

@@ -116,6 +116,7 @@ class Shared:
     located: str
     fingerprint: str
     refuses: bool = False
+    quantized: bool = False
     folders: list[str] = field(default_factory=list)
 
     def add_reward_adapter(self, folder: str) -> Callable[[list[list[int]]], torch.Tensor]:
@@ -136,6 +137,28 @@ def test_an_adapter_of_the_same_base_goes_on_the_shared_one(adapter: Path, tiny_
     assert score(adapter, samples, around) == pytest.approx([(length - 0.5) / 2 for length in lengths])
     score(adapter, samples, around, share_base="never")
     assert len(shared.folders) == 2
+
+
+def test_a_base_in_another_precision_than_in_training_is_said(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    whole, quantized = (
+        Surroundings(
+            shared=Shared(str(tiny_model), base_fingerprint(str(tiny_model)), quantized=here), remark=told.append
+        )
+        for here in (False, True)
+    )
+    score(adapter, around=whole)
+    assert told == []
+    score(adapter, around=quantized)
+    assert "was trained on whole weights and is on quantised ones here" in told.pop()
+    shutil.copytree(adapter, tmp_path / "nf4")
+    facts = json.loads((adapter / "adapter/reward_model.json").read_text()) | {"quantized": True}
+    RewardFacts(**facts).write(tmp_path / "nf4/adapter")
+    score(tmp_path / "nf4", around=quantized)
+    assert told == []
+    for around, share in ((whole, "auto"), (quantized, "never")):
+        score(tmp_path / "nf4", around=around, share_base=share)
+        assert "was trained on quantised weights and is on whole ones here" in told.pop()
 
 
 def test_the_policys_base_gives_the_scores_of_a_base_of_its_own(adapter: Path, tiny_model: Path) -> None:

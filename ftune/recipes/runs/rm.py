@@ -177,4 +177,5 @@ def _facts(recipe: "RmRecipe", run: Run, judged: "Judged | None") -> "RewardFact
         mean=float(scores.mean()) if scores is not None else None,
         std=float(scores.std()) if scores is not None else None,
         rows=len(scores) if scores is not None else 0,
+        quantized=recipe.model.quantization.type != "none",
     )

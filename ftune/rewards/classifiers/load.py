@@ -59,6 +59,10 @@ def load_classifier(path: str, around: Surroundings, share_base: ShareBase = "au
     on_shared = _on_shared(path, folder, shared, around, share_base) if shared else None
     located = shared.located if shared else locate_model(base_model)
     tokenizer = load_tokenizer(folder if (Path(folder) / "tokenizer_config.json").is_file() else located)
+    if facts:
+        _tell_precision(
+            path, facts, around, quantized=shared is not None and on_shared is not None and shared.quantized
+        )
     if on_shared is not None:
         labels = facts.labels if facts and facts.labels else ["LABEL_0"]
         return LoadedClassifier(
@@ -68,6 +72,13 @@ def load_classifier(path: str, around: Surroundings, share_base: ShareBase = "au
         raise ModelError(f"'{path}' is an adapter of another base: '{base_model}' no longer holds the weights it is on")
     model, wrapped = _with_adapter(path, folder, located, facts, around)
     return _ready(model, wrapped, tokenizer, facts)
+
+
+def _tell_precision(path: str, facts: RewardFacts, around: Surroundings, *, quantized: bool) -> None:
+    """Say where its base has another precision than in its training."""
+    if facts.quantized != quantized:
+        then, now = ("quantised", "whole") if facts.quantized else ("whole", "quantised")
+        around.remark(f"'{path}' was trained on {then} weights and is on {now} ones here: its scores differ a little")
 
 
 def _ready(
