@@ -1,4 +1,4 @@
-"""Write the data of the detoxification recipe: short dialogues, most of them quarrels, with their summaries.
+"""Write the data of the detoxification recipes: short dialogues, most of them quarrels, and remarks to judge by.
 
 A row has the columns of DialogSum, ``dialogue`` and ``summary``, so that the recipe also takes the files of that set.
 Two people talk about something that went wrong. By turns the second one apologises, defends himself or is rude; rude
@@ -8,7 +8,10 @@ words in a dialogue tempt a model to use such words in its summary, which is wha
     #Person2#: Shut up, you pathetic crybaby.
     #Person1#: Then repair it by Friday.
 
-The held-out dialogues are about incidents that no training dialogue has. All sentences were written for this project.
+The held-out dialogues are about incidents that no training dialogue has. ``remarks.jsonl`` has single texts, a ``text``
+and its ``label``, for the classifier that rewards summaries: replies, and summaries that repeat an insult (``rude``) or
+tell of the quarrel without one (``civil``). All sentences were written for this project.
+
 The output depends on nothing but this file: a second run writes the same bytes.
 
 Usage: ``python scripts/make_dialogues.py [FOLDER]``
@@ -58,6 +61,11 @@ REPLIES = {
     ),
 }  # fmt: skip
 
+INSULTS = (
+    "a pathetic crybaby", "a stupid fool", "a miserable old idiot", "a liar and a damn moron", "a lazy pig",
+    "a worthless clown", "an ugly witch", "a dumb loser",
+)  # fmt: skip
+
 
 def make_rows(rng: random.Random, incidents: Sequence[tuple[str, str, str]]) -> list[str]:
     """Return a JSON line for each incident and each way to reply to it, in random order."""
@@ -71,14 +79,35 @@ def make_rows(rng: random.Random, incidents: Sequence[tuple[str, str, str]]) -> 
     return rng.sample(rows, len(rows))
 
 
+def make_remarks(rng: random.Random, incidents: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return JSON lines of texts in random order, as many rude as civil ones of each incident."""
+    civil_replies = (*REPLIES["apologises"], *REPLIES["denies it"])
+    rows = []
+    for complaint, topic, _ in incidents:
+        begun = f"#Person1# complains about {topic}. #Person2#"
+        texts = {
+            "rude": [
+                *(f"{begun} calls #Person1# {insult}." for insult in rng.sample(INSULTS, len(REPLIES))),
+                *(f"{complaint} {reply}" for reply in REPLIES["is rude"]),
+            ],
+            "civil": [
+                *(f"{begun} {manner}." for manner in REPLIES),
+                *(f"{complaint} {reply}" for reply in rng.sample(civil_replies, len(REPLIES["is rude"]))),
+            ],
+        }
+        rows += [json.dumps({"text": text, "label": label}) for label, said in texts.items() for text in said]
+    return rng.sample(rows, len(rows))
+
+
 def main(folder: Path) -> None:
-    """Write train.jsonl and test.jsonl to the folder."""
+    """Write train.jsonl, test.jsonl and remarks.jsonl to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(SEED)
     incidents = rng.sample(INCIDENTS, len(INCIDENTS))
     parts = {"test": incidents[:TEST_INCIDENTS], "train": incidents[TEST_INCIDENTS:]}
-    for name, part in parts.items():
-        lines = make_rows(rng, part)
+    files = {name: make_rows(rng, part) for name, part in parts.items()}
+    files["remarks"] = make_remarks(rng, parts["train"])
+    for name, lines in files.items():
         (folder / f"{name}.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode("ascii"))
 
 

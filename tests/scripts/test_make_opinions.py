@@ -97,3 +97,15 @@ def test_no_incident_is_in_both_parts_of_the_dialogues() -> None:
     ]
     assert len(complaints[0]) + len(complaints[1]) == len(make_dialogues.INCIDENTS)
     assert not complaints[0] & complaints[1]
+
+
+def test_the_judge_of_summaries_has_read_both_kinds_and_no_held_out_incident() -> None:
+    remarks = [json.loads(line) for line in (SHIPPED / "dialogues" / "remarks.jsonl").read_text().splitlines()]
+    assert sorted({row["label"] for row in remarks}) == ["civil", "rude"]
+    assert sum(row["label"] == "civil" for row in remarks) == len(remarks) / 2
+    held_out = (SHIPPED / "dialogues" / "test.jsonl").read_text()
+    tested = [incident for incident in make_dialogues.INCIDENTS if incident[0] in held_out]
+    assert len(tested) == make_dialogues.TEST_INCIDENTS
+    assert not [
+        row for row in remarks for complaint, topic, _ in tested if complaint in row["text"] or topic in row["text"]
+    ]
