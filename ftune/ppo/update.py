@@ -12,6 +12,7 @@ from ftune.ppo.averages import Averages
 from ftune.ppo.experience import Experience
 from ftune.ppo.sequences import micro_batches
 from ftune.ppo.settings import Algorithm
+from ftune.ppo.sharded import whole
 from ftune.rl.guard import stops_epoch
 from ftune.rl.losses import policy_loss, value_loss
 from ftune.rl.moments import Reduce
@@ -120,7 +121,8 @@ def _step(
     if value_only:  # a trunk that both share has gradients of the value, which the policy's optimiser must not see
         for parameter in learner.inner.parameter_groups()["policy"]:
             parameter.grad = None
-    norm = learner.accelerator.clip_grad_norm_(learner.inner.trainable_parameters(), learner.max_grad_norm)
+    parameters = learner.inner.trainable_parameters()
+    norm = whole(learner.accelerator.clip_grad_norm_(parameters, learner.max_grad_norm))
     kl, ratio, loss_sum = (learner.reduce(sums[[0, 1, 3]]) / tokens).tolist()
     if first:
         done.first_ratio_gap = float(sums[2])

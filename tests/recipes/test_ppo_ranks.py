@@ -12,6 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ftune.core.errors import LaunchError
+from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.runs.ppo_processes import open_processes
 from ftune.report.events import read_events
 from tests.conftest import chat_rows, write_rows
 from tests.recipes.ppo_recipes import BASE
@@ -84,8 +87,14 @@ def told(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in event.items() if name not in measured} for event in history]
 
 
+def split(run: Path) -> bool:
+    """Whether the model was, by what the run says of itself."""
+    return next(bool(event["split"]) for event in read_events(run / "events.jsonl") if event["kind"] == "model")
+
+
 def test_fsdp_makes_the_run_of_ddp(folder: Path) -> None:
     assert errors(folder, "ddp") == errors(folder, "fsdp") == ["", ""]
+    assert [split(folder / "runs" / name) for name in ("ddp", "fsdp")] == [False, True]
     copies, shards = told(folder / "runs/ddp"), told(folder / "runs/fsdp")
     assert [event["kind"] for event in copies] == ["eval", "step", "eval", "step", "eval"]
     for one, two in zip(copies, shards, strict=True):
@@ -129,6 +138,7 @@ def test_a_whole_model_is_split_and_saved(folder: Path, tiny_model: Path) -> Non
     from transformers import AutoModelForCausalLM
 
     assert errors(folder, "full") == ["", ""]
+    assert split(folder / "runs/full")
     before, after = (
         AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (tiny_model, folder / "runs/full/model")
     )
@@ -143,3 +153,41 @@ def test_a_reward_that_fails_on_one_process_ends_both_and_loses_nothing(folder: 
     assert first == "RewardError: another process of this run failed, and says why; this one ends with it"
     assert "KeyError: 'no such word'" in second
     assert (folder / f"runs/failed {kind}/checkpoint-1").is_dir()
+
+
+# -- what a launcher asks for ------------------------------------------------------------------------------------------
+
+SPLIT = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+REFUSED: dict[str, tuple[dict[str, str], dict[str, Any], list[str]]] = {
+    "DeepSpeed": ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, ["DeepSpeed", "torchrun", "--use_fsdp --fsdp_version 2"]),
+    "FSDP 1": ({**SPLIT, "FSDP_VERSION": "1"}, {}, ["FSDP 1", "--fsdp_version 2"]),
+    "offloaded shards": ({**SPLIT, "FSDP_OFFLOAD_PARAMS": "true"}, {}, ["--fsdp_offload_params", "remove it"]),
+    "checkpointing of its own": (
+        {**SPLIT, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, ["ppo.activation_checkpointing: true"],
+    ),
+    "quantised shards": (SPLIT, {"quantization": "nf4"}, ["model.quantization", "torchrun"]),
+    "an optimiser without shards": (SPLIT, {"optimizer": "adafactor"}, ["optim.optimizer", "adafactor", "adamw"]),
+    "an engine without shards": (SPLIT, {"rollout": "continuous"}, ["rollout.type", "continuous", "generate"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_launcher_asks_for_in_vain_is_refused(
+    what: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables, sections, words = REFUSED[what]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    recipe = PpoRecipe.model_validate(
+        {
+            "model": {"path": str(tiny_model), "quantization": {"type": sections.get("quantization", "none")}},
+            "data": {"train": "rows.jsonl"},
+            "rewards": [{"type": "repetition"}],
+            "rollout": {"type": sections.get("rollout", "auto")},
+            "optim": {"optimizer": sections.get("optimizer", "adamw")},
+        }
+    )
+    with pytest.raises(LaunchError) as refused:
+        open_processes(recipe)
+    assert [word for word in words if word not in str(refused.value)] == []

@@ -7,7 +7,7 @@ from ftune.core.errors import FtuneError
 from ftune.core.say import Say
 from ftune.recipes.runs.ppo_asked import Asked
 from ftune.recipes.runs.ppo_parts import make_actor, make_optimizer_of, open_engine, open_rewards, text_beside
-from ftune.recipes.runs.ppo_processes import open_processes, spread
+from ftune.recipes.runs.ppo_processes import open_processes
 from ftune.report.events import EventLog
 
 if TYPE_CHECKING:
@@ -23,13 +23,14 @@ def assemble(recipe: "PpoRecipe", folder: Path, events: EventLog | None, asked: 
     from ftune.ppo.rounds import Rounds
     from ftune.ppo.update import Learner
 
-    accelerator, dtype = open_processes(recipe)
+    processes = open_processes(recipe)
+    accelerator, dtype = processes.accelerator, processes.dtype
     ranks = Ranks(accelerator)
     with ranks.together(FtuneError):
         actor = make_actor(recipe, asked, dtype, accelerator.device, say)
         rewards, gold = open_rewards(recipe, asked, actor, dtype, accelerator.device, say)  # adapters, before wrappers
         ptx = text_beside(recipe, asked, accelerator)
-    wrapped = spread(accelerator, actor, dtype)
+    wrapped = processes.spread(actor)
     learner = Learner(
         actor=wrapped,
         inner=actor,
@@ -43,7 +44,7 @@ def assemble(recipe: "PpoRecipe", folder: Path, events: EventLog | None, asked: 
     )
     rounds = Rounds(
         actor=actor,  # not the wrapped one: ranks may have unequal shares to judge, and must not wait for each other
-        engine=open_engine(recipe, asked, actor, dtype, say, sharded=accelerator.is_fsdp2),
+        engine=open_engine(recipe, asked, actor, dtype, say, split=processes.split),
         tokenizer=asked.text.tokenizer,
         rewards=rewards,
         gold=gold,

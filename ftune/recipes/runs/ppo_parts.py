@@ -105,7 +105,7 @@ def open_rewards(
 
 
 def open_engine(
-    recipe: "PpoRecipe", asked: Asked, actor: "ActorCritic", dtype: str, say: Say, *, sharded: bool
+    recipe: "PpoRecipe", asked: Asked, actor: "ActorCritic", dtype: str, say: Say, *, split: bool
 ) -> "Engine":
     """The rollout engine, opened on the policy; where that is split over ranks, the only one that can serve it."""
     import torch
@@ -122,7 +122,7 @@ def open_engine(
         autocast=torch.bfloat16 if dtype == "bf16" else None,
     )
     rollout: RolloutEngine = recipe.rollout
-    if sharded and rollout.type != "generate":  # type: ignore[attr-defined]
+    if split and rollout.type != "generate":  # type: ignore[attr-defined]
         rollout = Generate(**{key: getattr(rollout, key) for key in RolloutEngine.model_fields})
     engine = rollout.open(policy)
     say.line(f"rollouts: {engine.name}")

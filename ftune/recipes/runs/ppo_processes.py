@@ -1,6 +1,7 @@
 """The processes of a run of PPO, as `torchrun` or `accelerate launch` made them, and the model spread over them."""
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.allocator import keep_freed_memory
@@ -17,8 +18,35 @@ SHARDED_OPTIMIZERS = ("adamw", "sgd")
 """Those whose state is split as their parameters are."""
 
 
-def open_processes(recipe: "PpoRecipe") -> "tuple[Accelerator, str]":
-    """The device and the other processes; and the dtype. Raises LaunchError for what they cannot do."""
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """What a run computes on."""
+
+    accelerator: "Accelerator"
+    """The device, and the other processes."""
+    dtype: str
+    """Of products: bf16 or fp32."""
+    split: bool
+    """Whether the launcher asks for a model that is split over them (FSDP2)."""
+
+    def spread(self, actor: "ActorCritic") -> Any:
+        """The actor-critic for updates: copies kept alike by DDP, or itself, split.
+
+        It is split here, since accelerate would round log-probabilities to the dtype of products, and would not split
+        at all on CPUs. To be called before an optimiser is made.
+        """
+        if not self.split:
+            return self.accelerator.prepare_model(actor)
+        import torch
+
+        from ftune.ppo.sharded import shard
+
+        shard(actor, self.accelerator.device, torch.bfloat16 if self.dtype == "bf16" else None)
+        return actor
+
+
+def open_processes(recipe: "PpoRecipe") -> Processes:
+    """The device and the other processes. Raises LaunchError for what they cannot do."""
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -29,6 +57,8 @@ def open_processes(recipe: "PpoRecipe") -> "tuple[Accelerator, str]":
     if dtype == "fp16":
         raise LaunchError("model.dtype: PPO's ratios need more than fp16 holds; use bf16 or fp32")
     _check_launcher(recipe)
+    split = _asked("ACCELERATE_USE_FSDP")
+    os.environ["ACCELERATE_USE_FSDP"] = "false"  # or transformers would load weights on one rank only
     if not on_gpu:
         keep_freed_memory()
     buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # they are constants, the same everywhere
@@ -42,22 +72,7 @@ def open_processes(recipe: "PpoRecipe") -> "tuple[Accelerator, str]":
     ):
         if size % ranks:
             raise LaunchError(f"{key}: {size} cannot be divided among {ranks} processes; use a multiple of {ranks}")
-    return accelerator, dtype
-
-
-def spread(accelerator: "Accelerator", actor: "ActorCritic", dtype: str) -> Any:
-    """The actor-critic for updates: copies under DDP, or itself, split by FSDP2 where the launcher asks for it.
-
-    accelerate's own FSDP2 would round log-probabilities to the dtype of products, and load weights on one rank only.
-    """
-    if not accelerator.is_fsdp2:
-        return accelerator.prepare_model(actor)
-    import torch
-
-    from ftune.ppo.sharded import shard
-
-    shard(actor, accelerator.device, torch.bfloat16 if dtype == "bf16" else None)
-    return actor
+    return Processes(accelerator, dtype, split)
 
 
 def _check_launcher(recipe: "PpoRecipe") -> None:
@@ -85,8 +100,6 @@ def _check_launcher(recipe: "PpoRecipe") -> None:
         )
     if recipe.rollout.type not in ("auto", "generate"):
         raise LaunchError(f"rollout.type: '{recipe.rollout.type}' cannot use weights split by FSDP2; use 'generate'")
-    # every rank computes with the weights, in probes of the model and in reward models, before they are split
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def _asked(variable: str) -> bool:
