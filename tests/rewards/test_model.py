@@ -308,5 +308,6 @@ def test_paths_are_checked_before_anything_is_loaded(adapter: Path, tmp_path: Pa
     assert "no model and no adapter" in fault(tmp_path)
     assert "no sequence classifier" in fault(tmp_path / "file.txt")
     assert "no such file" in fault("./nowhere/at/all")
+    assert "no run in 'runs/nowhere'" in fault("runs/nowhere")
     found = RewardModel.model_validate({"path": "adapter"}, context={"folders": [tmp_path, adapter]})
     assert found.path == str(adapter / "adapter")

@@ -26,6 +26,8 @@ def check_classifier_path(path: str) -> str:
     if local.is_dir():
         found = result_folder(path)
         return "" if (Path(found) / MODEL).is_file() or is_adapter(found) else f"no model and no adapter in '{path}'"
+    if path.startswith("runs/"):  # looks like a hub id, but that is where runs are put
+        return f"no run in '{path}'; make it with 'ftune rm' first, or start in the folder that it is in"
     if local.is_file() or path.startswith("wheel:") or path.endswith(".gguf"):
         return f"'{path}' is no sequence classifier; give a run folder of 'ftune rm', a model folder or a hub id"
     return check_reference(path).replace(
