@@ -51,7 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         "guard": {"keep_best": False},
     }
     recipes: dict[str, dict[str, Any]] = {
-        "ppo": plain,
+        "ppo": {
+            **plain, "value": {"type": "adapter"}, "ptx": {"source": "rows.jsonl"},
+            "ppo": {"minibatch_size": 4, "micro_batch_size": 1, "activation_checkpointing": True},
+        },
         "full": {
             **plain, "peft": "full", "memory": "separate", "value": {"type": "copy"}, "guard": {"keep_best": True},
         },
