@@ -31,11 +31,12 @@ Event = dict[str, Any]
 
 def before_and_after(run: Path) -> tuple[Event, Event]:
     """Return the evaluations of the first policy and of the kept one. Stops the program where there are none."""
-    evals = [event for event in read_events(run / "events.jsonl") if event["kind"] == "eval"]
-    if len(evals) < 2:
+    history = read_events(run / "events.jsonl")
+    evals = {event["step"]: event for event in history if event["kind"] == "eval"}
+    kept = [event["step"] for event in history if event["kind"] == "kept"]
+    if len(evals) < 2 or not kept:
         sys.exit(f"{run}: no held-out scores from before and after; it takes 'data.validation' and a finished run")
-    kept = [event for event in evals if event["best"]] if (run / "best").is_dir() else evals
-    return evals[0], kept[-1]
+    return evals[min(evals)], evals[kept[-1]]
 
 
 def table(before: Event, after: Event) -> str:

@@ -119,7 +119,8 @@ def finished(folder: Path) -> bool:
 def before_and_after(events: list[Recipe]) -> dict[str, float]:
     """Held-out means of the policy before and of the one that is kept."""
     looks = [event for event in events if event["kind"] == "eval"]
-    kept = max((event for event in looks if event["best"]), key=lambda event: event["step"])
+    [step] = [event["step"] for event in events if event["kind"] == "kept"]
+    kept = next(event for event in looks if event["step"] == step)
     facts = {"iteration": kept["step"], "kl": kept["kl"], "distinct_2": kept["distinct_2"]}
     for when, event in (("before", looks[0]), ("after", kept)):
         facts |= {f"score {when}": event["score"], f"not toxic {when}": event["gold/not_toxic"]}

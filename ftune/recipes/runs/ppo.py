@@ -62,6 +62,7 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
             say.warning(f"ended at iteration {outcome.iteration}: {outcome.ended_by}")
         if outcome.kept_iteration is not None:
             _tell_kept(outcome.kept_iteration, asked, say)
+        events.write("kept", step=outcome.iteration if outcome.kept_iteration is None else outcome.kept_iteration)
         report(recipe, folder, asked, options)
     result = path / ("adapter" if recipe.shared else "model")
     say.result(

@@ -27,17 +27,17 @@ def report(recipe: "PpoRecipe", folder: RunFolder, asked: Asked, options: RunOpt
         title=folder.path.name,
         base_model=recipe.model.path,
         on_hub=is_hub_id(recipe.model.path),
-        task="reinforcement learning (PPO)",
+        task="reinforcement learning",
         method=recipe.peft.type,
         folder="adapter" if recipe.shared else "model",
         chat=asked.text.template is not None,
         own_tuner=recipe.peft.own_tuner,
         command=options.command,
         recipe=options.text,
-        rows={source.path: 0 for source in recipe.data.train},
+        rows={},
         hub_datasets=[source.path for source in recipe.data.train if is_hub_data(source.path)],
         counts={"prompts": len(asked.train.prompts), "held-out prompts": len(asked.held_out.prompts)},
-        results=_results(history, keep_best=recipe.guard.keep_best),
+        results=_results(history),
         hardware=facts["gpus"][0] if facts["gpus"] else "{threads} threads of {model}".format(**facts["cpu"]),
         duration_s=sum(sum(event["seconds"].values()) for event in history if event["kind"] == "step"),
         versions=facts["versions"],
@@ -45,14 +45,15 @@ def report(recipe: "PpoRecipe", folder: RunFolder, asked: Asked, options: RunOpt
     write_atomically(folder.path / "README.md", model_card(card))
 
 
-def _results(history: Sequence[Event], *, keep_best: bool) -> dict[str, float | None]:
+def _results(history: Sequence[Event]) -> dict[str, float | None]:
     """Held-out score before and of the result, and what it cost."""
-    looks = [event for event in history if event["kind"] == "eval"]
+    looks = {event["step"]: event for event in history if event["kind"] == "eval"}
+    kept = next((event["step"] for event in reversed(history) if event["kind"] == "kept"), None)
     results: dict[str, float | None] = {}
     if looks:
-        kept = [event for event in looks if event["best"]] if keep_best else []
-        best = (kept or looks)[-1]
-        results = {"held-out score before": looks[0].get("score"), "held-out score of the result": best.get("score")}
-        results["KL to the reference (nats a completion)"] = best["kl"]
+        result = looks.get(kept) or list(looks.values())[-1]
+        results = {"held-out score before": looks[min(looks)].get("score")}
+        results["held-out score of the result"] = result.get("score")
+        results["KL to the reference (nats a completion)"] = result["kl"]
     last = next((event for event in reversed(history) if event["kind"] == "step"), None)
     return results | ({"mean score of the last iteration": last.get("score")} if last else {})
