@@ -48,7 +48,8 @@ def token_logprobs(
     all that follows is in fp32 (float64 for float64).
 
     The logits of `chunk_size` rows exist at once, in the dtype of the product; beside them up to two working copies in
-    fp32, three with a softcap (fewer where kernels are compiled). Without `with_entropy` the entropies are zeros, and cost nothing.
+    fp32, three with a softcap (fewer where kernels are compiled). Without `with_entropy` the entropies are zeros, and
+    cost nothing.
 
     Gives logprobs_N and entropy_N. Gradients flow to `hidden`, and to `weight` and `bias` where they require them, but
     not through gradients (no double backward).

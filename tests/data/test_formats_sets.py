@@ -1,6 +1,7 @@
 """Rows in the layouts that well-known data sets are published in, and what is understood of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -244,7 +245,7 @@ def margin(number):
     ],
 )
 def test_preferences_with_numbers(row, difference):
-    assert parse(row) == margin(difference)
+    assert replace(parse(row), ranking=()) == margin(difference)
 
 
 def test_answers_that_are_all_equally_good_are_left_out():

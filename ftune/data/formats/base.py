@@ -32,6 +32,9 @@ class RowFormat(Section):
     rank: ClassVar[int] = 50
     """Where a row fits several layouts, the lowest rank is taken: the one that says more about the row."""
 
+    detected: ClassVar[bool] = True
+    """Whether rows tell this layout by themselves; else it is taken where it is named."""
+
     seeded: ClassVar[bool] = False
     """Whether what it makes of a row depends on the recipe's seed."""
 

@@ -73,7 +73,7 @@ def _formats_of(rows: Sequence[Row], *, tidy: bool) -> Found:
     found: Found = []
     for row in rows:
         values = _tidied(row.values) if tidy else row.values
-        fitting = ((cls, reason, row) for cls in _known() if (reason := cls.matches(values)))
+        fitting = ((cls, reason, row) for cls in _known() if cls.detected and (reason := cls.matches(values)))
         found += [match for match in [next(fitting, None)] if match]
     return found
 

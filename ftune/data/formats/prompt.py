@@ -9,7 +9,9 @@ from ftune.data.formats.chat import conversation, opened, turns_in
 
 
 class PromptFormat(RowFormat):
-    """A prompt without an answer, for `ftune ppo`: a text is what the user says, a list of turns is a chat.
+    """A prompt without an answer: a text is what the user says, a list of turns is a chat.
+
+    `ftune ppo` takes it where rows fit no other layout; everywhere else it would hide that answers are missing.
 
     {"prompt": "Name a river."}
     """
@@ -21,15 +23,10 @@ class PromptFormat(RowFormat):
         "prompt": ("prompt", "instruction", "question", "query"),
         "system": SYSTEM,
     }
-    rank: ClassVar[int] = 95
+    detected: ClassVar[bool] = False
 
     raw: bool = False
     """A text is the model's own language, which it goes on with; no chat template."""
-
-    @classmethod
-    def matches(cls, row: Values) -> str | None:
-        """A prompt and nothing that could be its answer."""
-        return super().matches(row) if set(row) == cls.used(row) else None
 
     def to_example(self, row: Values) -> Example:
         """One user turn, or the turns there are."""

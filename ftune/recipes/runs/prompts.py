@@ -138,6 +138,7 @@ def _examples(
         if format is not None or not _has_prompt(rows):
             raise
         layout, _ = understood(rows, PromptFormat(), tolerant=tolerant, seed=seed)
+        layout = replace(layout, reason="prompts without answers: the rows fit no other layout")
     found.understood_as.append("; ".join([f"{layout.format.name()} ({layout.reason})", *remarks]))
     for row in rows:
         yield row, understood_row(layout, row)
