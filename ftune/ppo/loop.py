@@ -68,33 +68,33 @@ class PpoLoop:
 
     def train(self, state: State, stop: StopSignal) -> Outcome:
         """Iterate, evaluate and save. Raises DivergedError, ModelError, RewardError, StorageError."""
-        ended_by, stopped = self._until(state, stop)
-        kept = None if stopped else self._go_back(state, ended_by)
+        stopped = self._until(state, stop)
+        kept = None if stopped else self._go_back(state)
         signal = stop.received.name if stop.received else "a signal to another process"
-        return Outcome(state.iteration, self.plan.iterations, signal if stopped else "", ended_by, kept)
+        return Outcome(state.iteration, self.plan.iterations, signal if stopped else "", state.ended_by, kept)
 
-    def _until(self, state: State, stop: StopSignal) -> tuple[str, bool]:
-        """Iterate until the end, a guard or a signal: why a guard ended it, and whether a signal did."""
+    def _until(self, state: State, stop: StopSignal) -> bool:
+        """Iterate until the end, a guard or a signal, and whether it was a signal."""
         if state.iteration == 0 or (due(state.iteration, self.plan.eval_every) and state.evaluated != state.iteration):
             self._evaluate(state)  # also what a stop left out
-        ended_by, stopped = "", False
+        stopped = False
         with IterationProgress(self.tell.say.console, self.plan.iterations, state.iteration) as progress:
-            while state.iteration < self.plan.iterations and not (ended_by or stopped):
-                seconds, line, ended_by = self._iterate(state)
+            while state.iteration < self.plan.iterations and not (state.ended_by or stopped):
+                seconds, line = self._iterate(state)
                 if self.ranks.first:
                     progress.advance(state.iteration, seconds, line)
-                ended = bool(ended_by) or state.iteration == self.plan.iterations
+                ended = bool(state.ended_by) or state.iteration == self.plan.iterations
                 if ended or (due(state.iteration, self.plan.eval_every) and not self._received(stop)):
                     self._evaluate(state)
                 stopped = not ended and self._received(stop)
                 if ended or stopped or due(state.iteration, self.plan.checkpoint_every):
                     self.keeper.checkpoint(state, must=stopped)
-        return ended_by, stopped
+        return stopped
 
     # -- one iteration -------------------------------------------------------------------------------------------------
 
-    def _iterate(self, state: State) -> tuple[float, str, str]:
-        """One iteration: its seconds, its line, and why the run ends here, if it does."""
+    def _iterate(self, state: State) -> tuple[float, str]:
+        """One iteration: its seconds and its line."""
         number, plan, ranks = state.iteration, self.plan, self.ranks
         completions = plan.batch_size * ranks.count
         prompts = drawn(self.prompts, number, completions // plan.completions_per_prompt, plan.seed)
@@ -120,7 +120,7 @@ class PpoLoop:
             check_first_ratio(done.first_ratio_gap, number + 1, half_precision=plan.half_precision)
         means = averages.reduced(ranks.sum) | done.averages.reduced(ranks.sum)
         state.iteration, state.steps, state.moments = number + 1, state.steps + done.steps + done.skipped, moments
-        ended_by = reason_to_end(self.guard, state, means)
+        state.ended_by = reason_to_end(self.guard, state, means)
         seconds = self.rounds.clock.seconds
         facts = facts_of(play, found, done, means, seconds=seconds, completions=completions, reduce=ranks.sum)
         facts["kl_coefficient"] = state.coefficient
@@ -133,7 +133,7 @@ class PpoLoop:
             self.tell.iteration(state.iteration, play, facts)
             check_health(state, done, self.tell)
             check_spread(state, facts["score_std"], self.tell)
-        return sum(seconds.values()), line_of(facts), ended_by
+        return sum(seconds.values()), line_of(facts)
 
     def _play(self, state: State, prompts: Sequence[Prompt], seed: int) -> Round:
         """A round, which fails on all ranks or on none. Raises RewardError where another rank's has failed."""
@@ -206,13 +206,13 @@ class PpoLoop:
         state.best_iteration = state.iteration
         return True
 
-    def _go_back(self, state: State, ended_by: str) -> int | None:
+    def _go_back(self, state: State) -> int | None:
         """Go back to the policy that was kept, where it is not the last one; its iteration.
 
         Without held-out prompts the last one that was near enough to the reference is kept, for a run that the guard
         ends.
         """
-        wanted = self.guard.keep_best and (self.held_out or ended_by)
+        wanted = self.guard.keep_best and (self.held_out or state.ended_by)
         if not wanted or state.best_iteration in (None, state.iteration):
             return None
         self.keeper.go_back()

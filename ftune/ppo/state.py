@@ -38,6 +38,8 @@ class State:
     """Iterations in a row above `max_kl`."""
     below_entropy: int = 0
     """Iterations in a row below `min_entropy`."""
+    ended_by: str = ""
+    """The guard that ended the run, in words: a run that was killed before its result was written goes no further."""
     bad_updates: int = 0
     """Iterations in a row in which no optimiser step could be taken."""
     same_scores: int = 0

@@ -126,6 +126,9 @@ def test_too_much_kl_ends_the_run_and_the_policy_that_was_near_enough_is_the_res
     assert kls[outcome.kept_iteration] <= 2.0  # the rollouts of an iteration are those of the policy before it
     kept = load_file(run.folder / "best" / "trainable.safetensors")
     assert all(torch.equal(value, kept[name]) for name, value in run.actor.trainable_state().items())
+    again = run.go(resume=run.folder / f"checkpoint-{outcome.iteration}")  # as after a kill before the result
+    assert again == outcome
+    assert all(torch.equal(value, kept[name]) for name, value in run.actor.trainable_state().items())
 
 
 def test_without_checkpoints_a_policy_that_was_near_enough_is_kept_too(tmp_path: Path) -> None:
