@@ -129,10 +129,12 @@ class _Measured(NamedTuple):
 
 def _measure(logits_NV: Tensor, targets_N1: Tensor, head: _Head) -> _Measured:
     """The rows' measures. Destroys the logits, if they are wide enough to work in."""
+    # Taken from the logits: a compiler would have to keep all of z in memory to look it up there.
+    target_N1 = _z(logits_NV.gather(1, targets_N1), head)
     z_NV = _z(logits_NV, head)
     top_N1 = z_NV.amax(1, keepdim=True)
+    target_N1 = target_N1 - top_N1
     z_NV.sub_(top_N1)
-    target_N1 = z_NV.gather(1, targets_N1)
     if not head.with_entropy:
         log_total_N1 = z_NV.exp_().sum(1, keepdim=True).log()
         return _Measured(target_N1 - log_total_N1, torch.zeros_like(top_N1), top_N1, log_total_N1)

@@ -32,7 +32,7 @@ def check(recipe: Callable[..., Path], folder: Path, points: int) -> None:
 
 
 def test_killed_at_some_points(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    check(recipe, tmp_path, points=2)
+    check(recipe, tmp_path, points=4)
 
 
 @pytest.mark.slow

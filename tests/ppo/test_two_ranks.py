@@ -12,9 +12,6 @@ import torch
 from ftune.peft.lora import Lora
 from tests.ppo.models import llama, lora, sequences, stir
 
-pytestmark = pytest.mark.slow
-"""Steps and whole runs of two ranks are tested all the time, by test_update.py and recipes/test_ppo_ranks.py."""
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -12,6 +12,7 @@ from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.core.signals import StopSignal
 from ftune.recipes.base import RunOptions
+from ftune.recipes.runs.opening import open_run
 from ftune.recipes.runs.ppo_asked import Asked, ask
 from ftune.recipes.runs.ppo_assembly import assemble
 from ftune.recipes.runs.ppo_report import report
@@ -38,15 +39,9 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
         quiet_bars()
         _train(recipe, path, None, None, ask(recipe, say), say)
         return
-    begun = bool(read_state(path))
-    folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if options.resume and begun:
-        say.line(f"resumed from iteration {folder.found.step}")
-    if folder.finished:
-        say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
+    folder = open_run(recipe, path, options, say, "iteration")
+    if folder is None:
         return
-    for damaged, problems in folder.found.damaged:
-        say.warning(f"damaged checkpoint kept as {shown(damaged)}: {'; '.join(problems)}")
     with folder.recording() as events:
         quiet_bars()
         asked = ask(recipe, say)

@@ -18,11 +18,12 @@ from ftune.models.dtype import resolve_dtype
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import Inputs, load_inputs, tell_rows, tell_stream
+from ftune.recipes.runs.opening import open_run
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
 from ftune.report.events import Event, EventLog, read_events
-from ftune.report.run_folder import RunFolder, read_state
+from ftune.report.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,15 +69,9 @@ def run_training(
     """Rows, model, training, result and report, in order. Raises StoppedError when a signal ended it early."""
     say = Say()
     path = Path(recipe.output_dir)
-    begun = bool(read_state(path))
-    folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if options.resume and begun:
-        say.line(f"resumed from step {folder.found.step}")
-    if folder.finished:
-        say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
+    folder = open_run(recipe, path, options, say, "step")
+    if folder is None:
         return
-    for damaged, problems in folder.found.damaged:
-        say.warning(f"damaged checkpoint kept as {shown(damaged)}: {'; '.join(problems)}")
     with folder.recording() as events:
         quiet_bars()
         run = Run(recipe, options, folder, events, load_inputs(recipe, say), say)
