@@ -1,10 +1,13 @@
 """One process on one device."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from ftune.backends.base import Backend
-from ftune.core.section import Location
+from ftune.backends.distributed import common_config
+from ftune.backends.shape import Shape
+from ftune.core.errors import LaunchError
+from ftune.core.world import World
 
 
 class Single(Backend):
@@ -13,16 +16,19 @@ class Single(Backend):
     type: Literal["single"] = "single"
     """One process on one device."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes a GPU when there is one; `cpu` and `cuda` insist."""
+    def local_processes(self, gpus: int) -> int:
+        """One."""
+        return 1
 
-    def faults(self) -> Iterator[tuple[Location, str]]:
-        """A GPU that was insisted on but is not there."""
-        from pathlib import Path
+    def accelerate_config(self, shape: Shape) -> dict[str, Any]:
+        """One process."""
+        return common_config(shape, "NO") | {"mixed_precision": shape.mixed_precision}
 
-        if self.device == "cuda" and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-            yield ("device",), "no CUDA device on this machine; use 'auto' or 'cpu'"
-
-    def training_args(self) -> dict[str, object]:
-        """`use_cpu` where the CPU is insisted on."""
-        return {"use_cpu": self.device == "cpu"}
+    def resolve(self, world: World | None, environment: Mapping[str, str], gpus: int) -> Backend:
+        """Itself. Raises LaunchError where a launcher made several processes."""
+        if world and world.count > 1:
+            raise LaunchError(
+                f"{world.launcher} started {world.count} processes, and 'backend: single' is for one; "
+                "use 'auto' or 'ddp', or start ftune by itself"
+            )
+        return self

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ftune.backends.base import Backend
-from ftune.backends.single import Single
+from ftune.backends.auto import Auto as AutoBackend
+from ftune.backends.choice import AnyBackend
 from ftune.core.section import Location
 from ftune.core.variants import union_of
 from ftune.peft.base import PeftMethod
@@ -106,7 +106,7 @@ class PpoRecipe(Recipe):
     log: PpoLog = PpoLog()
     """What is shown and written."""
 
-    backend: union_of(Backend) = Single()  # type: ignore[valid-type]
+    backend: AnyBackend = AutoBackend()
     """Where it computes."""
 
     @property

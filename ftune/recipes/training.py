@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from ftune.backends.base import Backend
-from ftune.backends.single import Single
+from ftune.backends.auto import Auto
+from ftune.backends.choice import AnyBackend
 from ftune.core.section import Location
 from ftune.core.variants import union_of
 from ftune.peft.base import Feature, PeftMethod
@@ -61,7 +61,7 @@ class TrainingRecipe(Recipe):
     log: Log = Log()
     """What is shown and sent."""
 
-    backend: union_of(Backend) = Single()  # type: ignore[valid-type]
+    backend: AnyBackend = Auto()
     """Where it computes."""
 
     trainer_args: dict[str, object] = Field(default_factory=dict)
@@ -97,16 +97,19 @@ class TrainingRecipe(Recipe):
     def rules(self, positions: int | None) -> "Rules":
         """How rows become sequences for a model that can read `positions` tokens."""
 
-    def training_args(self) -> dict[str, object]:
-        """All arguments of the trainer that follow from the recipe alone."""
-        args = {name: value for section in self._section_args().values() for name, value in section.items()}
+    def training_args(self, processes: int = 1) -> dict[str, object]:
+        """All arguments of the trainer that follow from the recipe and the number of processes alone.
+
+        Raises ValueError when the global batch cannot be divided among them.
+        """
+        args = {name: value for section in self._section_args(processes).values() for name, value in section.items()}
         return {**args, "output_dir": self.output_dir, "seed": self.seed, "data_seed": self.seed, **self.trainer_args}
 
-    def _section_args(self) -> dict[str, dict[str, object]]:
+    def _section_args(self, processes: int = 1) -> dict[str, dict[str, object]]:
         return {
             "optim": self.optim.training_args(self.peft.default_learning_rate),
             "schedule": self.schedule.training_args(),
-            "batch": self.batch.training_args(world_size=1),
+            "batch": self.batch.training_args(processes),
             "checkpoint": self.checkpoint.training_args(),
             "eval": self.eval.training_args(self.batch.micro_batch_size, has_rows=self.data.validation is not None),
             "log": self.log.training_args(),
