@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ftune.backends.engines.sharding import unsharded
 from ftune.core.errors import ModelError, RewardError, StorageError
 from ftune.core.say import Say
 from ftune.core.signals import StopSignal
@@ -28,7 +29,6 @@ from ftune.ppo.ranks import Ranks
 from ftune.ppo.rounds import Round, Rounds
 from ftune.ppo.schedule import learning_rate_factor
 from ftune.ppo.settings import Guard, Kl, Score
-from ftune.ppo.sharded import unsharded
 from ftune.ppo.state import State
 from ftune.ppo.telling import Teller, facts_of, line_of
 from ftune.ppo.update import Learner, update

@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from ftune.backends.engines.sharding import gathered
 from ftune.ppo.actor_critic import POLICY, VALUE, ActorCritic
-from ftune.ppo.sharded import gathered
 
 VALUE_HEAD = "value_head.safetensors"
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ftune.backends.engines.sharding import gathered_values, like, trained
 from ftune.core.checkpoints import commit, commit_folder, rotate, stage, stage_folder, writing
 from ftune.core.errors import CheckpointError
-from ftune.ppo.sharded import gathered_values, like, trained
 
 if TYPE_CHECKING:
     from ftune.ppo.actor_critic import ActorCritic

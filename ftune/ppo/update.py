@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ftune.backends.engines.sharding import whole
 from ftune.ppo.averages import Averages
 from ftune.ppo.experience import Experience
 from ftune.ppo.sequences import micro_batches
 from ftune.ppo.settings import Algorithm
-from ftune.ppo.sharded import whole
 from ftune.rl.guard import stops_epoch
 from ftune.rl.losses import policy_loss, value_loss
 from ftune.rl.moments import Reduce

@@ -11,12 +11,12 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ftune.backends.engines.sharding import unsharded
 from ftune.ppo.actor_critic import ActorCritic
 from ftune.ppo.build import build
 from ftune.ppo.reward_adapter import PolicyBase
 from ftune.ppo.saving import ready_to_save, save_policy, save_value
 from ftune.ppo.sequences import Sequences
-from ftune.ppo.sharded import unsharded
 from tests.ppo.models import lora, parts, sequences, stir
 
 BATCH = sequences(count=8)

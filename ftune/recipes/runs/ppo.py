@@ -127,8 +127,8 @@ def _tell_loaded(loop: "PpoLoop", iteration: int, path: Path, events: EventLog, 
     """What is in memory; and samples of iterations that will be made again are forgotten."""
     import torch
 
+    from ftune.backends.engines.sharding import is_split
     from ftune.ppo.samples import forget_samples
-    from ftune.ppo.sharded import is_split
 
     forget_samples(path, iteration)
     device = loop.learner.accelerator.device

@@ -39,9 +39,9 @@ class Processes:
             return self.accelerator.prepare_model(actor)
         import torch
 
-        from ftune.ppo.sharded import shard
+        from ftune.ppo.sharded import shard_actor_critic
 
-        shard(actor, self.accelerator.device, torch.bfloat16 if self.dtype == "bf16" else None)
+        shard_actor_critic(actor, self.accelerator.device, torch.bfloat16 if self.dtype == "bf16" else None)
         return actor
 
 
