@@ -11,7 +11,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Recipe values to change.", show_default=False)
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print every value and where it comes from, and stop.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint, if there is one.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")]
 
 
@@ -39,10 +39,11 @@ def run_recipe(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Load a recipe and run it, or print what it resolves to."""
+    """Load a recipe and run it, in as many processes as it wants, or print what it resolves to."""
     import shlex
 
     from ftune.core.errors import RecipeError
+    from ftune.launch.node import start_here
     from ftune.recipes.base import RunOptions
     from ftune.recipes.load import load_recipe
     from ftune.recipes.show import resolved_with_origins
@@ -53,5 +54,8 @@ def run_recipe(
         return
     if resume and overwrite:
         raise RecipeError("--resume and --overwrite: choose one")
-    words = ["ftune", *sys.argv[1:]]
-    loaded.recipe.execute(RunOptions(loaded.text, shlex.join(words), resume=resume, overwrite=overwrite))
+    words = sys.argv[1:]
+    if (code := start_here(loaded.recipe, path, words)) is not None:
+        raise typer.Exit(code)
+    command = shlex.join(["ftune", *words])
+    loaded.recipe.execute(RunOptions(loaded.text, command, resume=resume, overwrite=overwrite))
