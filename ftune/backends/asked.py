@@ -24,6 +24,7 @@ class Asked:
     """A launcher's wishes; None and empty where it has none."""
 
     kind: Literal["zero", "fsdp"] | None = None
+    use_cpu: bool = False
     mixed_precision: str | None = None
     """bf16, fp16 or no."""
     gradient_accumulation_steps: int | None = None
@@ -49,7 +50,7 @@ def asked_of(environment: Mapping[str, str]) -> Asked:
         return _asked_of_deepspeed(environment, precision)
     if is_on(environment, "ACCELERATE_USE_FSDP"):
         return _asked_of_fsdp(environment, precision)
-    return Asked(mixed_precision=precision)
+    return Asked(mixed_precision=precision, use_cpu=is_on(environment, "ACCELERATE_USE_CPU"))
 
 
 def forget(environment: MutableMapping[str, str]) -> None:

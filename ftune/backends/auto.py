@@ -25,23 +25,24 @@ class Auto(Distributed):
 
     def resolve(self, world: World | None, environment: Mapping[str, str], gpus: int) -> Backend:
         """The backend of `accelerate launch` with its settings, or the one that processes and GPUs suggest."""
-        super().resolve(world, environment, gpus)
-        asked = asked_of(environment) if world else None
+        asked = asked_of(environment)
+        device = "cpu" if asked.use_cpu and self.device == "auto" else self.device
         if world is None:
-            several = self.num_nodes * self.local_processes(gpus) > 1
+            here = self.model_copy(update={"device": device})
+            several = here.num_nodes * here.local_processes(gpus) > 1
             given: dict[str, Any] = {"num_processes": self.num_processes, "num_nodes": self.num_nodes}
         else:
             several = world.count > 1
             given = {"num_processes": world.local_count, "num_nodes": world.nodes}
-        given["device"] = self.device
+        given["device"] = device
         try:
-            if asked and asked.kind == "zero" and asked.zero["stage"] != 0:
-                return Zero(**given, **asked.zero)
-            if asked and asked.kind == "fsdp":
-                return Fsdp(**given, **asked.fsdp)
+            if world and asked.kind == "zero" and asked.zero["stage"] != 0:
+                return Zero(**given, **asked.zero).resolve(world, environment, gpus)
+            if world and asked.kind == "fsdp":
+                return Fsdp(**given, **asked.fsdp).resolve(world, environment, gpus)
         except ValidationError as error:
             raise LaunchError(f"the launcher asks for what ftune cannot do: {_first(error)}") from None
-        return Ddp(**given) if several else Single(device=self.device)
+        return Ddp(**given).resolve(world, environment, gpus) if several else Single(device=device)
 
     def accelerate_config(self, shape: Shape) -> dict[str, Any]:
         """That of `ddp` or `single`, as the number of processes says."""

@@ -36,6 +36,11 @@ class Backend(Section):
         """Machines of a run."""
         return 1
 
+    @property
+    def known_processes(self) -> int | None:
+        """Processes on all nodes, where the recipe alone says it."""
+        return 1
+
     def on_gpu(self, gpus: int) -> bool:
         """Whether it computes on GPUs where a node has that many."""
         return self.device != "cpu" and gpus > 0

@@ -28,6 +28,11 @@ class Distributed(Backend):
         """Machines of a run."""
         return self.num_nodes
 
+    @property
+    def known_processes(self) -> int | None:
+        """The product of both numbers, unless the first is for the machine to say."""
+        return None if self.num_processes == "auto" else self.num_processes * self.num_nodes
+
     def local_processes(self, gpus: int) -> int:
         """The number in the recipe, or one for each GPU."""
         if self.num_processes != "auto":

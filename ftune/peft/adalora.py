@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.core.errors import RecipeError
-from ftune.peft.base import NOTHING, Material, PeftMethod
+from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.hook import TrainingHook
 from ftune.peft.targets import Targets, check_layers, chosen_linears, late_forward, task_type
 
@@ -105,6 +105,11 @@ class AdaLora(PeftMethod):
         for kept in (model.peft_config["default"].rank_pattern or {}).values():
             kept[0] = kept[0] or not any(kept)
         super().export(model, folder)
+
+    def limits(self) -> dict[Feature, str]:
+        """Backends that cut up what the rank allocator looks at."""
+        reason = "it ranks triplets by whole parameters and gradients, and processes hold parts; use 'backend: ddp'"
+        return dict.fromkeys(("zero", "zero3", "fsdp"), reason)
 
     def hook(self, model: "PeftModel") -> TrainingHook:
         """The rank allocator and the regulariser."""

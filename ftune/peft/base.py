@@ -25,6 +25,9 @@ Feature = Literal[
     "encoder_decoder",
     "step_zero",
     "merge",
+    "zero",
+    "zero3",
+    "fsdp",
 ]
 """What a method may or may not go together with; `step_zero`: before training, the model gives what its base gives."""
 
@@ -38,6 +41,9 @@ FEATURES: dict[Feature, str] = {
     "encoder_decoder": "encoder-decoder",
     "step_zero": "starts as the base",
     "merge": "merging",
+    "zero": "ZeRO-1, 2",
+    "zero3": "ZeRO-3",
+    "fsdp": "FSDP2",
 }
 
 

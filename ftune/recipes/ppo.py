@@ -6,7 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ftune.backends.auto import Auto as AutoBackend
+from ftune.backends.base import Backend
 from ftune.backends.choice import AnyBackend
+from ftune.backends.fsdp import Fsdp
 from ftune.core.section import Location
 from ftune.core.variants import union_of
 from ftune.peft.base import PeftMethod
@@ -14,6 +16,7 @@ from ftune.peft.lora import Lora
 from ftune.ppo.rollout.auto import Auto
 from ftune.ppo.rollout.base import RolloutEngine
 from ftune.ppo.settings import Algorithm, Guard, Kl, Score, Value
+from ftune.recipes.backend_checks import check_together
 from ftune.recipes.base import Recipe, RunOptions
 from ftune.recipes.ppo_sections import (
     PolicyModel,
@@ -150,7 +153,35 @@ class PpoRecipe(Recipe):
             raise ValueError("value.type: 'adapter' stands on a shared base; use 'trunk' or 'copy'")
         if self.value.type == "copy" and self.shared:
             raise ValueError("value.type: 'copy' goes with 'memory: separate'; use 'trunk' or 'adapter'")
+        self.check_backend(self.backend)
         return self
+
+    def check_backend(self, backend: Backend) -> None:
+        """Raises ValueError for what the recipe cannot do on a backend: its own, or what `auto` became."""
+        if "zero" in backend.shards():
+            raise ValueError(
+                "backend.type: DeepSpeed steps within the backward pass, where PPO can neither skip nor end updates; "
+                "use 'ddp', right for LoRA, or 'fsdp' where the model does not fit on one device"
+            )
+        check_together(backend, self.peft.limits(), self.optim.optimizer, self.model.quantization.type)
+        if isinstance(backend, Fsdp):
+            self._check_fsdp(backend)
+        for key, size in (
+            ("rollout.batch_size", self.rollout.batch_size),
+            ("ppo.minibatch_size", self.ppo.minibatch_size),
+        ):
+            if (count := backend.known_processes) is not None and size % count:
+                raise ValueError(f"{key}: {size} cannot be divided among {count} processes; use a multiple of {count}")
+
+    def _check_fsdp(self, backend: Fsdp) -> None:
+        if backend.offload != "none":
+            raise ValueError("backend.offload: PPO keeps shards on their device; use 'none'")
+        if backend.sharding != "full":
+            raise ValueError("backend.sharding: PPO's rollouts gather weights from all processes; use 'full'")
+        if not backend.reshard_after_forward:
+            raise ValueError("backend.reshard_after_forward: PPO frees weights between its passes; remove it")
+        if self.rollout.type not in ("auto", "generate"):
+            raise ValueError(f"rollout.type: '{self.rollout.type}' cannot use weights split by FSDP2; use 'generate'")
 
     def _check_lora(self, peft: Lora) -> None:
         if self.memory == "separate":

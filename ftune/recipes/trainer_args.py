@@ -40,6 +40,8 @@ _MANAGED = {
     "fsdp": "backend",
     "fsdp_config": "backend",
     "local_rank": "backend",
+    "parallelism_config": "backend",
+    **dict.fromkeys(("ddp_backend", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph"), "backend"),
     "hub_token": "'hf auth login'",
 }
 _FIXED = {

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ftune.backends.auto import Auto
+from ftune.backends.base import Backend
 from ftune.backends.choice import AnyBackend
 from ftune.core.section import Location
 from ftune.core.variants import union_of
 from ftune.peft.base import Feature, PeftMethod
 from ftune.peft.lora import Lora
+from ftune.recipes.backend_checks import check_together
 from ftune.recipes.base import Recipe
 from ftune.recipes.data_section import RowsSection
 from ftune.recipes.model_section import Model
@@ -83,9 +85,19 @@ class TrainingRecipe(Recipe):
         for feature, (key, is_used) in self.features().items():
             if is_used and feature in limits:
                 raise ValueError(f"{key}: {limits[feature]}")
+        self.check_backend(self.backend)
         if self.eval != Eval() and self.data.validation is None:
             raise ValueError("eval: there are no held-out rows; add 'data.validation: 0.05' or remove 'eval'")
         return self
+
+    def check_backend(self, backend: Backend) -> None:
+        """Raises ValueError for what the recipe cannot do on a backend: its own, or what `auto` became."""
+        check_together(backend, self.peft.limits(), self.optim.optimizer, self.model.quantization.type)
+        if (count := backend.known_processes) is not None:
+            try:
+                self.batch.accumulation(count)
+            except ValueError as error:
+                raise ValueError(f"batch.global_batch_size: with {count} processes {error}") from None
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """Faults of `trainer_args`."""
