@@ -1,0 +1,97 @@
+"""Checkpoints of transformers' Trainer in ftune's own format, the same for all backends."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer
+
+from ftune.backends.engines.sharding import gathered
+from ftune.peft.hook import TrainingHook
+from ftune.trainers.checkpoint_state import Beside, load_state, save_state
+from ftune.trainers.torch_state import TorchState
+from ftune.trainers.trained_state import TrainedState
+
+
+class ResumableTrainer(Trainer):
+    """Saves and loads what trains, the optimiser, schedule and loss scale; transformers keeps counters and randomness.
+
+    transformers calls each of these methods on all ranks.
+    """
+
+    adapter: bool = False
+    """Whether the result is an adapter; checkpoints then hold that too, as peft writes it."""
+    hook: TrainingHook | None = None
+
+    def trained_state(self) -> TrainedState:
+        """What trains, and its optimiser where it has been made."""
+        return TorchState(self.model, self.optimizer)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Everything about a checkpoint that is not its state: an adapter; of a model its configuration.
+
+        Without `training_args.bin`: a pickle, and it would hold the hub token in clear.
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        if self.adapter:
+            with gathered(self.model, keep=self.args.should_save):
+                super()._save(str(folder), state_dict)
+            if self.args.should_save:
+                (folder / "training_args.bin").unlink(missing_ok=True)
+        elif self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            describe(self.model, folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(str(folder))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        facts = {"schedule": self.lr_scheduler.state_dict()}
+        if (scaler := self._loss_scaler()) is not None:
+            facts["loss_scale"] = scaler.state_dict()
+        save_state(
+            self.trained_state(),
+            Path(output_dir),
+            rank=self.args.process_index,
+            count=self.args.world_size,
+            beside=Beside(facts, self.hook.state() if self.hook else {}),
+            buffers=whole_model_buffers(self.model),
+        )
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """It stands in the state."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The weights alone; transformers calls it before the optimiser is made."""
+        beside = load_state(self.trained_state(), Path(resume_from_checkpoint), only_weights=True)
+        if self.hook:
+            self.hook.restore(dict(beside.tensors))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            facts = load_state(self.trained_state(), Path(checkpoint)).facts
+            self.lr_scheduler.load_state_dict(facts["schedule"])
+            if (scaler := self._loss_scaler()) is not None and "loss_scale" in facts:
+                scaler.load_state_dict(facts["loss_scale"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """It stands in the state."""
+
+    def _loss_scaler(self) -> Any:
+        return getattr(self.accelerator, "scaler", None)
+
+
+def describe(model: PreTrainedModel, folder: Path) -> None:
+    """Write the configuration of a model, beside which its weights will stand, as `save_pretrained` does."""
+    model.config.architectures = [type(model).__name__.removeprefix("FSDP")]  # torch renames what it splits
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.save_pretrained(str(folder))
+    if model.can_generate():
+        model.generation_config.save_pretrained(str(folder))
+
+
+def whole_model_buffers(model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """The buffers that belong to the file of a model, all of whose parameters train; None for other models."""
+    if not all(value.requires_grad for value in model.parameters()):
+        return None
+    buffers = dict(model.named_buffers())
+    return {name: value for name, value in model.state_dict().items() if name in buffers}
