@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ftune.backends.machine import count_cores
+from ftune.core.interface import interface_to
 from ftune.core.world import LAUNCHER, World, variables
 
 TAIL_BYTES = 4000
@@ -90,8 +91,11 @@ def ftune_command(words: Sequence[str]) -> list[str]:
 
 def _environment(given: Mapping[str, str], world: World, share: Share) -> dict[str, str]:
     threads = str(max(1, count_cores() // world.local_count))
-    own = {**variables(world, share.host, share.port), LAUNCHER: "1"}
-    return {"OMP_NUM_THREADS": threads, **given, **own}
+    wanted = {"OMP_NUM_THREADS": threads}
+    interface = interface_to(share.host) if share.nodes > 1 else None
+    if interface and interface != "lo":
+        wanted["GLOO_SOCKET_IFNAME"] = interface
+    return {**wanted, **given, **variables(world, share.host, share.port), LAUNCHER: "1"}
 
 
 def _ending_with(parent: int) -> Callable[[], None] | None:

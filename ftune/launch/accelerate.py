@@ -1,0 +1,78 @@
+"""The configuration of `accelerate launch`, and DeepSpeed's, that says the same as a recipe."""
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ftune.backends.base import Backend
+from ftune.backends.machine import count_gpus
+from ftune.backends.shape import Shape
+from ftune.core.checkpoints import write_atomically
+from ftune.core.errors import LaunchError
+from ftune.core.paths import shown
+from ftune.models.dtype import resolve_dtype
+from ftune.recipes.base import Recipe
+from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.training import TrainingRecipe
+
+CONFIG, DEEPSPEED = "accelerate.yaml", "deepspeed.json"
+
+
+def write_config(recipe: Recipe, folder: Path) -> Path:
+    """Write `accelerate.yaml` into a folder, and `deepspeed.json` for DeepSpeed's backend; the path of the former.
+
+    Processes and precision that the recipe leaves open are those of this machine. Raises LaunchError for a recipe of
+    a command without a backend, StorageError where the folder cannot be written.
+    """
+    if not isinstance(recipe, TrainingRecipe | PpoRecipe):
+        raise LaunchError(f"type: recipes of '{recipe.resolved()['type']}' have no backend; there is nothing to launch")
+    gpus = count_gpus()
+    backend: Backend = recipe.backend.resolve(None, os.environ, gpus)
+    shape = _shape(recipe, backend, gpus, folder / DEEPSPEED)
+    deepspeed = backend.deepspeed_config(shape)
+    if deepspeed is not None:
+        write_atomically(folder / DEEPSPEED, json.dumps(deepspeed, indent=2) + "\n")
+    write_atomically(folder / CONFIG, yaml.safe_dump(backend.accelerate_config(shape), sort_keys=False))
+    return folder / CONFIG
+
+
+def command_line(config: Path, recipe: Recipe, path: Path, overrides: Sequence[str] = ()) -> str:
+    """What starts the recipe with that configuration; on several nodes, on each of them."""
+    words = ["accelerate", "launch", "--config_file", shown(config)]
+    backend = getattr(recipe, "backend", None)
+    more = " --machine_rank K --main_process_ip HOST --main_process_port PORT" if backend and backend.nodes > 1 else ""
+    program = ["-m", "ftune", str(recipe.resolved()["type"]), str(path), *overrides]
+    return f"{shlex.join(words)}{more} {shlex.join(program)}"
+
+
+def _shape(recipe: TrainingRecipe | PpoRecipe, backend: Backend, gpus: int, deepspeed_file: Path) -> Shape:
+    """The numbers of a recipe on this machine. Raises LaunchError for a batch that its processes cannot share."""
+    processes, on_gpu = backend.local_processes(gpus), backend.on_gpu(gpus)
+    common: dict[str, Any] = {
+        "processes": processes,
+        "nodes": backend.nodes,
+        "max_grad_norm": recipe.optim.max_grad_norm,
+        "dtype": resolve_dtype(recipe.model.dtype, on_gpu=on_gpu),
+        "on_gpu": on_gpu,
+        "deepspeed_file": str(deepspeed_file),
+    }
+    if isinstance(recipe, PpoRecipe):  # its loop makes its own batches, which no backend of its is told
+        checkpointing = recipe.ppo.activation_checkpointing
+        return Shape(
+            **common, micro_batch_size=1, gradient_accumulation_steps=1, activation_checkpointing=checkpointing
+        )
+    try:
+        accumulation = recipe.batch.accumulation(processes * backend.nodes)
+    except ValueError as error:
+        raise LaunchError(f"batch: {error}, with {processes * backend.nodes} processes") from None
+    return Shape(
+        **common,
+        micro_batch_size=recipe.batch.micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        activation_checkpointing=recipe.batch.activation_checkpointing,
+    )
