@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ftune.backends.distributed import Distributed
+from ftune.backends.single import Single
 from ftune.core.errors import LaunchError
+from ftune.core.world import World
 from ftune.recipes.load import Loaded
+from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -41,25 +46,25 @@ def job_of(loaded: Loaded, nodes: int, gpus_per_node: int) -> Job:
 
     Raises LaunchError where the recipe cannot use them.
     """
-    recipe, place = loaded.recipe, loaded.path
-    if "backend" not in type(recipe).model_fields:
-        raise LaunchError(f"{place}: a recipe for 'ftune {recipe.resolved()['type']}' does not run on a cluster")
-    values, processes = recipe.resolved(), nodes * gpus_per_node
-    backend = values["backend"]
-    if backend["type"] == "single" and processes > 1:
+    recipe, processes = loaded.recipe, nodes * gpus_per_node
+    if not isinstance(recipe, TrainingRecipe | PpoRecipe):
+        raise LaunchError(f"{loaded.path}: 'ftune {recipe.resolved()['type']}' runs in one process, on no cluster")
+    if isinstance(recipe.backend, Single) and processes > 1:
         raise LaunchError(
-            f"{place}: backend.type: 'single' is one process, and {nodes} x {gpus_per_node} GPUs are {processes}; "
-            "use 'ddp', 'fsdp', 'zero' or 'auto'"
+            f"{loaded.path}: backend.type: 'single' is one process, and {nodes} x {gpus_per_node} GPUs are "
+            f"{processes}; use 'ddp', 'fsdp', 'zero' or 'auto'"
         )
-    if backend.get("device") == "cpu":
-        raise LaunchError(f"{place}: backend.device: 'cpu' leaves the GPUs of the cluster idle; remove it")
-    rows, micro = (values.get("batch", {}).get(key) for key in ("global_batch_size", "micro_batch_size"))
-    if rows and rows % (micro * processes):
-        raise LaunchError(
-            f"{place}: batch.global_batch_size: {rows} rows are not a multiple of {micro * processes}, a micro-batch "
-            f"of {micro} on each of {processes} GPUs; change it, batch.micro_batch_size or the number of GPUs"
-        )
-    return Job(loaded.path, loaded.overrides, values["output_dir"], nodes, gpus_per_node)
+    if recipe.backend.device == "cpu":
+        raise LaunchError(f"{loaded.path}: backend.device: 'cpu' leaves the GPUs of the cluster idle; remove it")
+    there = World(0, processes, 0, gpus_per_node, nodes, 0, "ftune")
+    backend = recipe.backend.resolve(there, {}, gpus_per_node)
+    if isinstance(backend, Distributed):
+        backend = backend.model_copy(update={"num_nodes": nodes, "num_processes": gpus_per_node})
+    try:
+        recipe.check_backend(backend)
+    except ValueError as error:
+        raise LaunchError(f"{loaded.path}: {error}") from None
+    return Job(loaded.path, loaded.overrides, recipe.output_dir, nodes, gpus_per_node)
 
 
 def name_of(job: Job) -> str:

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftune.core.errors import LaunchError
-from ftune.launch.job import Job, mounts_of, name_of
+from ftune.launch.job import Job, job_of, mounts_of, name_of
+from ftune.recipes.eval import EvalRecipe
+from ftune.recipes.load import Loaded
 from tests.launch.clusters import make_job
 
 
@@ -23,7 +25,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("backend={type: single}", "'single' is one process, and 2 x 8 GPUs are 16"),
         ("backend.device=cpu", "leaves the GPUs of the cluster idle"),
         ("batch={micro_batch_size: 3, global_batch_size: 144}", None),
-        ("batch={micro_batch_size: 4, global_batch_size: 32}", "not a multiple of 64"),
+        (
+            "batch={micro_batch_size: 4, global_batch_size: 32}",
+            "with 16 processes global_batch_size 32 is not a multiple of 64",
+        ),
     ],
 )
 def test_what_the_recipe_cannot_use_is_refused(override: str, said: str | None) -> None:
@@ -32,6 +37,11 @@ def test_what_the_recipe_cannot_use_is_refused(override: str, said: str | None) 
     else:
         with pytest.raises(LaunchError, match=re.escape(said)):
             make_job("my.yaml", override)
+
+
+def test_a_command_of_one_process_is_refused() -> None:
+    with pytest.raises(LaunchError, match="'ftune eval' runs in one process"):
+        job_of(Loaded(EvalRecipe(run="runs/x"), Path("x.yaml"), "", (), {}), 1, 1)
 
 
 def test_the_numbers_of_the_command_count() -> None:
