@@ -34,6 +34,7 @@ def examine(recipe: Path | None) -> list[Finding]:
     """All findings about this machine, and about a recipe on it."""
     asking = ThreadPoolExecutor(1).submit(probe.ask)  # seconds, in a process of its own; the rest runs meanwhile
     asked, findings = needs.read(recipe) if recipe else (needs.Needs(), [])
+    faults = [finding for finding in findings if finding.level == "error"]
     light = start(
         {
             "machine": lambda: _machine(environment()),
@@ -50,7 +51,7 @@ def examine(recipe: Path | None) -> list[Finding]:
         findings.append(Finding("error", "torch", answers["ended"], "see what 'nvidia-smi' and 'import torch' say"))
     found = answers.get("gpus")
     present = found if isinstance(found, list) else []
-    heavy = start(_on_torch(answers, present, asked, is_recipe=recipe is not None))
+    heavy = start(_on_torch(answers, present, asked, is_recipe=recipe is not None and not faults))
     return [*findings, *heavy(), *light()]
 
 
@@ -70,7 +71,7 @@ def start(checks: Mapping[str, Check], limit_s: float = LIMIT_S) -> Callable[[],
         findings: list[Finding] = []
         for area, thread in threads.items():
             thread.join(limit_s)
-            late = warning(area, f"the check did not end within {limit_s:.0f} s", "a disk or name server may hang")
+            late = warning(area, f"the check did not end within {limit_s:g} s", "a disk or name server may hang")
             findings += done.get(area, [late])
         return findings
 

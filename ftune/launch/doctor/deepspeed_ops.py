@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -23,6 +24,9 @@ OPS = {
     "fused_adam": "DeepSpeed's own AdamW on GPUs",
 }
 """The operations that DeepSpeed's settings lead to, and what each is for."""
+
+BUILD_S = 600.0
+"""No build takes longer."""
 
 CUDA_OPS = ("async_io", "fused_adam")
 """Those that are compiled against CUDA where torch is."""
@@ -47,8 +51,8 @@ class OpsFacts:
     torch_cuda: str | None = None
     """The CUDA version that torch was built for; None for a CPU build."""
     gpus: bool = False
-    locks: Sequence[str] = ()
-    """Lock files of builds: one that a killed build has left makes the next wait for ever."""
+    locks: Mapping[str, float] = field(default_factory=dict)
+    """Lock files of builds and their age in seconds: one that a killed build left makes the next wait for ever."""
 
 
 def gather(version: str | None, torch_cuda: str | None, *, gpus: bool) -> OpsFacts:
@@ -75,7 +79,7 @@ def gather(version: str | None, torch_cuda: str | None, *, gpus: bool) -> OpsFac
         cuda_home=os.environ.get("CUDA_HOME"),
         torch_cuda=torch_cuda,
         gpus=gpus,
-        locks=[str(path) for path in locks],
+        locks={str(path): time.time() - path.stat().st_mtime for path in locks},
     )
 
 
@@ -92,12 +96,15 @@ def judge(facts: OpsFacts, needed: Mapping[str, str]) -> Iterator[Finding]:
             yield ok("deepspeed", "not installed; only backend.type: zero needs it")
         return
     yield ok("deepspeed", f"DeepSpeed {facts.version}")
-    for lock in facts.locks:
-        yield warning(
-            "deepspeed",
-            f"{lock} is there: either an operation is being built now, or a build was killed and the next waits for it",
-            f"if nothing is being built: rm {lock}",
-        )
+    for lock, age_s in facts.locks.items():
+        if age_s > BUILD_S:
+            yield warning(
+                "deepspeed",
+                f"{lock} is {age_s / 60:.0f} minutes old: a build was killed, and the next waits for it for ever",
+                f"if nothing is being built: rm {lock}",
+            )
+        else:
+            yield ok("deepspeed", f"an operation is being built right now: {lock}")
     if facts.ninja_beside:
         yield warning(
             "deepspeed",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftune.launch.doctor.finding import Finding, error, ok, size, warning
+from ftune.launch.doctor.finding import Finding, error, ok, several, size, warning
 
 SLOWING = ("NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE", "NCCL_IB_DISABLE", "CUDA_LAUNCH_BLOCKING")
 """Switches that make training slow, left over from a search for a fault."""
@@ -34,10 +34,16 @@ def gather(torch: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]]) -> GpuFa
     """The probe's answers, and what can be seen without torch."""
     devices = len(list(Path("/dev").glob("nvidia[0-9]*"))) or int(Path("/dev/dxg").exists())
     stated = Path("/proc/driver/nvidia/version")
-    match = re.search(r"Kernel Module.*?\s(\d+\.\d+[\d.]*)", stated.read_text()) if stated.is_file() else None
+    driver = driver_version(stated.read_text()) if stated.is_file() else None
     switches = {name: os.environ[name] for name in SLOWING if os.environ.get(name, "0") not in ("", "0")}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return GpuFacts(torch, gpus, devices, match[1] if match else None, visible, switches)
+    return GpuFacts(torch, gpus, devices, driver, visible, switches)
+
+
+def driver_version(stated: str) -> str | None:
+    """The version in a text as `/proc/driver/nvidia/version`."""
+    match = re.search(r"Kernel Module.*?\s(\d+\.\d+[\d.]*)", stated)
+    return match[1] if match else None
 
 
 def judge(facts: GpuFacts) -> Iterator[Finding]:
@@ -97,19 +103,19 @@ def _none(facts: GpuFacts) -> Iterator[Finding]:
     if facts.devices and not built:
         yield error(
             "gpu",
-            f"{facts.devices} GPU(s) are here, but this torch ({facts.torch.get('version')}) was built for CPUs alone",
+            f"{several(facts.devices, 'GPU')} here, but torch {facts.torch.get('version')} was built for CPUs alone",
             "install a CUDA build of torch: https://pytorch.org/get-started/locally",
         )
     elif facts.devices and facts.visible in ("", "-1", "NoDevFiles"):
         yield warning(
             "gpu",
-            f"CUDA_VISIBLE_DEVICES='{facts.visible}' hides the {facts.devices} GPU(s) of this machine",
+            f"CUDA_VISIBLE_DEVICES='{facts.visible}' hides the {several(facts.devices, 'GPU')} of this machine",
             "unset CUDA_VISIBLE_DEVICES, or name those to use: CUDA_VISIBLE_DEVICES=0,1",
         )
     elif facts.devices:
         yield error(
             "gpu",
-            f"{facts.devices} GPU(s) are here, but torch cannot use them: {trouble or 'it does not say why'}",
+            f"{several(facts.devices, 'GPU')} here, but torch cannot use them: {trouble or 'it does not say why'}",
             "see what 'nvidia-smi' says; with NVSwitch, nvidia-fabricmanager must run",
         )
     else:

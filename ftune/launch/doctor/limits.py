@@ -69,11 +69,11 @@ def judge(facts: LimitFacts, processes: int) -> Iterator[Finding]:
     if facts.open_files is not None and facts.open_files < OPEN_FILES:
         yield warning(
             "limits",
-            f"{facts.open_files} open files a process: loaders and sockets of many processes may not fit",
+            f"a process may open only {facts.open_files} files: loaders and sockets of many processes may not fit",
             "ulimit -n 65536",
         )
     else:
-        yield ok("limits", f"open files a process: {facts.open_files or 'no limit'}")
+        yield ok("limits", f"a process may open {facts.open_files or 'any number of'} files")
     if facts.rdma and facts.locked_bytes is not None:
         yield warning(
             "limits",

@@ -59,7 +59,7 @@ def _knock(world: World, host: str, port: int, wait_s: float) -> None:
     while reason := call(host, port):
         if time.monotonic() > deadline:
             raise LaunchError(
-                f"rank {world.rank} of {world.count} tried {host}:{port} for {wait_s:.0f} s, and nobody answered "
+                f"rank {world.rank} of {world.count} tried {host}:{port} for {wait_s:g} s, and nobody answered "
                 f"({reason}); does the first process run, is the address right, does a firewall stand between?"
             )
         time.sleep(LOOK_S)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftune.backends.machine import count_gpus
 from ftune.core.errors import FtuneError
-from ftune.launch.doctor.finding import Finding, error, ok, warning
+from ftune.launch.doctor.finding import Finding, error, ok, several, warning
 
 AREA = "recipe"
 
@@ -83,11 +83,12 @@ def judge(needs: Needs, gpus: Sequence[Mapping[str, Any]], *, has_deepspeed: boo
     """The recipe's backend against this machine's GPUs and packages."""
     count = needs.on_node(len(gpus))
     where = "GPUs" if gpus and needs.device != "cpu" else "the CPU"
-    told = f"backend {needs.backend}: {count} process(es) a node, {needs.nodes} node(s), on {where}"
+    each, nodes = several(count, "process", "processes"), several(needs.nodes, "node")
+    told = f"backend {needs.backend}: {each} a node, {nodes}, on {where}"
     if needs.device != "cpu" and gpus and count > len(gpus):
         yield error(
             AREA,
-            f"{told}; this machine has {len(gpus)} GPU(s)",
+            f"{told}; this machine has {several(len(gpus), 'GPU')}",
             f"set backend.num_processes: auto, or at most {len(gpus)}; or give the job more GPUs",
         )
     elif needs.device == "cuda" and not gpus:

@@ -2,28 +2,32 @@
 
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftune.backends.machine import count_gpus
 from ftune.core.errors import LaunchError
 from ftune.core.say import Say
 from ftune.core.world import World, export_slurm, joined
-from ftune.launch.doctor.all_reduce import Timing, bus_bandwidth, measure, sizes
-from ftune.launch.doctor.finding import size
+from ftune.launch.doctor.all_reduce import Timing, measure, sizes
+from ftune.launch.doctor.finding import several
 from ftune.launch.doctor.links import in_words, links_in, nccl_log
 from ftune.launch.doctor.meeting import meet
 from ftune.launch.doctor.needs import Needs, load
+from ftune.launch.doctor.speeds import Speeds, tell
+from ftune.launch.doctor.speeds import as_json as speeds_as_json
 from ftune.launch.place import free_port
 from ftune.launch.processes import Share, ftune_command
 from ftune.launch.supervisor import supervise
 
 if TYPE_CHECKING:
+    import torch
     from torch._C._distributed_c10d import Store  # `torch.distributed` has it too, but without types
 
 WITHOUT_RECIPE = 2
@@ -63,83 +67,60 @@ def time_network(recipe: Path | None, words: Sequence[str], wait_s: float, *, as
 def _as_member(world: World, needs: Needs, wait_s: float, *, as_json: bool) -> int:
     """One process of the world: meet the others, measure, and on the first process tell."""
     import torch
-    import torch.distributed as dist
 
     on_gpu = needs.device != "cpu" and torch.cuda.is_available()
     if on_gpu and world.local_count > torch.cuda.device_count():
+        gpus = several(torch.cuda.device_count(), "GPU")
         raise LaunchError(
-            f"{world.local_count} processes on this node and {torch.cuda.device_count()} GPU(s): each needs its own; "
-            "start fewer, or see whether CUDA_VISIBLE_DEVICES hides some"
+            f"{world.local_count} processes on this node and {gpus}: each needs its own; start fewer, or see whether "
+            "CUDA_VISIBLE_DEVICES hides some"
         )
     device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
-    with _time_limit(world, wait_s), nccl_log() as log:
+    with _time_limit(world, wait_s):
         store = meet(world, wait_s)
         try:
-            if on_gpu:
-                torch.cuda.set_device(device)
-            backend = "nccl" if on_gpu else "gloo"
-            dist.init_process_group(
-                backend, store=store, rank=world.rank, world_size=world.count, timeout=timedelta(seconds=MEASURE_S)
-            )
+            timings, links = _exchange(world, store, device)
+        except (RuntimeError, OSError) as failed:
+            cause = re.sub(r"^\[[^\]]*\] ", "", str(failed))  # gloo begins with the place in its own code
+            first = cause.partition("\n")[0].partition(". ")[0]
+            raise LaunchError(f"rank {world.rank}: the exchange broke off: {first}; see what the others say") from None
+    backend, address = ("nccl" if on_gpu else "gloo"), f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    speeds = Speeds(world, address, backend, links, timings)
+    if world.rank == 0 and as_json:
+        print(speeds_as_json(speeds))
+    elif world.rank == 0:
+        tell(speeds, Say())
+    return 0 if speeds.are_right else 1
+
+
+def _exchange(world: World, store: "Store", device: "torch.device") -> tuple[list[Timing], str]:
+    """Time all sizes in a process group of their own; gives the links too."""
+    import torch
+    import torch.distributed as dist
+
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    with nccl_log() as log:
+        limit = timedelta(seconds=MEASURE_S)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.count, timeout=limit
+        )
+        try:
             timings = list(measure(sizes(on_gpu=on_gpu), device))
             links = _links(store, world, log)
-            dist.barrier(device_ids=[device.index] if on_gpu else None)
+            dist.barrier(device_ids=[device.index] if on_gpu else None)  # the first process holds the store
+            return timings, links
+        finally:
             dist.destroy_process_group()
-        except (RuntimeError, OSError) as failed:
-            cause = (str(failed).splitlines() or [type(failed).__name__])[0]
-            raise LaunchError(f"rank {world.rank}: the exchange broke off: {cause}; see what the others say") from None
-    if world.rank == 0:
-        facts = _facts(world, backend, links)
-        print(json.dumps({**facts, "sizes": [_row(one, world) for one in timings]})) if as_json else _tell(
-            facts, timings, world
-        )
-    return int(any(timing.wrong for timing in timings))
-
-
-def _facts(world: World, backend: str, links: str) -> dict[str, Any]:
-    return {
-        "processes": world.count,
-        "nodes": world.nodes,
-        "launcher": world.launcher,
-        "backend": backend,
-        "links": links,
-        "address": f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-    }
-
-
-def _row(timing: Timing, world: World) -> dict[str, Any]:
-    return {
-        "bytes": timing.bytes,
-        "latency_s": timing.seconds,
-        "bus_bandwidth_gb_s": bus_bandwidth(timing.bytes, timing.seconds, world.count) / 1e9,
-        "wrong_ranks": list(timing.wrong),
-    }
-
-
-def _tell(facts: dict[str, Any], timings: Sequence[Timing], world: World) -> None:
-    """The table; GB are 10^9 bytes, as network hardware counts."""
-    say = Say()
-    say.result(
-        f"{world.count} processes on {world.nodes} node(s), started by {facts['launcher']}, met at {facts['address']}"
-    )
-    say.result(f"all-reduce over {facts['backend']}; links: {facts['links']}")
-    say.result(f"{'size':>10} {'latency':>12} {'bus bandwidth':>16}")
-    for timing in timings:
-        wrong = f"  WRONG on rank {', '.join(map(str, timing.wrong))}" if timing.wrong else ""
-        speed = bus_bandwidth(timing.bytes, timing.seconds, world.count) / 1e9
-        say.result(f"{size(timing.bytes):>10} {timing.seconds * 1e3:>9.3f} ms {speed:>11.3f} GB/s{wrong}")
-    if any(timing.wrong for timing in timings):
-        say.result("error: sums are wrong; a GPU, its link or the network is broken: do not train here")
-    else:
-        say.result("all sums were right")
 
 
 def _links(store: "Store", world: World, log: Path) -> str:
-    """The links of all processes, put together over the store."""
+    """The links of all processes, put together over the store by the first one."""
     own = links_in(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else set()
     store.set(f"links/{world.rank}", json.dumps(sorted(own)))
     found: set[str] = set()
-    for rank in range(world.count):
+    for rank in range(world.count) if world.rank == 0 else ():
         found |= set(json.loads(store.get(f"links/{rank}")))
     if found:
         return in_words(found)
@@ -154,7 +135,7 @@ def _time_limit(world: World, wait_s: float) -> Iterator[None]:
 
     def end() -> None:
         print(
-            f"error: rank {world.rank} of {world.count} was not done within {limit_s:.0f} s: an exchange hangs; where "
+            f"error: rank {world.rank} of {world.count} was not done within {limit_s:g} s: an exchange hangs; where "
             "only large messages do, the network drops large packets (MTU), else a process is gone",
             file=sys.stderr,
             flush=True,

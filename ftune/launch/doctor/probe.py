@@ -35,7 +35,7 @@ def ask(limit_s: float = LIMIT_S) -> Facts:
             how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
             ended = f"the process that looks at torch ended with {how}: {said[-1] if said else 'it said nothing'}"
     except subprocess.TimeoutExpired as late:
-        out, ended = late.stdout or b"", f"torch or the GPU driver gave no answer within {limit_s:.0f} s"
+        out, ended = late.stdout or b"", f"torch or the GPU driver gave no answer within {limit_s:g} s"
     answers: Facts = {"ended": ended}
     for line in out.decode(errors="replace").splitlines():
         if line.startswith("{"):

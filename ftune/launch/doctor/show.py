@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from ftune.core.say import Say
-from ftune.launch.doctor.finding import Finding, without_names
+from ftune.launch.doctor.finding import Finding, several, without_names
 
 STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
@@ -33,7 +33,8 @@ def tell(findings: Sequence[Finding], say: Say) -> None:
         if finding.remedy:
             say.result(f"{'':<8}{'':<{width}}  try: {without_names(finding.remedy)}")
     errors, warnings = _count(findings, "error"), _count(findings, "warning")
-    say.result(f"{errors} error(s), {warnings} warning(s)")
+    end = "" if errors else ": nothing keeps ftune from running here"
+    say.result(f"{several(errors, 'error')}, {several(warnings, 'warning')}{end}")
 
 
 def _count(findings: Sequence[Finding], level: str) -> int:

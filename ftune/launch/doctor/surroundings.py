@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftune.core.errors import LaunchError
 from ftune.core.world import LAUNCHER, World, joined
-from ftune.launch.doctor.finding import Finding, error, ok, warning
+from ftune.launch.doctor.finding import Finding, error, ok, several, warning
 from ftune.launch.doctor.ports import call
 
 MARKS = ("TORCHELASTIC_RUN_ID", LAUNCHER, "SLURM_STEP_ID", "ACCELERATE_MIXED_PRECISION")
@@ -73,11 +73,12 @@ def judge(facts: Launcher) -> Iterator[Finding]:
             leave,
         )
     elif facts.world.count > 1 and not facts.marked:
-        others = facts.world.count - 1
-        yield warning("launcher", f"{shown}: 'ftune sft' would join and wait for {others} other process(es)", leave)
+        others = several(facts.world.count - 1, "other process", "other processes")
+        yield warning("launcher", f"{shown}: 'ftune sft' would join and wait for {others}", leave)
     else:
         world = facts.world
-        yield ok("launcher", f"started by {world.launcher}: rank {world.rank} of {world.count}, {world.nodes} node(s)")
+        nodes = several(world.nodes, "node")
+        yield ok("launcher", f"started by {world.launcher}: rank {world.rank} of {world.count}, on {nodes}")
     if facts.accelerate and facts.world is None:
         yield warning(
             "launcher",
