@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 GRACE_S = 5.0
 """How long the main thread of a process may take to end by itself once another process is gone."""
@@ -167,12 +168,12 @@ class Lifeline:
                 peer.shutdown(socket.SHUT_WR)
 
 
-def _send(peer: socket.socket, message: dict[str, object]) -> None:
+def _send(peer: socket.socket, message: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # who is gone need not be told
         peer.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _receive(peer: socket.socket, rest: bytearray) -> list[dict[str, object]]:
+def _receive(peer: socket.socket, rest: bytearray) -> list[dict[str, Any]]:
     """The whole messages that have come; empty when the connection is closed."""
     while True:
         try:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from ftune.backends.lifeline import Lifeline
-from ftune.core.errors import FtuneError, LaunchError
+from ftune.core.errors import FtuneError, LaunchError, StoppedError
 from ftune.core.world import World, joined
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Ranks:
         self.count: int = world.count if world else 1
         self.local_rank: int = world.local_rank if world else 0
         self._turn = 0
-        self.lifeline: Lifeline | None = None
+        self._lifeline: Lifeline | None = None
 
     @classmethod
     @contextmanager
@@ -73,6 +73,10 @@ class Ranks:
         try:
             yield ranks
             ranks.wait()
+        except StoppedError:  # that was agreed on
+            ranks.wait()
+            ranks._leave()
+            raise
         except BaseException as error:
             raise ranks._told(error) from error
         ranks._leave()
@@ -81,6 +85,11 @@ class Ranks:
     def first(self) -> bool:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
+
+    def before_the_end(self, call: Callable[[], None]) -> None:
+        """Let `call` be made when another process is lost and this one cannot end in an orderly way."""
+        if self._lifeline is not None:
+            self._lifeline.last_words.append(call)
 
     def wait(self) -> None:
         """Until all are here."""
@@ -130,12 +139,11 @@ class Ranks:
         if self.count == 1:
             return
         import torch
+        from torch.distributed.distributed_c10d import PrefixStore
 
-        if on_gpu:
-            torch.cuda.set_device(self.local_rank)
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=torch.distributed.PrefixStore("group", self._store),
+            store=PrefixStore("group", self._store),
             rank=self.rank,
             world_size=self.count,
             timeout=EXCHANGE,
@@ -174,13 +182,13 @@ class Ranks:
         return values  # type: ignore[return-value]
 
     def _gather(self) -> None:
-        import torch
+        from torch.distributed.rendezvous import rendezvous
 
         where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         try:
-            self._store = next(iter(torch.distributed.rendezvous("env://", timeout=MEETING)))[0]
+            self._store = next(iter(rendezvous("env://", timeout=MEETING)))[0]
             self._store.set_timeout(PATIENCE)
-            self.lifeline = Lifeline(
+            self._lifeline = Lifeline(
                 self.rank,
                 self.count,
                 publish=lambda place: self._store.set("lifeline", place),
@@ -211,7 +219,7 @@ class Ranks:
 
     def _told(self, error: BaseException) -> BaseException:
         """The error to end with, once the others know: that of a process that was lost before this one, or its own."""
-        lifeline = self.lifeline
+        lifeline = self._lifeline
         if lifeline is None:
             return error
         expected = isinstance(error, FtuneError | KeyboardInterrupt | SystemExit)
@@ -228,5 +236,5 @@ class Ranks:
 
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        if self.lifeline is not None:
-            self.lifeline.close()
+        if self._lifeline is not None:
+            self._lifeline.close()

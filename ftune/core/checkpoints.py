@@ -43,6 +43,11 @@ class Found:
     """Each newer checkpoint that was set aside: where it is kept now, and its problems in words."""
 
 
+def staged(run_dir: Path, step: int) -> Path:
+    """Where checkpoint `step` grows."""
+    return run_dir / STAGING / f"checkpoint-{step}"
+
+
 def stage(run_dir: Path, step: int) -> Path:
     """An empty folder in which checkpoint `step` is to be written; see `stage_folder`."""
     return stage_folder(run_dir / f"checkpoint-{step}")

@@ -84,6 +84,20 @@ class EventLog:
         self.close()
 
 
+class UnwrittenLog(EventLog):
+    """The log of a process that leaves the writing to the first one."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def write(self, kind: str, **fields: object) -> Event:
+        """Write nothing."""
+        return {"kind": kind, **fields}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 def read_events(path: Path) -> list[Event]:
     """The history that counts: all events but the progress that a later resume has taken back.
 

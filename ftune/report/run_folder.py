@@ -12,15 +12,16 @@ from typing import Any
 from ftune.core.checkpoints import Found, newest_valid, storage_errors, write_atomically
 from ftune.core.errors import CheckpointError, DivergedError, RecipeError, StoppedError, StorageError
 from ftune.core.paths import shown
-from ftune.report.events import EventLog
+from ftune.report.events import EventLog, UnwrittenLog
 
 STATE = "ftune.json"
 FIRST_FILES = ("recipe.yaml", "recipe.resolved.json", STATE)
 MAY_CHANGE = (
-    "output_dir", "extends", "log", "checkpoint", "eval",
+    "output_dir", "extends", "log", "checkpoint", "eval", "backend", "batch",
     "schedule.epochs", "schedule.max_steps", "schedule.iterations",
 )  # fmt: skip
-"""Recipe keys that a resumed run may have changed: they alter what is shown or kept, or how long it goes on."""
+"""Recipe keys that a resumed run may have changed: they alter what is shown or kept, how long it goes on, or where it
+computes. Whether a step still has as many rows is checked where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class RunFolder:
     found: Found
     finished: bool
     """The run to be resumed has come to its end already."""
+    writes: bool = True
+    """Whether this process writes into it: of several, only the first does."""
 
     @classmethod
     def open(cls, path: Path, recipe: dict[str, Any], text: str, *, resume: bool, overwrite: bool) -> "RunFolder":
@@ -64,6 +67,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a small JSON file into the folder, as a whole."""
+        if not self.writes:
+            return
         write_atomically(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def set_state(self, state: str, **facts: object) -> None:
@@ -73,6 +78,9 @@ class RunFolder:
     @contextmanager
     def recording(self) -> Iterator[EventLog]:
         """The run's event log; however the work inside ends, `ftune.json` and the last event say it."""
+        if not self.writes:
+            yield UnwrittenLog()
+            return
         resume_step = self.found.step if (self.path / "events.jsonl").exists() else None
         with EventLog(self.path / "events.jsonl", resume_step=resume_step) as events:
             started = time.monotonic()

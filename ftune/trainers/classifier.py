@@ -11,7 +11,7 @@ from transformers import Trainer
 from ftune.evals.classes import class_report
 from ftune.trainers.judged import ClassCollator, ClassDataset
 from ftune.trainers.reliable import ReliableTrainer
-from ftune.trainers.scoring import logits_of, score_rows
+from ftune.trainers.scoring import logits_of, score_spread
 from ftune.trainers.tally import Tally
 
 
@@ -22,9 +22,10 @@ class ClassifierTrainer(Trainer):
     label_smoothing: float
     tally: Tally
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float:
         """Rows of a whole step: its loss is their mean, however it is accumulated."""
-        return sum(batch["items"] for batch in batch_samples)
+        items: int = sum(batch["items"] for batch in batch_samples)
+        return items
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -48,13 +49,16 @@ class ReliableClassifierTrainer(ReliableTrainer, ClassifierTrainer):
     logits: np.ndarray[Any, np.dtype[np.float64]]
     """What the last evaluation found, shape (rows, classes)."""
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float:
+        return self.share_of(int(super()._get_num_items_in_batch(batch_samples, device)))
+
     def end_step(self, *, counts: bool) -> None:
         """Count the step's verdicts, or forget them."""
         self.tally.end_step(counts=counts)
 
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """How many rows were told right, and how many there were."""
-        return {**self.tally.means(), "rows": trained}
+        return {**self.tally.means(self.ranks.sum), "rows": trained}
 
     def held_out(self) -> dict[str, Any]:
         """The report on the held-out rows."""
@@ -63,7 +67,7 @@ class ReliableClassifierTrainer(ReliableTrainer, ClassifierTrainer):
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         rows = [example["input_ids"] for example in examples]
         at_once = self.args.per_device_eval_batch_size
-        logits = score_rows(self.model, rows, collator.padding, at_once=at_once, dtype=dtype)
+        logits = score_spread(self.model, rows, collator.padding, self.ranks, at_once=at_once, dtype=dtype)
         self.logits = logits.double().numpy()
         return class_report(self.logits, np.array([example["class"] for example in examples]), self.names)
 

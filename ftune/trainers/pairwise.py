@@ -10,7 +10,7 @@ from trl import RewardTrainer
 from ftune.evals.pairs import ScoredPairs, pair_report
 from ftune.trainers.judged import PairCollator, PairDataset, answers_of
 from ftune.trainers.reliable import ReliableTrainer
-from ftune.trainers.scoring import logits_of, score_rows
+from ftune.trainers.scoring import logits_of, score_spread
 from ftune.trainers.tally import Tally
 
 
@@ -42,9 +42,10 @@ class PairwiseTrainer(RewardTrainer):
     center: float
     tally: Tally
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float:
         """Prompts of a whole step: its loss is their mean, however it is accumulated."""
-        return sum(batch["items"] for batch in batch_samples)
+        items: int = sum(batch["items"] for batch in batch_samples)
+        return items
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -69,13 +70,16 @@ class ReliablePairwiseTrainer(ReliableTrainer, PairwiseTrainer):
     scores: np.ndarray[Any, np.dtype[np.float64]]
     """Of every held-out answer."""
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float:
+        return self.share_of(int(super()._get_num_items_in_batch(batch_samples, device)))
+
     def end_step(self, *, counts: bool) -> None:
         """Count the step's verdicts, or forget them."""
         self.tally.end_step(counts=counts)
 
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """How many pairs were told right, by how much, and how many answers were scored."""
-        return {**self.tally.means(), "answers": trained}
+        return {**self.tally.means(self.ranks.sum), "answers": trained}
 
     def held_out(self) -> dict[str, Any]:
         """Loss as in training (without smoothing, margins and centring), and the report on the pairs."""
@@ -109,7 +113,7 @@ class ReliablePairwiseTrainer(ReliableTrainer, PairwiseTrainer):
         collator: PairCollator = self.data_collator.collate
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         at_once = 2 * self.args.per_device_eval_batch_size
-        return score_rows(self.model, rows, collator.padding, at_once=at_once, dtype=dtype)
+        return score_spread(self.model, rows, collator.padding, self.ranks, at_once=at_once, dtype=dtype)
 
     def held_out_words(self, facts: dict[str, Any]) -> str:
         """Loss, accuracy and margin."""

@@ -4,10 +4,10 @@ import math
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.report.measures import duration, peak_memory_gib
 from ftune.trainers.reliable import ReliableTrainer
@@ -18,13 +18,13 @@ SECONDS_BETWEEN_LINES = 5.0
 class ProgressCallback(TrainerCallback):
     """Turns the trainer's logs into events and into one live line, or plain lines where there is no terminal."""
 
-    def __init__(self, trainer: ReliableTrainer, events: EventLog, console: Console) -> None:
-        self.trainer, self.events, self.console = trainer, events, console
+    def __init__(self, trainer: ReliableTrainer, events: EventLog, say: Say) -> None:
+        self.trainer, self.events, self.say, self.console = trainer, events, say, say.console
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[facts]}"),
-            console=console,
+            console=self.console,
         )
         self.last_line = -math.inf
         self.busy_s = 0.0
@@ -67,13 +67,14 @@ class ProgressCallback(TrainerCallback):
         if "eval_loss" in logs:
             facts = self.trainer.evaluation
             self.events.write("eval", step=state.global_step, **facts)
-            self._say(f"step {state.global_step}: {self.trainer.held_out_words(facts)}")
+            self.say.line(f"step {state.global_step}: {self.trainer.held_out_words(facts)}")
         elif "loss" in logs:
             self._step(state, logs)
 
     def _step(self, state: TrainerState, logs: dict[str, float]) -> None:
-        tokens, trained = self.trainer.tokens - self.seen[0], self.trainer.trained_tokens - self.seen[1]
+        here = [self.trainer.tokens - self.seen[0], self.trainer.trained_tokens - self.seen[1]]
         self.seen = (self.trainer.tokens, self.trainer.trained_tokens)
+        tokens, trained = self.trainer.ranks.sums(here)
         rate = tokens / self.busy_s if self.busy_s else 0.0
         self.busy_s = 0.0
         facts = {
@@ -85,7 +86,7 @@ class ProgressCallback(TrainerCallback):
             "grad_norm": logs.get("grad_norm"),
             "tokens": tokens,
             "tokens_per_s": round(rate, 1),
-            "memory_gib": round(peak_memory_gib(), 3),
+            "memory_gib": round(max(self.trainer.ranks.gather(peak_memory_gib())), 3),
         }
         self.events.write("step", **facts)
         line = (
@@ -96,15 +97,12 @@ class ProgressCallback(TrainerCallback):
             self.bar.update(self.task, completed=state.global_step, facts=line)
         elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES or state.global_step == state.max_steps:
             self.last_line = time.monotonic()
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {line}", soft_wrap=True, highlight=False)
+            self.say.line(f"step {state.global_step}/{state.max_steps}  {line}")
 
     def _left_s(self, state: TrainerState) -> float:
         """Time left, from the median of the last steps."""
         recent = sorted(self.rates[-50:])
         return recent[len(recent) // 2] * (state.max_steps - state.global_step) if recent else 0.0
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, highlight=False)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

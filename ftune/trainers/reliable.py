@@ -4,21 +4,25 @@ A mixin that goes before a trainer class: `class SftTrainer(ReliableTrainer, trl
 """
 
 import math
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 
-from ftune.core.checkpoints import commit, rotate, stage, writing
+from ftune.backends.ranks import Ranks
+from ftune.core.checkpoints import commit, rotate, stage, staged, storage_errors
 from ftune.core.errors import DivergedError, StorageError
 from ftune.core.say import Say
 from ftune.peft.hook import TrainingHook
 from ftune.report.events import EventLog
+from ftune.trainers.order import EpochOrder
 from ftune.trainers.trainable import load_trainable, save_trainable
 
 MAX_SKIPPED_IN_A_ROW = 3
@@ -71,6 +75,7 @@ class ReliableTrainer(Trainer):
 
     def prepare_reliability(
         self,
+        ranks: Ranks,
         events: EventLog,
         say: Say,
         facts: dict[str, object],
@@ -82,7 +87,7 @@ class ReliableTrainer(Trainer):
         `origins` names the `file:line` of each row index; None where the rows of a batch are named by it already.
         `method` is what the PEFT method wants beside the optimiser's steps.
         """
-        self.method = method
+        self.ranks, self.method = ranks, method
         self.events, self.say, self.facts, self.origins = events, say, facts, origins
         self.data_collator = CountingCollator(self.data_collator)
         self.tokens = self.trained_tokens = 0
@@ -107,6 +112,12 @@ class ReliableTrainer(Trainer):
                 self.trained_tokens += trained
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Rows in the order of `EpochOrder`, unless `trainer_args` ask for a strategy of transformers."""
+        if self.args.train_sampling_strategy != "random" or isinstance(self.train_dataset, IterableDataset):
+            return super()._get_train_sampler(*args, **kwargs)
+        return EpochOrder(len(self.train_dataset), self.args.data_seed)
 
     def get_train_dataloader(self) -> Any:
         """A stream's loader draws its own seed from a generator of its own.
@@ -139,17 +150,26 @@ class ReliableTrainer(Trainer):
         loss, rows = float(self._step_loss), self._rows
         self._step_loss, self._rows = 0.0, []
         finite = math.isfinite(loss) and (self.args.fp16 or math.isfinite(float(norm)))
-        self.end_step(counts=finite)
-        if finite:
+        if self.ranks.sums([not finite])[0] == 0:
             self._skipped_in_a_row = 0
+            self.end_step(counts=True)
             return norm
+        self.end_step(counts=False)
         model.zero_grad(set_to_none=True)
         self._tr_loss = self._loss_before_step  # the mean loss that is logged next leaves this step out
         self._globalstep_last_logged += 1
         self._skipped_in_a_row += 1
+        self._tell_skipped(loss, float(norm), rows)
+        return norm
+
+    def _tell_skipped(self, loss: float, norm: float, rows: list[Any]) -> None:
+        """Say which rows a step had that changes nothing. Raises DivergedError when it is one too many."""
         step = self.state.global_step + 1
-        why = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {float(norm)}"
         places = [self.origins[row] for row in rows] if self.origins is not None else rows
+        told = self.ranks.gather((loss, places))
+        places = [place for _, some in told for place in some]
+        loss = next((other for other, _ in told if not math.isfinite(other)), loss)
+        why = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
         self.events.write("skipped", step=step, why=why, rows=places)
         self.say.warning(f"step {step} skipped: {why}; its rows are in events.jsonl")
         if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
@@ -158,7 +178,35 @@ class ReliableTrainer(Trainer):
                 f"{', '.join(places[:4])}{', ...' if len(places) > 4 else ''}); the last good checkpoint is kept; "
                 f"lower optim.learning_rate or look at these rows"
             )
-        return norm
+
+    # -- several processes ---------------------------------------------------------------------------------------------
+
+    def share_of(self, items: int) -> float:
+        """What a step's loss is divided by here, so that it is the mean over the items of all processes.
+
+        Gradients are averaged over the processes, of which each may have another number of items.
+        """
+        return self.ranks.sums([items])[0] / self.ranks.count
+
+    def held_out_batches(self) -> Iterator[tuple[dict[str, Any], bool]]:
+        """The share of the held-out batches that this process looks at, and whether each of them counts.
+
+        All processes have as many, since those that share a split model compute together; what makes up for a missing
+        one does not count.
+        """
+        size, total = self.args.per_device_eval_batch_size, len(self.eval_dataset)
+        batches = [list(range(start, min(start + size, total))) for start in range(0, total, size)]
+        mine = batches[self.ranks.rank :: self.ranks.count]
+        missing = -(-len(batches) // self.ranks.count) - len(mine)
+        loader = DataLoader(
+            self.eval_dataset,
+            batch_sampler=mine + batches[:1] * missing,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+        )
+        for number, batch in enumerate(loader):
+            yield batch, number < len(mine)
 
     # -- the PEFT method -----------------------------------------------------------------------------------------------
 
@@ -231,25 +279,64 @@ class ReliableTrainer(Trainer):
     # -- saving --------------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Let transformers write into a staging folder, then hash, sync and rename it: a kill leaves all or nothing."""
+        """Write into a staging folder, then hash, sync and rename it: a kill leaves all or nothing.
+
+        All processes write, the first one makes the folder and renames it; where one of them fails, all go on without.
+        """
         started = time.monotonic()
-        step = self.state.global_step
-        run_dir = Path(self.args.output_dir)
-        limit = self.args.save_total_limit
-        target = run_dir / f"checkpoint-{step}"
+        step, run_dir = self.state.global_step, Path(self.args.output_dir)
+        staging, target = staged(run_dir, step), run_dir / f"checkpoint-{step}"
+        self.store_flos()
+        self._agree_on_position()
         try:
-            staging = stage(run_dir, step)
-            self.args.output_dir, self.args.save_total_limit = str(staging.parent), None
-            with writing(staging):
-                super()._save_checkpoint(model, trial)
-            commit(staging, target, {"step": step, "world_size": self.args.world_size, **self.facts})
-            rotate(run_dir, limit or 1, protect=[target])
+            with self.ranks.together(StorageError):
+                if self.ranks.first:
+                    stage(run_dir, step)
+            with self.ranks.together(StorageError):
+                self._write(staging)
+            with self.ranks.together(StorageError):
+                if self.ranks.first:
+                    commit(staging, target, {"step": step, "world_size": self.ranks.count, **self.facts})
+                    rotate(run_dir, self.args.save_total_limit or 1, protect=[target])
         except StorageError as error:
+            if self.ranks.first:
+                shutil.rmtree(staging, ignore_errors=True)
             self._go_on_unsaved(error)
             return
-        finally:
-            self.args.output_dir, self.args.save_total_limit = str(run_dir), limit
         self.events.write("checkpoint", step=step, path=target.name, seconds=round(time.monotonic() - started, 3))
+
+    def _write(self, staging: Path) -> None:
+        """Write this process's part of a checkpoint. Raises StorageError, after all parts have been tried.
+
+        Other processes are in the same parts, and may wait for what this one has to give.
+        """
+        failures = []
+        for part in (self._write_weights, self._write_optimizer, self._save_rng_state, self._write_progress):
+            try:
+                with storage_errors(staging):
+                    part(str(staging))
+            except StorageError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _write_weights(self, folder: str) -> None:
+        if self.ranks.first:
+            self._save(folder)
+
+    def _write_optimizer(self, folder: str) -> None:
+        self._save_optimizer_and_scheduler(folder)
+        self._save_scaler(folder)
+
+    def _write_progress(self, folder: str) -> None:
+        if self.ranks.first:
+            self.state.save_to_json(str(Path(folder) / TRAINER_STATE_NAME))
+
+    def _agree_on_position(self) -> None:
+        """A stream stands behind the last row that any process has taken from it."""
+        if "stream" in self.facts:
+            position: Any = self.facts["stream"]
+            self.facts["stream"] = max(self.ranks.gather(position))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Upstream writes a card with every checkpoint; the run has one card, written at its end."""

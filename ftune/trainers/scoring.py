@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ftune.backends.ranks import Ranks
 from ftune.core.errors import ModelError
 from ftune.trainers.head import ScoreHead
 from ftune.trainers.judged import Padding
@@ -21,6 +22,29 @@ def logits_of(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
     logits: torch.Tensor = model(**given, use_cache=False).logits
     return logits.float()
+
+
+def score_spread(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    padding: Padding,
+    ranks: Ranks,
+    *,
+    at_once: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """What `score_rows` gives, of which each process computes a share.
+
+    All compute as many batches, since those that share a split model compute together.
+    """
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    shares = [order[rank :: ranks.count] for rank in range(ranks.count)]
+    mine = shares[ranks.rank] + order[:1] * (len(shares[0]) - len(shares[ranks.rank]))
+    parts = ranks.gather(score_rows(model, [rows[row] for row in mine], padding, at_once=at_once, dtype=dtype))
+    scores = parts[0].new_empty(len(rows), parts[0].shape[1])
+    for share, part in zip(shares, parts, strict=True):
+        scores[share] = part[: len(share)]
+    return scores
 
 
 @torch.no_grad()

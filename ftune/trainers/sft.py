@@ -27,9 +27,10 @@ class ReliableSFTTrainer(ReliableTrainer, SFTTrainer):
         Weighted by tokens, where transformers weighs batches by rows: the result does not depend on the batch size.
         """
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
-        for inputs in self.get_eval_dataloader():
-            sums += self._sums(self._prepare_inputs(inputs)).to("cpu", torch.float64)
-        loss_sum, correct, tokens = sums.tolist()
+        for inputs, counts in self.held_out_batches():
+            found = self._sums(self._prepare_inputs(inputs)).to("cpu", torch.float64)
+            sums += found if counts else 0.0
+        loss_sum, correct, tokens = self.ranks.sum(sums).tolist()
         loss = loss_sum / tokens
         return {
             "loss": loss,

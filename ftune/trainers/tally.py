@@ -1,6 +1,6 @@
 """Means of what steps bring, added up on the device and read when they are logged."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -25,8 +25,12 @@ class Tally:
             self._counts[name] = self._counts.get(name, 0) + count
         self._step = []
 
-    def means(self) -> dict[str, float]:
-        """The means since they were last read."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+    def means(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda value: value) -> dict[str, float]:
+        """The means since they were last read; `reduce` sums over processes, which must have added the same names."""
+        means = {}
+        for name in sorted(self._sums):
+            total = torch.stack([self._sums[name].double(), self._sums[name].new_tensor(self._counts[name]).double()])
+            value, count = reduce(total).tolist()
+            means[name] = value / count
         self._sums, self._counts = {}, {}
         return means

@@ -1,6 +1,7 @@
 """What every training run does around its trainer: arguments, signals, progress, and how it ended."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback as UpstreamProgress
 
+from ftune.backends.ranks import Ranks
 from ftune.core.errors import LaunchError, RecipeError
 from ftune.core.say import Say
 from ftune.report.events import EventLog
@@ -54,8 +56,12 @@ class Around:
     say: Say
     method: Method
     """What the PEFT method wants."""
+    moved: Callable[[], None] = lambda: None
+    """Called at the end of each step: the run does not stand still."""
     checkpoint: Path | None = None
     """Where to go on from."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes."""
 
 
 def arguments(kind: type[Arguments], args: dict[str, Any]) -> Arguments:
@@ -83,15 +89,16 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     `origins` names the `file:line` of each row index; None where the rows of a batch are named by it already. Raises
     DivergedError and StorageError; a stop by signal is no error here, the outcome says it.
     """
-    events, say, method, checkpoint = around.events, around.say, around.method, around.checkpoint
+    say, method, checkpoint = around.say, around.method, around.checkpoint
     steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
-    trainer.prepare_reliability(events, say, {**around.facts, "max_steps": steps}, origins, method)
+    facts = {**around.facts, "max_steps": steps}
+    trainer.prepare_reliability(around.ranks, around.events, say, facts, origins, method)
     if method.hook:
         method.hook.begin(steps)
     for upstream in (PrinterCallback, UpstreamProgress):
         trainer.remove_callback(upstream)
     trainer.add_callback(AfterOptimizerStep(trainer))
-    progress, stop = ProgressCallback(trainer, events, say.console), StopAtStepEnd()
+    progress, stop = ProgressCallback(trainer, around.events, say), StopAtStepEnd(around.ranks, around.moved)
     trainer.add_callback(progress)
     trainer.add_callback(stop)
     on_gpu = trainer.args.device.type == "cuda"
@@ -111,7 +118,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     finally:
         progress.close()
     reached = trainer.state.global_step
-    stopped_by = stop.received.name if stop.received and reached < trainer.state.max_steps else ""
+    stopped_by = stop.agreed.name if stop.agreed and reached < trainer.state.max_steps else ""
     return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by, on_gpu)
 
 

@@ -1,18 +1,52 @@
-"""The folder of a run, opened before anything else, and what is said of it."""
+"""The folder of a run, opened before anything else by the first process, and what is said of it."""
 
+import secrets
+import time
 from pathlib import Path
+from typing import Any
 
+from ftune.backends.ranks import Ranks
+from ftune.core.checkpoints import Found, write_atomically
+from ftune.core.errors import LaunchError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe, RunOptions
 from ftune.report.run_folder import RunFolder, read_state
 
+APPEARS_S = 60.0
+"""How long a network file system may take to show another node what the first process wrote."""
 
-def open_run(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) -> RunFolder | None:
+
+def open_run(
+    recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str, ranks: Ranks | None = None
+) -> RunFolder | None:
     """The run's folder, or None where the run to be resumed has finished; `unit` is what its checkpoints count.
 
-    Raises RecipeError, CheckpointError and StorageError.
+    Raises RecipeError, CheckpointError, StorageError, and LaunchError where not all processes see the folder.
     """
+    ranks = ranks or Ranks()
+    opened: list[RunFolder] = []
+
+    def open_here() -> dict[str, Any] | None:
+        folder = _open(recipe, path, options, say, unit)
+        if folder is None:
+            return None
+        opened.append(folder)
+        found = folder.found
+        where = str(found.path) if found.path else None
+        return {"checkpoint": where, "step": found.step, "facts": found.facts, "mark": _mark(folder, ranks)}
+
+    seen = ranks.from_first(open_here)
+    if seen is None:
+        return None
+    if opened:
+        return opened[0]
+    found = Found(Path(seen["checkpoint"]) if seen["checkpoint"] else None, seen["step"], seen["facts"])
+    _check_shared(path, seen["mark"])
+    return RunFolder(path, found, finished=False, writes=False)
+
+
+def _open(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) -> RunFolder | None:
     begun = bool(read_state(path))
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
     if options.resume and begun:
@@ -23,3 +57,28 @@ def open_run(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: st
     for damaged, problems in folder.found.damaged:
         say.warning(f"damaged checkpoint kept as {shown(damaged)}: {'; '.join(problems)}")
     return folder
+
+
+def _mark(folder: RunFolder, ranks: Ranks) -> str:
+    """What the other processes have to find in the folder."""
+    if ranks.count == 1:
+        return ""
+    mark = secrets.token_hex(8)
+    (folder.path / "logs").mkdir(exist_ok=True)
+    write_atomically(folder.path / "logs" / "mark", mark)
+    return mark
+
+
+def _check_shared(path: Path, mark: str) -> None:
+    until = time.monotonic() + APPEARS_S
+    while time.monotonic() < until:
+        try:
+            if (path / "logs" / "mark").read_text(encoding="utf-8") == mark:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise LaunchError(
+        f"output_dir: {shown(path)}: what the first process wrote there cannot be seen from this one; "
+        f"with several nodes it has to be on storage that all of them share"
+    )

@@ -43,18 +43,18 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
     if head.type == "classifier":
         _tell_classes(run, head.positive_class)
     padding = _padding(run)
-    model, dtype = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
+    model = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
     padding = _masked(model, padding)
     probed = [run.inputs.train.ids(index) for index in range(min(64, len(run.inputs.train)))]
-    difference = probe_scores(model, probed, padding, getattr(torch, torch_name(dtype)))
+    difference = probe_scores(model, probed, padding, getattr(torch, torch_name(run.place.dtype)))
     run.say.line(f"  ok: a row has the same score alone and padded in a batch (scores differ by {difference:.1e})")
     if head.type == "scalar":
-        outcome, judged = _on_pairs(recipe, run, model, dtype, padding)
+        outcome, judged = _on_pairs(recipe, run, model, padding)
     else:
-        outcome, judged = _on_classes(recipe, head.positive_class, run, model, dtype, padding)
+        outcome, judged = _on_classes(recipe, head.positive_class, run, model, padding)
     if judged is not None:
         tell_judged(judged, run.say)
-        if judged.pairs is not None and run.inputs.validation is not None:
+        if judged.pairs is not None and run.inputs.validation is not None and run.ranks.first:
             write_pairs(run, judged.pairs)
     facts = _facts(recipe, run, judged)
     return Trained(model, outcome, facts.write)
@@ -116,7 +116,7 @@ def _prepare(run: Run, model: "PreTrainedModel") -> None:
 
 
 def _on_pairs(
-    recipe: "RmRecipe", run: Run, model: "PreTrainedModel", dtype: str, padding: "Padding"
+    recipe: "RmRecipe", run: Run, model: "PreTrainedModel", padding: "Padding"
 ) -> "tuple[Outcome, Judged | None]":
     from ftune.trainers.judged import PairDataset
     from ftune.trainers.rm import train_on_pairs
@@ -133,7 +133,7 @@ def _on_pairs(
         inputs.tokenizer,
         rows,
         PairDataset(inputs.validation) if inputs.validation else None,
-        around(run, model, dtype),
+        around(run, model),
         padding=padding,
         label_smoothing=recipe.label_smoothing,
         center=recipe.center,
@@ -142,7 +142,7 @@ def _on_pairs(
 
 
 def _on_classes(
-    recipe: "RmRecipe", positive: str, run: Run, model: "PreTrainedModel", dtype: str, padding: "Padding"
+    recipe: "RmRecipe", positive: str, run: Run, model: "PreTrainedModel", padding: "Padding"
 ) -> "tuple[Outcome, Judged | None]":
     from ftune.trainers.judged import ClassDataset
     from ftune.trainers.rm import train_on_classes
@@ -153,7 +153,7 @@ def _on_classes(
         inputs.tokenizer,
         ClassDataset(inputs.train),
         ClassDataset(inputs.validation) if inputs.validation else None,
-        around(run, model, dtype),
+        around(run, model),
         padding=padding,
         label_smoothing=recipe.label_smoothing,
         names=names,

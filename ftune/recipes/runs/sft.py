@@ -28,17 +28,17 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
     from ftune.trainers.sft import train_sft
 
     inputs, say = run.inputs, run.say
-    model, dtype = wrapped_model(run)
+    model = wrapped_model(run)
     if recipe.data.packing:
         probed = [inputs.train.ids(index) for index in range(min(2, len(inputs.train)))]
-        difference = probe_packing(model, probed, getattr(torch, torch_name(dtype)))
+        difference = probe_packing(model, probed, getattr(torch, torch_name(run.place.dtype)))
         say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
     outcome = train_sft(
         model,
         inputs.tokenizer,
         _feed(recipe, run),
         _dataset(recipe, inputs.validation) if inputs.validation else None,
-        around(run, model, dtype),
+        around(run, model),
         packed=recipe.data.packing,
     )
     return Trained(model, outcome)

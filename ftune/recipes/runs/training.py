@@ -4,25 +4,27 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftune.core.allocator import keep_freed_memory
+from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import CheckpointError, LaunchError, StoppedError
+from ftune.core.errors import CheckpointError, StoppedError, StorageError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.data.reference import is_hub_id as is_hub_data
-from ftune.models.dtype import resolve_dtype
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import Inputs, load_inputs, tell_rows, tell_stream
 from ftune.recipes.runs.opening import open_run
+from ftune.recipes.runs.place import Place, find_place
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
 from ftune.report.events import Event, EventLog, read_events
+from ftune.report.rank_log import RankLog
 from ftune.report.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -46,8 +48,15 @@ class Run:
     options: RunOptions
     folder: RunFolder
     events: EventLog
+    log: RankLog
     inputs: Inputs
+    place: Place
     say: Say
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes of the run."""
+        return self.place.ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +75,42 @@ def run_training(
     train: Callable[[Run], Trained],
     report: Callable[[Run, "Outcome"], None],
 ) -> None:
-    """Rows, model, training, result and report, in order. Raises StoppedError when a signal ended it early."""
+    """Rows, model, training, result and report, in order, on all processes of the run.
+
+    Raises StoppedError when a signal ended it early, and the errors of whatever went wrong.
+    """
     say = Say()
     path = Path(recipe.output_dir)
-    folder = open_run(recipe, path, options, say, "step")
-    if folder is None:
-        return
-    with folder.recording() as events:
-        quiet_bars()
-        run = Run(recipe, options, folder, events, load_inputs(recipe, say), say)
-        tell_rows(run.inputs, say)
-        _record(run)
-        trained = train(run)
-        if trained.outcome.stopped_by:
-            raise StoppedError(
-                f"stopped by {trained.outcome.stopped_by} at step {trained.outcome.step} of "
-                f"{trained.outcome.max_steps}; everything is saved. Go on with:\n  {resume_command(options.command)}"
-            )
-        tell_stream(run.inputs, say)
-        result = _save(run, trained)
-        report(run, trained.outcome)
+    with Ranks.meet() as ranks:
+        folder = open_run(recipe, path, options, say, "step", ranks)
+        if folder is None:
+            return
+        with folder.recording() as events:
+            quiet_bars()
+            log = RankLog(path, ranks.rank, say)
+            ranks.before_the_end(partial(folder.set_state, "failed"))
+            inputs = ranks.first_then_all(partial(load_inputs, recipe, say))
+            run = Run(recipe, options, folder, events, log, inputs, find_place(recipe, ranks, say), say)
+            _record(run)
+            ranks.open_group(on_gpu=run.place.on_gpu)
+            trained = train(run)
+            _raise_if_stopped(run, trained.outcome)
+            tell_stream(run.inputs, say)
+            result = _save(run, trained)
+            if ranks.first:
+                report(run, trained.outcome)
+            log.close()
     say.result(
         f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nmodel card: {shown(path / 'README.md')}"
     )
+
+
+def _raise_if_stopped(run: Run, outcome: "Outcome") -> None:
+    if outcome.stopped_by:
+        raise StoppedError(
+            f"stopped by {outcome.stopped_by} at step {outcome.step} of {outcome.max_steps}; everything is saved. "
+            f"Go on with:\n  {resume_command(run.options.command)}"
+        )
 
 
 def resume_command(command: str) -> str:
@@ -102,11 +124,8 @@ def _record(run: Run) -> None:
     import torch  # noqa: F401 - with it, the environment names the GPUs
 
     folder, inputs = run.folder, run.inputs
-    if folder.found.facts.get("data", inputs.fingerprint) != inputs.fingerprint:
-        raise CheckpointError(
-            f"{shown(folder.path)}: the training rows are not those of the checkpoint; "
-            f"bring them back, or start a new run with output_dir=..."
-        )
+    tell_rows(inputs, run.say)
+    _check_resumable(run)
     folder.write_json("environment.json", environment())
     folder.write_json("data.json", inputs.described())
     events, recipe = run.events, run.recipe
@@ -115,13 +134,31 @@ def _record(run: Run) -> None:
     events.write("data", **inputs.described())
 
 
+def _check_resumable(run: Run) -> None:
+    """Raises CheckpointError where the run would not be the one that the checkpoint is of."""
+    folder, rows = run.folder, run.place.rows_of_a_step
+    if folder.found.facts.get("data", run.inputs.fingerprint) != run.inputs.fingerprint:
+        raise CheckpointError(
+            f"{shown(folder.path)}: the training rows are not those of the checkpoint; "
+            f"bring them back, or start a new run with output_dir=..."
+        )
+    before = folder.found.facts.get("rows_of_a_step", rows)
+    if before != rows:
+        raise CheckpointError(
+            f"{shown(folder.path)}: a step of the checkpoint has {before} rows, here it would have {rows} "
+            f"({run.ranks.count} processes x {run.place.shape.micro_batch_size} rows x "
+            f"{run.place.shape.gradient_accumulation_steps}), and the place in the data would be lost; "
+            f"set batch.global_batch_size={before} (and a batch.micro_batch_size that divides it)"
+        )
+
+
 def wrapped_model(
     run: Run,
     prepare: "Callable[[PreTrainedModel], None] | None" = None,
     *,
     classes: Sequence[str] = (),
-) -> "tuple[PreTrainedModel, str]":
-    """The model with the recipe's PEFT method on it, and the dtype it computes in (bf16, fp16, fp32).
+) -> "PreTrainedModel":
+    """The model with the recipe's PEFT method on it.
 
     `classes` are the outputs of a classifier; `prepare` changes the model before the method goes on it.
     """
@@ -130,40 +167,46 @@ def wrapped_model(
 
     from ftune.peft.base import Material, count_parameters
 
-    recipe, inputs = run.recipe, run.inputs
+    recipe, inputs, place = run.recipe, run.inputs, run.place
     set_seed(recipe.seed)
-    on_gpu = torch.cuda.is_available() and recipe.backend.device != "cpu"
-    if recipe.backend.device == "cuda" and not on_gpu:
-        raise LaunchError("backend.device: PyTorch sees no CUDA device (driver, CUDA_VISIBLE_DEVICES, or a CPU build)")
-    dtype = resolve_dtype(recipe.model.dtype, on_gpu=on_gpu)
-    if not on_gpu:
-        keep_freed_memory()
-    weights = "fp32" if recipe.peft.trains_base else dtype
+    weights = "fp32" if recipe.peft.trains_base else place.dtype
     rows = [inputs.train.ids(index) for index in range(min(MATERIAL_ROWS, len(inputs.train)))]
-    model = recipe.model.load(inputs.located, weights, "cuda" if on_gpu else "cpu", classes)
+    model = recipe.model.load(inputs.located, weights, place.device, classes)
     if prepare:
         prepare(model)
     model = recipe.peft.wrap(model, Material(inputs.tokenizer, inputs.located, rows))
     trainable, total = count_parameters(model)
-    device = torch.cuda.get_device_name() if on_gpu else "CPU"
+    device = torch.cuda.get_device_name() if place.on_gpu else "CPU"
+    several = f", {run.ranks.count} processes ({place.backend.name})" if run.ranks.count > 1 else ""
     run.say.line(
-        f"model: {total:,} parameters, {trainable:,} of them train ({trainable / total:.2%}), {dtype} on {device}"
+        f"model: {total:,} parameters, {trainable:,} of them train ({trainable / total:.2%}), "
+        f"{place.dtype} on {device}{several}"
     )
-    run.events.write("model", parameters=total, trainable=trainable, dtype=dtype, device=device)
-    return model, dtype
+    run.events.write(
+        "model",
+        parameters=total,
+        trainable=trainable,
+        dtype=place.dtype,
+        device=device,
+        backend=place.backend.name,
+        processes=run.ranks.count,
+    )
+    return model
 
 
-def around(run: Run, model: "PreTrainedModel", dtype: str) -> "Around":
+def around(run: Run, model: "PreTrainedModel") -> "Around":
     """What the trainer gets of the run."""
     from ftune.trainers.reliable import Method
     from ftune.trainers.training import Around
 
-    recipe = run.recipe
+    recipe, place = run.recipe, run.place
     return Around(
-        args={**recipe.training_args(), "bf16": dtype == "bf16", "fp16": dtype == "fp16"},
+        args={**recipe.training_args(run.ranks.count), **place.training_args()},
+        ranks=run.ranks,
         events=run.events,
-        facts={"data": run.inputs.fingerprint},
+        facts={"data": run.inputs.fingerprint, "rows_of_a_step": place.rows_of_a_step},
         say=run.say,
+        moved=run.log.moved,
         method=Method(
             adapter=recipe.peft.library == "peft",
             hook=recipe.peft.hook(model),
@@ -186,7 +229,9 @@ def _save(run: Run, trained: Trained) -> Path:
             trained.beside(folder)
 
     template = run.inputs.template.text if run.inputs.template else None
-    save_result(export, run.inputs.tokenizer, template, result)
+    with run.ranks.together(StorageError):
+        if run.ranks.first:
+            save_result(export, run.inputs.tokenizer, template, result)
     return result
 
 
