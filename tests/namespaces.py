@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -21,8 +22,9 @@ class Node:
         return ["ip", "netns", "exec", self.name, *map(str, words)]
 
 
-@pytest.fixture
+@contextmanager
 def two_nodes() -> Iterator[tuple[Node, Node]]:
+    """The two machines while inside; skips the test where they cannot be made."""
     if shutil.which("ip") is None:
         pytest.skip("two nodes are made with 'ip', of iproute2")
     number = os.getpid()
