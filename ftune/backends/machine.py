@@ -7,11 +7,14 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+DEVICES = Path("/dev")
+"""Where the kernel shows them."""
+
 
 def count_gpus() -> int:
     """CUDA devices that a process would see: those under /dev, less what CUDA_VISIBLE_DEVICES hides."""
-    present = sum(path.name.removeprefix("nvidia").isdecimal() for path in Path("/dev").glob("nvidia[0-9]*"))
-    present = present or int(Path("/dev/dxg").exists())  # WSL shows one device for all GPUs
+    present = sum(path.name.removeprefix("nvidia").isdecimal() for path in DEVICES.glob("nvidia[0-9]*"))
+    present = present or int((DEVICES / "dxg").exists())  # WSL shows one device for all GPUs
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return present

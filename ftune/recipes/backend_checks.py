@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping
 
-from ftune.backends.base import Backend, Sharding
+from ftune.backends.base import Backend
 from ftune.peft.base import Feature
-
-KEYS: dict[Sharding, str] = {"zero": "backend.type", "zero3": "backend.stage", "fsdp": "backend.type"}
-"""The key that asks for a way of sharding."""
 
 
 def check_together(backend: Backend, method: Mapping[Feature, str], optimizer: str, quantization: str) -> None:
@@ -16,7 +13,7 @@ def check_together(backend: Backend, method: Mapping[Feature, str], optimizer: s
     """
     for way in backend.shards():
         if way in method:
-            raise ValueError(f"{KEYS[way]}: {method[way]}")
+            raise ValueError(f"backend.type: {method[way]}")
     limits = backend.limits()
     for key, value in (("optim.optimizer", optimizer), ("model.quantization", quantization)):
         if value in limits:

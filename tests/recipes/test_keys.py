@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ftune.backends.base import Backend
 from ftune.core.section import Section
 from ftune.core.variants import variants_of
 from ftune.data.formats.base import RowFormat
@@ -124,7 +125,7 @@ def test_model_quantization(
 
 
 COVERED = {
-    *TRAINING, "log.trackers", "extends", "type", "peft", "backend.type",
+    *TRAINING, "log.trackers", "extends", "type", "peft", "backend",
     "data.train", "data.train.path", "data.train.rows", "data.train.weight", "data.train.columns", "data.train.name",
     "data.train.split", "data.train.revision", "data.validation", "data.validation.source", "data.validation.fraction",
     "data.validation.count", "data.format", "data.mask", "data.max_length", "data.on_bad_row", "data.on_long_row",
@@ -136,11 +137,11 @@ COVERED = {
     "model.quantization.compute_dtype", "model.quantization.threshold",
 }  # fmt: skip
 """Keys with a case here, in test_data_keys, test_load, tests/trainers/test_sft.py (packing), tests/data (formats) or
-tests/contract/test_peft_keys.py (PEFT methods)."""
+tests/contract/test_peft_keys.py (PEFT methods), tests/backends/test_keys.py (backends)."""
 
 
 def keys_of(
-    section: type[Section], prefix: str = "", elsewhere: type[Section] | UnionType = RowFormat | PeftMethod
+    section: type[Section], prefix: str = "", elsewhere: type[Section] | UnionType = RowFormat | PeftMethod | Backend
 ) -> Iterator[str]:
     """The keys of a section and of those in it, but for variants that are tested `elsewhere`."""
     for name, field in section.model_fields.items():

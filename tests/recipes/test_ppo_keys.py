@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ftune.backends.base import Backend
 from ftune.core.errors import ModelError, RecipeError
 from ftune.core.say import Say
 from ftune.data.formats.base import RowFormat
@@ -184,10 +185,8 @@ ELSEWHERE = {
 
 
 def test_no_key_is_without_a_case() -> None:
-    keys = set(keys_of(PpoRecipe, elsewhere=RowFormat | PeftMethod | RewardSource))
-    inherited = {
-        key for key in COVERED if key.startswith(("data.", "model.", "backend.")) or key in ("extends", "type")
-    }
+    keys = set(keys_of(PpoRecipe, elsewhere=RowFormat | PeftMethod | RewardSource | Backend))
+    inherited = {key for key in COVERED if key.startswith(("data.", "model.")) or key in ("extends", "type", "backend")}
     assert sorted(keys - REACHES.keys() - ELSEWHERE - inherited) == []
     for name, section in (("ppo", Algorithm), ("kl", Kl), ("guard", Guard), ("score", Score)):
         assert {f"{name}.{key}" for key in section.model_fields} <= REACHES.keys()
