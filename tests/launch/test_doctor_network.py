@@ -11,6 +11,7 @@ from ftune.core.world import World, variables
 from ftune.launch.doctor.all_reduce import SIZES, Timing, bus_bandwidth, factor, sizes
 from ftune.launch.doctor.links import in_words, links_in
 from ftune.launch.doctor.meeting import meet, told_missing
+from ftune.launch.doctor.network import broken_off
 from ftune.launch.doctor.speeds import Speeds, tell
 from ftune.launch.place import free_port
 from tests.conftest import Done, spawn
@@ -75,6 +76,17 @@ def test_wrong_sums_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "1 MiB     1.000 ms       1.049 GB/s  WRONG on rank 1" in out
     assert "do not train here" in out
+
+
+def test_an_exchange_that_breaks_off_is_told_without_places_in_gloo() -> None:
+    reset = "[/__w/gloo/tcp/pair.cc:537] Read error [10.0.0.2]:9353: Connection reset by peer. This is typically ..."
+    words = broken_off(reset, world(0, 2, nodes=2), {})
+    assert words.startswith("the exchange broke off: Read error [10.0.0.2]:9353: Connection reset by peer; see")
+    refused = "Gloo connectFullMesh failed with [/__w/pair.cc:152] SO_ERROR: Connection refused, remote=[127.0.0.1]:4$0"
+    alone = broken_off(refused, world(0, 2, nodes=2), {"MASTER_ADDR": "127.0.0.1"})
+    assert "export GLOO_SOCKET_IFNAME=lo on this node" in alone
+    assert "GLOO_SOCKET_IFNAME" not in broken_off(refused, world(0, 2), {})
+    assert "export" not in broken_off(refused, world(0, 2, nodes=2), {"GLOO_SOCKET_IFNAME": "eth0"})
 
 
 def test_who_does_not_come_is_told_in_time(joined_as: Callable[[World, int], None]) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ftune.backends.machine import count_gpus
 from ftune.core.errors import LaunchError
+from ftune.core.interface import interface_to
 from ftune.core.say import Say
 from ftune.core.world import World, export_slurm, joined
 from ftune.launch.doctor.all_reduce import Timing, measure, sizes
@@ -81,9 +82,7 @@ def _as_member(world: World, needs: Needs, wait_s: float, *, as_json: bool) -> i
         try:
             timings, links = _exchange(world, store, device)
         except (RuntimeError, OSError) as failed:
-            cause = re.sub(r"^\[[^\]]*\] ", "", str(failed))  # gloo begins with the place in its own code
-            first = cause.partition("\n")[0].partition(". ")[0]
-            raise LaunchError(f"rank {world.rank}: the exchange broke off: {first}; see what the others say") from None
+            raise LaunchError(f"rank {world.rank}: {broken_off(str(failed), world, os.environ)}") from None
     backend, address = ("nccl" if on_gpu else "gloo"), f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     speeds = Speeds(world, address, backend, links, timings)
     if world.rank == 0 and as_json:
@@ -91,6 +90,22 @@ def _as_member(world: World, needs: Needs, wait_s: float, *, as_json: bool) -> i
     elif world.rank == 0:
         tell(speeds, Say())
     return 0 if speeds.are_right else 1
+
+
+def broken_off(said: str, world: World, given: Mapping[str, str]) -> str:
+    """The words for an exchange that failed with `said`, in the variables `given`.
+
+    gloo offers the others the address of this machine's name, which on many machines is a loopback address.
+    """
+    cause = re.sub(r"\[/[^\]]*\] ?", "", said).partition("\n")[0].partition(". ")[0]  # without places in gloo's code
+    words = f"the exchange broke off: {cause}"
+    if world.nodes > 1 and "[127." in cause and "GLOO_SOCKET_IFNAME" not in given:
+        interface = interface_to(given.get("MASTER_ADDR", "")) or "INTERFACE"
+        return (
+            f"{words}; the name of a node leads to itself alone: export GLOO_SOCKET_IFNAME={interface} on this node, "
+            "and on each other the interface that leads here"
+        )
+    return f"{words}; see what the others say"
 
 
 def _exchange(world: World, store: "Store", device: "torch.device") -> tuple[list[Timing], str]:
