@@ -149,7 +149,7 @@ def slurm(
         container=Container(container, tuple(mounts or ())) if container else None,
     )
     file = output or Path(f"{recipe.stem}.sbatch")
-    _hand_over(script, file, f"sbatch {file}", show=print_, overwrite=overwrite)
+    _hand_over(script, file, None if submit else f"sbatch {file}", show=print_, overwrite=overwrite)
     if submit:
         typer.echo(send(file))
 
@@ -233,7 +233,7 @@ def _job(recipe: Path, overrides: list[str] | None, nodes: int, gpus_per_node: i
     return job_of(load_recipe(None, recipe, overrides or ()), nodes, gpus_per_node)
 
 
-def _hand_over(text: str, file: Path, command: str, *, show: bool, overwrite: bool) -> None:
+def _hand_over(text: str, file: Path, command: str | None, *, show: bool, overwrite: bool) -> None:
     """Print a script, or write its file and say what to type next; a file with other content stays unless asked for."""
     from ftune.core.errors import LaunchError
     from ftune.core.say import Say
@@ -249,4 +249,4 @@ def _hand_over(text: str, file: Path, command: str, *, show: bool, overwrite: bo
         file.write_text(text, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LaunchError(f"{file}: cannot be written: {error}; give another --output") from None
-    Say().line(f"wrote {file}; to start it: {command}")
+    Say().line(f"wrote {file}" + (f"; to start it: {command}" if command else ""))
