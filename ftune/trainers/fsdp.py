@@ -1,20 +1,22 @@
 """transformers' Trainer on a model that FSDP2 has split over the ranks beforehand."""
 
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.distributed import get_world_size
 from torch.distributed.device_mesh import init_device_mesh
-from transformers import PreTrainedModel, Trainer
 
 from ftune.backends.engines.sharding import is_split, shard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
 
 PRODUCTS: dict[str, torch.dtype | None] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
 def split_model(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     device: torch.device,
     dtype: Literal["bf16", "fp16", "fp32"],
     *,
@@ -33,7 +35,7 @@ def split_model(
     shard(model, mesh, PRODUCTS[dtype], reshard_after_forward=reshard_after_forward, offload=offload)
 
 
-def leave_split(trainer: Trainer) -> None:
+def leave_split(trainer: "Trainer") -> None:
     """Let accelerate take a split model as it is, where it would refuse to put DDP around it; before `train`."""
     if is_split(trainer.model):
         trainer.accelerator.prepare_model = partial(trainer.accelerator.prepare_model, evaluation_mode=True)
