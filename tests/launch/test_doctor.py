@@ -463,6 +463,22 @@ def test_a_machine_as_a_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "hf_secret" not in as_json(found)
 
 
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"ended": "", "torch": {"failed": "ImportError: libcudart"}}, "torch cannot be used: ImportError: libcudart"),
+        ({"ended": "the process that looks at torch ended with signal 11"}, "ended with signal 11"),
+    ],
+)
+def test_a_broken_torch_is_one_error(monkeypatch: pytest.MonkeyPatch, answers: dict[str, object], said: str) -> None:
+    """What rests on torch is not guessed at, and the rest is still looked at."""
+    monkeypatch.setattr(probe, "ask", lambda: answers)
+    found = examine(None)
+    assert [one.level for one in found if said in one.text] == ["error"]
+    assert not {"gpu", "attention", "bitsandbytes"} & {one.area for one in found}
+    assert "disk" in {one.area for one in found}
+
+
 def test_the_faults_of_a_recipe_are_findings(tmp_path: Path) -> None:
     asked, found = needs.read(write_recipe(tmp_path, "{type: lora, rnk: 4}"))
     assert asked == needs.Needs()

@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,10 @@ def examine(recipe: Path | None) -> list[Finding]:
     asking = ThreadPoolExecutor(1).submit(probe.ask)  # seconds, in a process of its own; the rest runs meanwhile
     asked, findings = needs.read(recipe) if recipe else (needs.Needs(), [])
     faults = [finding for finding in findings if finding.level == "error"]
+    known = cache(environment)
     light = start(
         {
-            "machine": lambda: _machine(environment()),
+            "machine": lambda: _machine(known()),
             "packages": lambda: packages.judge(packages.gather()),
             "disk": lambda: _disks(asked.output),
             "ports": lambda: ports.judge(ports.gather()),
@@ -51,7 +51,7 @@ def examine(recipe: Path | None) -> list[Finding]:
         findings.append(Finding("error", "torch", answers["ended"], "see what 'nvidia-smi' and 'import torch' say"))
     found = answers.get("gpus")
     present = found if isinstance(found, list) else []
-    heavy = start(_on_torch(answers, present, asked, is_recipe=recipe is not None and not faults))
+    heavy = start(_on_torch(answers, present, asked, known, is_recipe=recipe is not None and not faults))
     return [*findings, *heavy(), *light()]
 
 
@@ -87,12 +87,17 @@ def _run(area: str, check: Check, done: dict[str, list[Finding]]) -> None:
 
 
 def _on_torch(
-    answers: Mapping[str, Any], present: list[dict[str, Any]], asked: needs.Needs, *, is_recipe: bool
+    answers: Mapping[str, Any],
+    present: list[dict[str, Any]],
+    asked: needs.Needs,
+    known: Callable[[], dict[str, Any]],
+    *,
+    is_recipe: bool,
 ) -> dict[str, Check]:
     """The checks that need to know torch and the GPUs."""
-    torch = answers.get("torch", {})
+    answer = answers.get("torch", {})
+    torch = {} if "failed" in answer else answer
     cuda = torch.get("cuda")
-    deepspeed = _version("deepspeed")
     capabilities = [gpu["capability"] for gpu in present]
     processes = asked.on_node(len(present))
     checks: dict[str, Check] = {
@@ -100,15 +105,23 @@ def _on_torch(
         "gpu": lambda: gpus.judge(gpus.gather(torch, present)),
         "attention": lambda: kernels.attention(asked.attention, answers.get("flash_attn"), capabilities),
         "bitsandbytes": lambda: kernels.bitsandbytes(
-            _version("bitsandbytes"), answers.get("bitsandbytes"), gpus=bool(present), wanted_by=asked.bitsandbytes
+            known()["versions"].get("bitsandbytes"),
+            answers.get("bitsandbytes"),
+            gpus=bool(present),
+            wanted_by=asked.bitsandbytes,
         ),
         "deepspeed": lambda: deepspeed_ops.judge(
-            deepspeed_ops.gather(deepspeed, cuda, gpus=bool(present)), asked.deepspeed_ops
+            deepspeed_ops.gather(known()["versions"].get("deepspeed"), cuda, gpus=bool(present)), asked.deepspeed_ops
         ),
-        "limits": lambda: limits.judge(limits.gather(environment()), processes),
+        "limits": lambda: limits.judge(limits.gather(known()), processes),
     }
+    if not torch:  # then nothing is known about what rests on it
+        checks = {area: check for area, check in checks.items() if area in ("torch", "deepspeed", "limits")}
     if is_recipe:
-        checks = {"recipe": lambda: needs.judge(asked, present, has_deepspeed=deepspeed is not None), **checks}
+        checks = {
+            "recipe": lambda: needs.judge(asked, present, has_deepspeed="deepspeed" in known()["versions"]),
+            **checks,
+        }
     return checks
 
 
@@ -132,10 +145,3 @@ def _machine(found: Mapping[str, Any]) -> Iterable[Finding]:
 def _disks(output: Path) -> Iterable[Finding]:
     for folder in storage.gather(output, cache_dir()):
         yield from storage.judge(folder)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -10,6 +10,9 @@ def bitsandbytes(
     version: str | None, probed: Mapping[str, Any] | None, *, gpus: bool, wanted_by: str
 ) -> Iterator[Finding]:
     """Whether its library for this machine loads. `wanted_by`: the key of the recipe that needs it, or nothing."""
+    if version is not None and probed is None:
+        yield warning("bitsandbytes", f"bitsandbytes {version} could not be looked at: torch gave no answer")
+        return
     if version is None or probed is None:
         if wanted_by:
             yield error("bitsandbytes", f"not installed, and {wanted_by} needs it", "pip install 'ftune[quantization]'")
