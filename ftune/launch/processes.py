@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ftune.backends.machine import count_cores
 from ftune.core.interface import interface_to
 from ftune.core.world import LAUNCHER, World, variables
 
-TAIL_BYTES = 4000
+TAIL_LINES, TAIL_BYTES = 20, 4000
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
 
@@ -45,6 +46,7 @@ class Process:
         self.world = share.world(local_rank)
         self.speaks = self.world.rank == 0
         self.output: BinaryIO | None = None if self.speaks else tempfile.TemporaryFile()  # noqa: SIM115
+        self._started_at = time.time()
         self._inner = subprocess.Popen(
             command,
             env=_environment(os.environ, self.world, share),
@@ -74,13 +76,18 @@ class Process:
             else:
                 self._inner.send_signal(number)
 
-    def last_words(self) -> str:
-        """The end of what it wrote to the file that stands for the terminal; empty for rank 0."""
-        if self.output is None:
-            return ""
-        size = os.fstat(self.output.fileno()).st_size
-        tail = os.pread(self.output.fileno(), TAIL_BYTES, max(size - TAIL_BYTES, 0)).decode(errors="replace")
-        return (tail if size <= TAIL_BYTES else tail.partition("\n")[2]).strip()
+    def last_words(self, log: Path | None = None) -> list[str]:
+        """The last lines that it wrote: to its log, once it has got that far, else to the file without a name."""
+        if log is not None and log.is_file() and log.stat().st_mtime >= self._started_at:
+            with log.open("rb") as file:
+                return _last_lines(file)
+        return _last_lines(self.output) if self.output else []
+
+
+def _last_lines(file: BinaryIO) -> list[str]:
+    size = os.fstat(file.fileno()).st_size
+    tail = os.pread(file.fileno(), TAIL_BYTES, max(size - TAIL_BYTES, 0)).decode(errors="replace")
+    return (tail if size <= TAIL_BYTES else tail.partition("\n")[2]).strip().splitlines()[-TAIL_LINES:]
 
 
 def ftune_command(words: Sequence[str]) -> list[str]:

@@ -115,9 +115,9 @@ class _Node:
             process.speaks and process.killed_by is None and process.exit_code() not in FINE for process in self.ended
         ):
             return ""
-        words = "".join(f"\n  {line}" for line in failed.last_words().splitlines())
         log = logs / f"rank{failed.world.rank}.txt" if logs else None
         more = f"; see {shown(log)}" if log and log.exists() else ""
+        words = "".join(f"\n  {line}" for line in failed.last_words(log))
         return f"error: rank {failed.world.rank} ended with exit code {failed.exit_code()}{more}{words}"
 
     def _send(self, number: signal.Signals) -> None:

@@ -88,16 +88,17 @@ def test_a_signal_saves_says_how_to_go_on_and_exits_75(
     assert same(run, wanted)
 
 
-def test_a_second_signal_ends_at_once(recipe: Write, tmp_path: Path) -> None:
+def test_signals_that_come_together_are_one_request(recipe: Write, tmp_path: Path) -> None:
+    """Slurm sends what it sends to every process, and a launcher sends it on."""
     path = recipe(schedule={"max_steps": 100_000}, checkpoint={"every": "never"}, batch={"micro_batch_size": 24})
     process = spawn("sft", path, cwd=tmp_path)
     wait_for_step(tmp_path / "runs/tiny", 2)
-    os.kill(process.pid, signal.SIGTERM)
-    os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.001)
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode in (75, 130, 143)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert err.count("stopping after this step") == 1
+    assert read_state(tmp_path / "runs/tiny") == "stopped"
 
 
 def test_a_full_disk_ends_with_74_and_keeps_what_was_saved(recipe: Write, tmp_path: Path) -> None:

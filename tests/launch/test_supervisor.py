@@ -122,12 +122,17 @@ def test_where_rank_0_has_said_why_nothing_is_added(start: Start, tmp_path: Path
 
 
 def test_on_another_node_nobody_has_the_terminal_so_the_supervisor_speaks(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs/rank2.txt").touch()
     process = start("print('no route to', rank); sys.exit(2)", count=1, node=1)
     assert process.communicate(timeout=20) == ("", "error: rank 1 ended with exit code 2\n  no route to 1\n")
-    process = start("sys.exit(0 if rank == '3' else 9)", count=2, node=1)
-    assert process.communicate(timeout=20) == ("", "error: rank 2 ended with exit code 9; see logs/rank2.txt\n")
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs/rank2.txt"
+    log.write_text("a run that ended well\n" * 999)
+    program = "if rank == '3': sys.exit(0)\nwith open('logs/rank2.txt', 'a') as log: log.write('lost\\n')\nsys.exit(9)"
+    process = start(program, count=2, node=1)
+    _, err = process.communicate(timeout=20)
+    assert err.startswith("error: rank 2 ended with exit code 9; see logs/rank2.txt\n  a run")
+    assert err.endswith("\n  lost\n")
+    assert err.count("\n") == 21
     assert process.returncode == 9
 
 
