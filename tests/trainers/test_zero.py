@@ -1,0 +1,85 @@
+"""Two processes train by ZeRO as one does; their state is whole, goes on elsewhere, and a bad step leaves no trace."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+EXACT = 1e-6
+"""Largest differences in fp32: sums over ranks are added in another order."""
+
+
+def ran(folder: Path, what: str) -> dict[str, Any]:
+    """What both processes found, of which the first one's."""
+    (folder / "drive").mkdir()
+    script = [sys.executable, "-m", "tests.trainers.zero_ranks"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [*script, str(rank), str(folder), what],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=600)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    found = [json.loads((folder / f"{what}.{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    assert found[0].keys() == found[1].keys()
+    first: dict[str, Any] = found[0]
+    return first
+
+
+def check(folder: Path, name: str, found: dict[str, float]) -> None:
+    """A case of `zero_ranks.case`, and what it has exported."""
+    from peft import PeftModel
+    from transformers import LlamaForCausalLM
+
+    from tests.trainers.zero_ranks import collate, llama, rows
+
+    same_kind = next(key for key in found if key.startswith("goes on"))
+    for key in (same_kind, "never spoilt", "evaluated as before the export"):
+        assert found.pop(key) == 0.0, key
+    assert {key: value for key, value in found.items() if value > EXACT} == {}
+    if name.startswith("full"):
+        exported: Any = LlamaForCausalLM.from_pretrained(folder / name)
+    else:
+        exported = PeftModel.from_pretrained(llama("full"), str(folder / name))
+    with torch.no_grad():
+        logits = exported.eval()(**collate(rows(range(50, 51)))).logits
+    assert float((logits - torch.load(folder / f"{name}.pt")).abs().max()) < EXACT
+
+
+def test_stages_train_save_and_go_on_as_one_process_does(tmp_path: Path) -> None:
+    found = ran(tmp_path, "full 3,lora 1,skipped 2,skipped 3")
+    for name, result in found.items():
+        if name.startswith("skipped"):
+            assert result == 0.0, name
+        else:
+            check(tmp_path, name, result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "what",
+    [
+        "full 1,full 2,lora 2,lora 3",
+        "full 2 offloaded,full 3 offloaded,lora 3 offloaded,skipped 2 offloaded,skipped 3 offloaded",
+        "full 3 on a drive,skipped 3 on a drive",
+    ],
+)
+def test_other_stages_and_offloading_do_too(what: str, tmp_path: Path) -> None:
+    for name, result in ran(tmp_path, what).items():
+        if name.startswith("skipped"):
+            assert result == 0.0, name
+        else:
+            check(tmp_path, name, result)
