@@ -118,11 +118,11 @@ class Lifeline:
                 selector.register(peer, selectors.EVENT_READ)
             while rests and not self._closing:
                 for key, _ in selector.select(timeout=1.0):
-                    peer = key.fileobj
-                    if not isinstance(peer, socket.socket) or self._read(peer, rests[peer]):
+                    heard: Any = key.fileobj
+                    if self._read(heard, rests[heard]):
                         continue
-                    selector.unregister(peer)
-                    del rests[peer]
+                    selector.unregister(heard)
+                    del rests[heard]
 
     def _read(self, peer: socket.socket, rest: bytearray) -> bool:
         """Whether there may be more to hear from this one."""

@@ -142,7 +142,7 @@ def slurm(
         raise LaunchError("--submit and --print: choose one")
     options = {"partition": partition, "time": time, "account": account, "qos": qos}
     script = slurm_script(
-        _job(recipe, overrides, nodes, gpus_per_node),
+        _job(recipe, overrides, nodes, gpus_per_node, shares_files=True),
         workdir=Path.cwd(),
         programs=programs(),
         options={"job-name": job_name, **options, "cpus-per-task": cpus, "mem": memory},
@@ -226,11 +226,14 @@ def sky(
     _hand_over(task, file, f"sky jobs launch {file}", show=print_, overwrite=overwrite)
 
 
-def _job(recipe: Path, overrides: list[str] | None, nodes: int, gpus_per_node: int) -> "Job":
-    from ftune.launch.job import job_of
+def _job(
+    recipe: Path, overrides: list[str] | None, nodes: int, gpus_per_node: int, *, shares_files: bool = False
+) -> "Job":
+    from ftune.launch.job import DEVICES, FILES, job_of
     from ftune.recipes.load import load_recipe
 
-    return job_of(load_recipe(None, recipe, overrides or ()), nodes, gpus_per_node)
+    elsewhere = DEVICES if shares_files else DEVICES | FILES
+    return job_of(load_recipe(None, recipe, overrides or (), elsewhere=elsewhere), nodes, gpus_per_node)
 
 
 def _hand_over(text: str, file: Path, command: str | None, *, show: bool, overwrite: bool) -> None:

@@ -5,19 +5,17 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ftune.backends.base import Backend
 from ftune.backends.machine import count_gpus
-from ftune.backends.shape import Shape
 from ftune.core.checkpoints import storage_errors, write_atomically
 from ftune.core.errors import LaunchError
 from ftune.core.paths import shown
-from ftune.models.dtype import resolve_dtype
 from ftune.recipes.base import Recipe
 from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.runs.place import shape_of
 from ftune.recipes.training import TrainingRecipe
 
 CONFIG, DEEPSPEED = "accelerate.yaml", "deepspeed.json"
@@ -33,7 +31,13 @@ def write_config(recipe: Recipe, folder: Path) -> Path:
         raise LaunchError(f"type: recipes of '{recipe.resolved()['type']}' have no backend; there is nothing to launch")
     gpus = count_gpus()
     backend: Backend = recipe.backend.resolve(None, os.environ, gpus)
-    shape = _shape(recipe, backend, gpus, folder / DEEPSPEED)
+    shape = shape_of(
+        recipe,
+        processes=backend.local_processes(gpus),
+        nodes=backend.nodes,
+        on_gpu=backend.on_gpu(gpus),
+        deepspeed_file=str(folder / DEEPSPEED),
+    )
     deepspeed = backend.deepspeed_config(shape)
     texts = {CONFIG: yaml.safe_dump(backend.accelerate_config(shape), sort_keys=False)}
     if deepspeed is not None:
@@ -59,31 +63,3 @@ def command_line(config: Path, recipe: Recipe, path: Path, overrides: Sequence[s
 def _check_free(file: Path, text: str) -> None:
     if file.exists() and file.read_bytes() != text.encode():
         raise LaunchError(f"{shown(file)}: is there with other content; remove it, or give another --output")
-
-
-def _shape(recipe: TrainingRecipe | PpoRecipe, backend: Backend, gpus: int, deepspeed_file: Path) -> Shape:
-    """The numbers of a recipe on this machine. Raises LaunchError for a batch that its processes cannot share."""
-    processes, on_gpu = backend.local_processes(gpus), backend.on_gpu(gpus)
-    common: dict[str, Any] = {
-        "processes": processes,
-        "nodes": backend.nodes,
-        "max_grad_norm": recipe.optim.max_grad_norm,
-        "dtype": resolve_dtype(recipe.model.dtype, on_gpu=on_gpu),
-        "on_gpu": on_gpu,
-        "deepspeed_file": str(deepspeed_file),
-    }
-    if isinstance(recipe, PpoRecipe):  # its loop makes its own batches, which no backend of its is told
-        checkpointing = recipe.ppo.activation_checkpointing
-        return Shape(
-            **common, micro_batch_size=1, gradient_accumulation_steps=1, activation_checkpointing=checkpointing
-        )
-    try:
-        accumulation = recipe.batch.accumulation(processes * backend.nodes)
-    except ValueError as error:
-        raise LaunchError(f"batch: {error}, with {processes * backend.nodes} processes") from None
-    return Shape(
-        **common,
-        micro_batch_size=recipe.batch.micro_batch_size,
-        gradient_accumulation_steps=accumulation,
-        activation_checkpointing=recipe.batch.activation_checkpointing,
-    )

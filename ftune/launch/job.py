@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+DEVICES = frozenset({"backend"})
+"""The sections of a recipe about devices: a login node need not have those of the cluster."""
+
+FILES = frozenset({"model", "data", "ptx", "reward_model", "rewards", "gold"})
+"""The sections that name files: pods and rented machines have others than the machine on which a script is written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A recipe that can run on so many nodes."""

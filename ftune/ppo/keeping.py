@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftune.backends.ranks import Ranks
 from ftune.core.errors import StorageError
-from ftune.ppo.ranks import Ranks
 from ftune.ppo.state import State, load_weights, save_best, save_checkpoint, snapshot
 from ftune.ppo.telling import Teller
 from ftune.ppo.update import Learner

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ftune.backends.engines.sharding import unsharded
+from ftune.backends.ranks import Ranks
 from ftune.core.errors import ModelError, RewardError, StorageError
 from ftune.core.say import Say
 from ftune.core.signals import StopSignal
@@ -25,7 +26,6 @@ from ftune.ppo.keeping import Keeper
 from ftune.ppo.plan import Outcome, Plan, due
 from ftune.ppo.progress import IterationProgress
 from ftune.ppo.prompts import Prompt, drawn
-from ftune.ppo.ranks import Ranks
 from ftune.ppo.rounds import Round, Rounds
 from ftune.ppo.schedule import learning_rate_factor
 from ftune.ppo.settings import Guard, Kl, Score
@@ -44,6 +44,7 @@ class PpoLoop:
     def __init__(
         self,
         *,
+        ranks: Ranks,
         learner: Learner,
         rounds: Rounds,
         prompts: Sequence[Prompt],
@@ -53,15 +54,14 @@ class PpoLoop:
         score: Score,
         guard: Guard,
         folder: Path,
-        events: EventLog | None,
+        events: EventLog,
         say: Say,
         facts: dict[str, object],
     ) -> None:
-        """`events` is None on ranks other than the first, which then write nothing and say nothing."""
         self.learner, self.rounds, self.prompts, self.held_out = learner, rounds, prompts, held_out
         self.plan, self.kl, self.score, self.guard = plan, kl, score, guard
-        self.ranks = Ranks(learner.accelerator)
-        self.tell = Teller(folder, events, say, plan)
+        self.ranks = ranks
+        self.tell = Teller(folder, events, say, plan, writes=ranks.first)
         facts = {"world_size": self.ranks.count, "max_steps": plan.iterations, **facts}
         self.keeper = Keeper(folder, learner, self.ranks, self.tell, plan.checkpoints_kept, facts)
         self.peaks = [float(group["lr"]) for group in learner.optimizer.param_groups]

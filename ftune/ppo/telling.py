@@ -1,4 +1,4 @@
-"""What a run says and writes of its iterations: events, samples and lines, on the first rank alone."""
+"""What a run says and writes of its iterations: events, samples and lines."""
 
 import math
 from pathlib import Path
@@ -16,32 +16,30 @@ from ftune.rl.moments import Reduce, explained_variance, masked_moments
 
 
 class Teller:
-    """Writes into the run's folder and speaks; without `events`, as on all ranks but the first, it does neither."""
+    """Speaks, and writes into the run's folder."""
 
-    def __init__(self, folder: Path, events: EventLog | None, say: Say, plan: Plan) -> None:
+    def __init__(self, folder: Path, events: EventLog, say: Say, plan: Plan, *, writes: bool) -> None:
+        """On ranks other than the first nothing `writes` samples, and `events` are not written either."""
         self.say = say
-        self._folder, self._events, self._plan = folder, events, plan
+        self._folder, self._events, self._plan, self._writes = folder, events, plan, writes
 
     def event(self, kind: str, **facts: object) -> None:
         """Raises StorageError."""
-        if self._events is not None:
-            self._events.write(kind, **facts)
+        self._events.write(kind, **facts)
 
     def line(self, text: str) -> None:
         """One line of progress."""
-        if self._events is not None:
-            self.say.line(text)
+        self.say.line(text)
 
     def warning(self, text: str) -> None:
         """Something that a person should know, though the run goes on."""
-        if self._events is not None:
-            self.say.warning(text)
+        self.say.warning(text)
 
     def iteration(self, number: int, play: Round, facts: dict[str, Any]) -> None:
         """Write the iteration's event and samples. Raises StorageError."""
         if due(number, self._plan.log_every) or number == self._plan.iterations:
             self.event("step", step=number, **facts)
-        if self._events is not None and due(number, self._plan.samples_every):
+        if self._writes and due(number, self._plan.samples_every):
             samples = play.samples(number, "training", self._plan.samples)
             write_samples(self._folder, samples)
             show_samples(self.say, f"iteration {number}:", samples[:2])
@@ -52,7 +50,7 @@ class Teller:
         when = f"iteration {number}" if number else "before"
         score, kl, stopped = _number(facts.get("score")), facts["kl"], facts["stopped"]
         self.line(f"{when}: held-out score {score}, KL {kl:.3g}, {stopped:.0%} ended by themselves")
-        if self._events is not None:
+        if self._writes:
             write_samples(self._folder, play.samples(number, "held-out", len(play.prompts)))
 
 

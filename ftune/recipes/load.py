@@ -1,7 +1,7 @@
 """From a YAML file and overrides to a validated recipe, or to every fault in it at once."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,18 @@ class Loaded:
         return f"{mark.source}:{mark.line}" if mark.line else mark.source
 
 
-def load_recipe(command: str | None, path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> Loaded:
+def load_recipe(
+    command: str | None,
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    text: str | None = None,
+    elsewhere: Collection[str] = (),
+) -> Loaded:
     """Load the recipe of a command from `path`, or from `text` that stands for it.
 
-    Without a command the recipe's own `type` says it, or else it is `sft`.
+    Without a command the recipe's own `type` says it, or else it is `sft`. `elsewhere` are sections whose devices or
+    files are on other machines, so that it is no fault where this one has none.
 
     Precedence: defaults < `extends` from left to right < the file < overrides. Raises RecipeError with one line a
     fault: `file:line:column: key: what is wrong; what to do`.
@@ -65,7 +73,8 @@ def load_recipe(command: str | None, path: Path, overrides: Sequence[str] = (), 
         explained = [*explain(cls, value, error), *_faults_of_whole_sections(cls, value, context)]
         faults = [Fault(_mark(document, place), message) for place, message in explained]
         raise _error(document.faults + faults) from None
-    faults = [Fault(_mark(document, place), f"{dotted(place)}: {message}") for place, message in recipe.all_faults()]
+    here = [(place, message) for place, message in recipe.all_faults() if place[0] not in elsewhere]
+    faults = [Fault(_mark(document, place), f"{dotted(place)}: {message}") for place, message in here]
     if faults or document.faults:
         raise _error(document.faults + faults)
     return Loaded(recipe, path, text, tuple(overrides), document.marks)

@@ -91,3 +91,4 @@ def test_the_command(ftune: Callable[..., Done]) -> None:
     assert done.code == 0
     check_golden(done.out, "plain.k8s.yaml")
     assert ftune(*words).code == 2
+    assert ftune(*words, "--pvc", "work:/work", "--print", "data.train=/work/rows.jsonl").code == 0

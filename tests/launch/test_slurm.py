@@ -168,3 +168,10 @@ def test_the_command(cluster: Cluster, ftune: Callable[..., Done]) -> None:
     assert "other content" in other.err
     assert ftune(*words, "seed=1", "--overwrite").code == 0
     assert "seed=1" in Path("my.sbatch").read_text()
+
+
+def test_a_login_node_needs_the_files_but_not_the_devices(ftune: Callable[..., Done]) -> None:
+    write_recipe()
+    words = ("launch", "slurm", "my.yaml", "--nodes", 2, "--gpus-per-node", 8, "--print")
+    assert ftune(*words, "backend.num_processes=999", "backend.device=cuda").code == 0
+    assert "no such file" in ftune(*words, "data.train=nowhere.jsonl").err

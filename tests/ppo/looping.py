@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ftune.backends.ranks import Ranks
 from ftune.core.say import Say
 from ftune.core.signals import StopSignal
 from ftune.data.example import PromptCompletion
@@ -173,7 +174,7 @@ class Run:
             "seed": self.seed, "half_precision": False,
         }  # fmt: skip
         return PpoLoop(
-            learner=learner, rounds=rounds, prompts=prompts(40), held_out=prompts(self.held_out, 40),
+            ranks=Ranks(), learner=learner, rounds=rounds, prompts=prompts(40), held_out=prompts(self.held_out, 40),
             plan=Plan(**{**plan, **self.plan}), kl=Kl.model_validate(self.kl), score=Score.model_validate(self.score),
             guard=guard, folder=self.folder, events=events, say=Say(), facts={},
         )  # fmt: skip

@@ -32,7 +32,7 @@ def test_held_out_completions_that_drift_are_told_once(
 ) -> None:
     plan = Plan.__new__(Plan)  # nothing of it is asked for
     with EventLog(tmp_path / "events.jsonl") as events:
-        tell, state = Teller(tmp_path, events, Say(), plan), State(iteration=0)
+        tell, state = Teller(tmp_path, events, Say(), plan, writes=True), State(iteration=0)
         check_drift(state, BEFORE, tell)
         assert capsys.readouterr().err == ""
         state.iteration = 10

@@ -24,18 +24,15 @@ CASES: dict[str, tuple[str, list[str], dict[str, str]]] = {
 }
 
 
-def main(rank: int, folder: Path) -> None:
+def main(rank: int, folder: Path, ports: list[str]) -> None:
     os.chdir(folder)
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # they have met already
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
     found = {}
-    for name, (recipe, options, variables) in CASES.items():
+    for (name, (recipe, options, variables)), port in zip(CASES.items(), ports, strict=True):
         if name == "resumed" and rank == 0:
             _begin_again(folder / "runs/fsdp", folder / "runs/resumed")
-        torch.distributed.barrier()
-        os.environ |= {"ACCELERATE_USE_FSDP": "false", **variables}
+        os.environ |= {"MASTER_PORT": port, **variables}
         AcceleratorState._reset_state(reset_partial_state=True)
         found[name] = ""
         with contextlib.suppress(SystemExit):
@@ -43,8 +40,9 @@ def main(rank: int, folder: Path) -> None:
                 app(["ppo", recipe, f"output_dir=runs/{name}", *options], standalone_mode=False)
             except FtuneError as error:
                 found[name] = f"{type(error).__name__}: {error}"
+        if torch.distributed.is_initialized():  # a process that fails ends, and its group with it
+            torch.distributed.destroy_process_group()
     (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    torch.distributed.destroy_process_group()
 
 
 def _begin_again(run: Path, target: Path) -> None:
@@ -58,4 +56,4 @@ def _begin_again(run: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -13,6 +13,7 @@ from ftune.core.say import Say
 from ftune.models.dtype import resolve_dtype
 
 if TYPE_CHECKING:
+    from ftune.recipes.ppo import PpoRecipe
     from ftune.recipes.training import TrainingRecipe
 
 OTHERS_SETTINGS = ("ACCELERATE_", "FSDP_")
@@ -61,37 +62,23 @@ class Place:
         return args | ({"deepspeed": deepspeed} if deepspeed is not None else {})
 
 
-def find_place(recipe: "TrainingRecipe", ranks: Ranks, say: Say) -> Place:
+def find_place(recipe: "TrainingRecipe | PpoRecipe", ranks: Ranks, say: Say) -> Place:
     """What the recipe and the launcher ask for, on what is here. Raises LaunchError for what cannot be."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    backend = recipe.backend.resolve(ranks.world, os.environ, gpus)
+    world, gpus = ranks.world, torch.cuda.device_count()
+    backend = recipe.backend.resolve(world, os.environ, gpus)
+    try:
+        recipe.check_backend(backend)
+    except ValueError as error:
+        raise LaunchError(str(error)) from None
     on_gpu = backend.on_gpu(gpus)
     if backend.device == "cuda" and not on_gpu:
         raise LaunchError("backend.device: PyTorch sees no CUDA device (driver, CUDA_VISIBLE_DEVICES, or a CPU build)")
-    if on_gpu and ranks.local_rank >= gpus:
-        raise LaunchError(
-            f"process {ranks.rank} is the {ranks.local_rank + 1}th of its node, which has {gpus} GPUs; start as many "
-            f"processes as there are GPUs"
-        )
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
-    dtype = resolve_dtype(recipe.model.dtype, on_gpu=on_gpu)
-    world = ranks.world
-    try:
-        accumulation = recipe.batch.accumulation(ranks.count)
-    except ValueError as error:
-        raise LaunchError(f"batch: {error}, with {ranks.count} processes") from None
-    shape = Shape(
-        processes=world.local_count if world else 1,
-        nodes=world.nodes if world else 1,
-        micro_batch_size=recipe.batch.micro_batch_size,
-        gradient_accumulation_steps=accumulation,
-        max_grad_norm=recipe.optim.max_grad_norm,
-        dtype=dtype,
-        on_gpu=on_gpu,
-    )
+    processes, nodes = (world.local_count, world.nodes) if world else (1, 1)
+    shape = shape_of(recipe, processes=processes, nodes=nodes, on_gpu=on_gpu)
     for sentence in backend.contradictions(world, os.environ, shape):
         say.warning(sentence)
     for name in [name for name in os.environ if name.startswith(OTHERS_SETTINGS)]:
@@ -99,3 +86,37 @@ def find_place(recipe: "TrainingRecipe", ranks: Ranks, say: Say) -> Place:
     if not on_gpu:
         keep_freed_memory()
     return Place(ranks, backend, shape)
+
+
+def shape_of(recipe: "TrainingRecipe | PpoRecipe", *, processes: int, nodes: int, on_gpu: bool, **more: Any) -> Shape:
+    """The numbers of a recipe for so many processes on each of so many nodes.
+
+    Raises LaunchError for a batch that the processes cannot share.
+    """
+    from ftune.recipes.ppo import PpoRecipe
+
+    common: dict[str, Any] = {
+        "processes": processes,
+        "nodes": nodes,
+        "max_grad_norm": recipe.optim.max_grad_norm,
+        "dtype": resolve_dtype(recipe.model.dtype, on_gpu=on_gpu),
+        "on_gpu": on_gpu,
+        **more,
+    }
+    if isinstance(recipe, PpoRecipe):  # its loop makes its own batches, of which no backend is told
+        return Shape(
+            **common,
+            micro_batch_size=recipe.ppo.micro_batch_size,
+            gradient_accumulation_steps=1,
+            activation_checkpointing=recipe.ppo.activation_checkpointing,
+        )
+    try:
+        accumulation = recipe.batch.accumulation(processes * nodes)
+    except ValueError as error:
+        raise LaunchError(f"batch: {error}, with {processes * nodes} processes") from None
+    return Shape(
+        **common,
+        micro_batch_size=recipe.batch.micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        activation_checkpointing=recipe.batch.activation_checkpointing,
+    )

@@ -1,11 +1,10 @@
 """What `ftune ppo` does, in order: prompts, policy, rewards, the loop, the result. Each is made by the layers below."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftune.core.checkpoints import Found, newest_valid
+from ftune.backends.ranks import Ranks
 from ftune.core.errors import CheckpointError, FtuneError, LaunchError, StoppedError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
@@ -20,7 +19,8 @@ from ftune.recipes.runs.prompts import tell_prompts
 from ftune.recipes.runs.training import resume_command
 from ftune.report.environment import environment
 from ftune.report.events import EventLog
-from ftune.report.run_folder import RunFolder, read_state
+from ftune.report.rank_log import RankLog
+from ftune.report.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ftune.ppo.loop import PpoLoop
@@ -29,36 +29,34 @@ if TYPE_CHECKING:
 
 
 def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
-    """Train as the recipe says. Raises StoppedError when a signal ended it early."""
+    """Train as the recipe says, on all processes of the run. Raises StoppedError when a signal ended it early."""
     say = Say()
     path = Path(recipe.output_dir)
-    if int(os.environ.get("RANK", "0")):
-        if options.resume and read_state(path) == "done":
+    with Ranks.meet() as ranks:
+        folder = open_run(recipe, path, options, say, "iteration", ranks)
+        if folder is None:
             return
-        say.console.quiet = say.out.quiet = True
-        quiet_bars()
-        _train(recipe, path, None, None, ask(recipe, say), say)
-        return
-    folder = open_run(recipe, path, options, say, "iteration")
-    if folder is None:
-        return
-    with folder.recording() as events:
-        quiet_bars()
-        asked = ask(recipe, say)
-        tell_prompts(asked.train, asked.held_out, say)
-        _record(recipe, folder, events, asked, options)
-        outcome = _train(recipe, path, folder.found, events, asked, say)
-        if outcome.stopped_by:
-            raise StoppedError(
-                f"stopped by {outcome.stopped_by} at iteration {outcome.iteration} of {outcome.iterations}; everything "
-                f"is saved. Go on with:\n  {resume_command(options.command)}"
-            )
-        if outcome.ended_by:
-            say.warning(f"ended at iteration {outcome.iteration}: {outcome.ended_by}")
-        if outcome.kept_iteration is not None:
-            _tell_kept(outcome.kept_iteration, asked, say)
-        events.write("kept", step=outcome.iteration if outcome.kept_iteration is None else outcome.kept_iteration)
-        report(recipe, folder, asked, options)
+        with folder.recording() as events:
+            quiet_bars()
+            log = RankLog(path, ranks.rank, say)
+            ranks.before_the_end(partial(folder.set_state, "failed"))
+            asked = ranks.first_then_all(partial(ask, recipe, say))
+            tell_prompts(asked.train, asked.held_out, say)
+            _record(recipe, folder, events, asked, options)
+            outcome = _train(recipe, folder, events, asked, ranks, say)
+            if outcome.stopped_by:
+                raise StoppedError(
+                    f"stopped by {outcome.stopped_by} at iteration {outcome.iteration} of {outcome.iterations}; "
+                    f"everything is saved. Go on with:\n  {resume_command(options.command)}"
+                )
+            if outcome.ended_by:
+                say.warning(f"ended at iteration {outcome.iteration}: {outcome.ended_by}")
+            if outcome.kept_iteration is not None:
+                _tell_kept(outcome.kept_iteration, asked, say)
+            events.write("kept", step=outcome.iteration if outcome.kept_iteration is None else outcome.kept_iteration)
+            if ranks.first:
+                report(recipe, folder, asked, options)
+            log.close()
     result = path / ("adapter" if recipe.shared else "model")
     say.result(
         f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nsamples: {shown(path / 'samples.jsonl')}\n"
@@ -91,23 +89,19 @@ def _record(recipe: "PpoRecipe", folder: RunFolder, events: EventLog, asked: Ask
     events.write("data", **asked.described())
 
 
-def _train(
-    recipe: "PpoRecipe", path: Path, found: Found | None, events: EventLog | None, asked: Asked, say: Say
-) -> "Outcome":
-    """Everything that needs the model; on every rank, of which only the first has `found` and `events`."""
+def _train(recipe: "PpoRecipe", folder: RunFolder, events: EventLog, asked: Asked, ranks: Ranks, say: Say) -> "Outcome":
+    """Everything that needs the model."""
     import torch
 
     from ftune.ppo.state import State, load_checkpoint
 
-    loop = assemble(recipe, path, events, asked, say)
+    loop = assemble(recipe, folder.path, events, asked, ranks, say)
     actor = loop.learner.inner
     state = State(coefficient=recipe.kl.coefficient)
-    checkpoint = (found or newest_valid(path)).path
-    if checkpoint is not None:
-        state = load_checkpoint(checkpoint, actor, loop.learner.optimizer)
-    with loop.ranks.together(FtuneError):
-        if events is not None:
-            _tell_loaded(loop, state.iteration, path, events, say)
+    if folder.found.path is not None:
+        state = load_checkpoint(folder.found.path, actor, loop.learner.optimizer)
+    with ranks.together(FtuneError):
+        _tell_loaded(loop, state.iteration, folder.path, events, say)
     stop = StopSignal()
     try:
         with stop.listening():
@@ -119,7 +113,7 @@ def _train(
             f"rollout.batch_size, or set model.quantization: nf4, in this order"
         ) from error
     if not outcome.stopped_by:
-        _save(recipe, path, asked, loop)
+        _save(recipe, folder.path, asked, loop)
     return outcome
 
 
@@ -130,7 +124,8 @@ def _tell_loaded(loop: "PpoLoop", iteration: int, path: Path, events: EventLog, 
     from ftune.backends.engines.sharding import is_split
     from ftune.ppo.samples import forget_samples
 
-    forget_samples(path, iteration)
+    if loop.ranks.first:
+        forget_samples(path, iteration)
     device = loop.learner.accelerator.device
     memory = torch.cuda.memory_allocated() / 2**30 if device.type == "cuda" else None
     sizes = {name: sum(p.numel() for p in group) for name, group in loop.learner.inner.parameter_groups().items()}

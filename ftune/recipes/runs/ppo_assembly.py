@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftune.backends.ranks import Ranks
 from ftune.core.errors import FtuneError
 from ftune.core.say import Say
 from ftune.recipes.runs.ppo_asked import Asked
@@ -16,16 +17,14 @@ if TYPE_CHECKING:
     from ftune.recipes.ppo import PpoRecipe
 
 
-def assemble(recipe: "PpoRecipe", folder: Path, events: EventLog | None, asked: Asked, say: Say) -> "PpoLoop":
+def assemble(recipe: "PpoRecipe", folder: Path, events: EventLog, asked: Asked, ranks: Ranks, say: Say) -> "PpoLoop":
     """Load everything and try it, on every rank. Raises LaunchError, ModelError and RewardError."""
     from ftune.ppo.loop import PpoLoop
-    from ftune.ppo.ranks import Ranks
     from ftune.ppo.rounds import Rounds
     from ftune.ppo.update import Learner
 
-    processes = open_processes(recipe)
-    accelerator, dtype = processes.accelerator, processes.dtype
-    ranks = Ranks(accelerator)
+    processes = open_processes(recipe, ranks, say)
+    accelerator, dtype = processes.accelerator, processes.place.dtype
     with ranks.together(FtuneError):
         actor = make_actor(recipe, asked, dtype, accelerator.device, say)
         rewards, gold = open_rewards(recipe, asked, actor, dtype, accelerator.device, say)  # adapters, before wrappers
@@ -54,11 +53,12 @@ def assemble(recipe: "PpoRecipe", folder: Path, events: EventLog | None, asked: 
         device=accelerator.device,
     )
     return PpoLoop(
+        ranks=ranks,
         learner=learner,
         rounds=rounds,
         prompts=asked.train.prompts,
         held_out=asked.held_out.prompts,
-        plan=plan_of(recipe, accelerator.num_processes, dtype),
+        plan=plan_of(recipe, ranks.count, dtype),
         kl=recipe.kl,
         score=recipe.score,
         guard=recipe.guard,
