@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ftune.backends.engines.sharding import device_of
 from ftune.core.errors import ModelError
 
 
@@ -21,7 +22,7 @@ def probe_packing(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dt
     first, second = rows[0], rows[-1]
     was_training = model.training
     model.eval()
-    with torch.autocast(next(model.parameters()).device.type, dtype, enabled=dtype != torch.float32):
+    with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
         together = _logits(model, [first, second])
         disturbed = _logits(model, [[(token + 1) % together.shape[-1] for token in first], second])
         alone = torch.cat([_logits(model, [first]), _logits(model, [second])])
@@ -55,7 +56,7 @@ def _limits(model: PreTrainedModel, dtype: torch.dtype) -> tuple[float, float]:
 
 def _logits(model: PreTrainedModel, rows: list[list[int]]) -> torch.Tensor:
     """Logits of rows packed into one sequence, as training packs them; fp32, shape (tokens, vocabulary)."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     batch: dict[str, Any] = collate([{"input_ids": row} for row in rows])
     del batch["labels"]

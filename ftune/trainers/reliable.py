@@ -7,23 +7,22 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ftune.backends.engines.sharding import is_split, whole
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import commit, rotate, stage, staged, storage_errors
 from ftune.core.errors import DivergedError, StorageError
 from ftune.core.say import Say
-from ftune.peft.hook import TrainingHook
 from ftune.report.events import EventLog
+from ftune.trainers.method import Method
 from ftune.trainers.order import EpochOrder
-from ftune.trainers.trainable import load_trainable, save_trainable
+from ftune.trainers.resumable import ResumableTrainer
 
 MAX_SKIPPED_IN_A_ROW = 3
 
@@ -47,18 +46,7 @@ class CountingCollator:
         return batch
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What a PEFT method wants of the trainer."""
-
-    adapter: bool = False
-    """Whether the result is an adapter: checkpoints then hold the trained parameters beside it, for an exact resume."""
-    hook: TrainingHook | None = None
-    learning_rate_factor: Callable[[str], float] = lambda parameter: 1.0
-    """What the learning rate of a parameter, by its name, is multiplied by."""
-
-
-class ReliableTrainer(Trainer):
+class ReliableTrainer(ResumableTrainer):
     """Staged and verified checkpoints, no update from a non-finite step, token counts, evaluation of its own.
 
     `prepare_reliability` connects it to a run right after construction. What a subclass trains, it says in
@@ -147,6 +135,7 @@ class ReliableTrainer(Trainer):
         scaler meets and skips overflowing gradients as a matter of course, so there only the loss is looked at.
         """
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = whole(norm) if isinstance(norm, torch.Tensor) else norm  # of a split model, each rank has a part
         loss, rows = float(self._step_loss), self._rows
         self._step_loss, self._rows = 0.0, []
         finite = math.isfinite(loss) and (self.args.fp16 or math.isfinite(float(norm)))
@@ -208,6 +197,11 @@ class ReliableTrainer(Trainer):
         for number, batch in enumerate(loader):
             yield batch, number < len(mine)
 
+    def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
+        """A split model is where it has to be."""
+        if not is_split(model):
+            super()._move_model_to_device(model, device)
+
     # -- the PEFT method -----------------------------------------------------------------------------------------------
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -239,12 +233,6 @@ class ReliableTrainer(Trainer):
             step = self.state.global_step + 1
             if facts := self.method.hook.after_step(step):
                 self.events.write("method", step=step, **facts)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        if self.method.adapter:
-            load_trainable(self.model, self.method.hook, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -311,7 +299,7 @@ class ReliableTrainer(Trainer):
         Other processes are in the same parts, and may wait for what this one has to give.
         """
         failures = []
-        for part in (self._write_weights, self._write_optimizer, self._save_rng_state, self._write_progress):
+        for part in (self.write_model, self.write_state, self._save_rng_state, self._write_progress):
             try:
                 with storage_errors(staging):
                     part(str(staging))
@@ -319,14 +307,6 @@ class ReliableTrainer(Trainer):
                 failures.append(error)
         if failures:
             raise failures[0]
-
-    def _write_weights(self, folder: str) -> None:
-        if self.ranks.first:
-            self._save(folder)
-
-    def _write_optimizer(self, folder: str) -> None:
-        self._save_optimizer_and_scheduler(folder)
-        self._save_scaler(folder)
 
     def _write_progress(self, folder: str) -> None:
         if self.ranks.first:
@@ -347,11 +327,3 @@ class ReliableTrainer(Trainer):
             raise error
         self.events.write("save_failed", step=self.state.global_step, why=str(error))
         self.say.warning(f"step {self.state.global_step}: checkpoint not saved, training goes on: {error}")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save without `training_args.bin`: a pickle, and it would hold the hub token in clear."""
-        super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir)
-        (folder / "training_args.bin").unlink(missing_ok=True)
-        if self.method.adapter:
-            save_trainable(self.model, self.method.hook, folder)

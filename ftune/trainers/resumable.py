@@ -1,5 +1,6 @@
 """Checkpoints of transformers' Trainer in ftune's own format, the same for all backends."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from ftune.backends.engines.sharding import gathered
-from ftune.peft.hook import TrainingHook
 from ftune.trainers.checkpoint_state import Beside, load_state, save_state
+from ftune.trainers.method import Method
 from ftune.trainers.torch_state import TorchState
 from ftune.trainers.trained_state import TrainedState
 
@@ -16,55 +17,54 @@ from ftune.trainers.trained_state import TrainedState
 class ResumableTrainer(Trainer):
     """Saves and loads what trains, the optimiser, schedule and loss scale; transformers keeps counters and randomness.
 
-    transformers calls each of these methods on all ranks.
+    All ranks call each method.
     """
 
-    adapter: bool = False
-    """Whether the result is an adapter; checkpoints then hold that too, as peft writes it."""
-    hook: TrainingHook | None = None
+    method: Method
 
     def trained_state(self) -> TrainedState:
-        """What trains, and its optimiser where it has been made."""
+        """What trains, and its optimiser where that has been made."""
         return TorchState(self.model, self.optimizer)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Everything about a checkpoint that is not its state: an adapter; of a model its configuration.
+    def whole_weights(self, *, keep: bool) -> AbstractContextManager[None]:
+        """What trains stands whole in the model, for saving, where `keep`."""
+        return gathered(self.model, keep=keep)
+
+    def write_model(self, folder: str) -> None:
+        """What lies in a checkpoint beside the state: tokenizer and adapter, or the configuration of a whole model.
 
         Without `training_args.bin`: a pickle, and it would hold the hub token in clear.
         """
-        folder = Path(output_dir or self.args.output_dir)
-        if self.adapter:
-            with gathered(self.model, keep=self.args.should_save):
-                super()._save(str(folder), state_dict)
-            if self.args.should_save:
-                (folder / "training_args.bin").unlink(missing_ok=True)
-        elif self.args.should_save:
-            folder.mkdir(parents=True, exist_ok=True)
-            describe(self.model, folder)
+        write = self.args.should_save
+        if self.method.adapter:
+            with self.whole_weights(keep=write):
+                if write:
+                    self._save(folder)
+                    (Path(folder) / "training_args.bin").unlink(missing_ok=True)
+        elif write:
+            describe(self.model, Path(folder))
             if self.processing_class is not None:
-                self.processing_class.save_pretrained(str(folder))
+                self.processing_class.save_pretrained(folder)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+    def write_state(self, folder: str) -> None:
+        """Write the part of the state that falls to this rank. Raises StorageError."""
         facts = {"schedule": self.lr_scheduler.state_dict()}
         if (scaler := self._loss_scaler()) is not None:
             facts["loss_scale"] = scaler.state_dict()
         save_state(
             self.trained_state(),
-            Path(output_dir),
+            Path(folder),
             rank=self.args.process_index,
             count=self.args.world_size,
-            beside=Beside(facts, self.hook.state() if self.hook else {}),
+            beside=Beside(facts, self.method.hook.state() if self.method.hook else {}),
             buffers=whole_model_buffers(self.model),
         )
-
-    def _save_scaler(self, output_dir: str) -> None:
-        """It stands in the state."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The weights alone; transformers calls it before the optimiser is made."""
         beside = load_state(self.trained_state(), Path(resume_from_checkpoint), only_weights=True)
-        if self.hook:
-            self.hook.restore(dict(beside.tensors))
+        if self.method.hook:
+            self.method.hook.restore(dict(beside.tensors))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -83,7 +83,7 @@ class ResumableTrainer(Trainer):
 def describe(model: PreTrainedModel, folder: Path) -> None:
     """Write the configuration of a model, beside which its weights will stand, as `save_pretrained` does."""
     model.config.architectures = [type(model).__name__.removeprefix("FSDP")]  # torch renames what it splits
-    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.dtype = "float32"  # that of what trains
     model.config.save_pretrained(str(folder))
     if model.can_generate():
         model.generation_config.save_pretrained(str(folder))

@@ -14,8 +14,10 @@ from ftune.backends.ranks import Ranks
 from ftune.core.errors import LaunchError, RecipeError
 from ftune.core.say import Say
 from ftune.report.events import EventLog
+from ftune.trainers.fsdp import leave_split
+from ftune.trainers.method import Method
 from ftune.trainers.progress import ProgressCallback
-from ftune.trainers.reliable import Method, ReliableTrainer
+from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.signals import StopAtStepEnd
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -93,6 +95,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
     facts = {**around.facts, "max_steps": steps}
     trainer.prepare_reliability(around.ranks, around.events, say, facts, origins, method)
+    leave_split(trainer)
     if method.hook:
         method.hook.begin(steps)
     for upstream in (PrinterCallback, UpstreamProgress):

@@ -141,7 +141,7 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
     from ftune.recipes.runs.inputs import load_inputs
     from ftune.report.events import EventLog, read_events
     from ftune.trainers.feed import PreparedDataset
-    from ftune.trainers.reliable import Method
+    from ftune.trainers.method import Method
     from ftune.trainers.sft import train_sft
     from ftune.trainers.training import Around
 

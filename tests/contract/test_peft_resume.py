@@ -14,7 +14,7 @@ from ftune.recipes.runs.inputs import Inputs, load_inputs
 from ftune.recipes.sft import SftRecipe
 from ftune.report.events import EventLog
 from ftune.trainers.feed import PreparedDataset
-from ftune.trainers.reliable import Method
+from ftune.trainers.method import Method
 from ftune.trainers.sft import train_sft
 from ftune.trainers.training import Around
 from tests.conftest import chat_rows, write_rows

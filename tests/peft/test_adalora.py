@@ -103,8 +103,8 @@ def test_the_regulariser_counts_once_a_step_however_it_is_accumulated(
             output_dir=f"by{micro}",
         )
         assert ftune("sft", path).code == 0
-        found.append(load_file(f"by{micro}/checkpoint-2/trainable.safetensors"))
+        found.append(load_file(f"by{micro}/checkpoint-2/state/tensors-00001.safetensors"))
     each, together = found
-    trained = [name for name in each if name.startswith("model.")]
+    trained = [name for name in each if name.startswith("weights/")]
     assert trained
     assert all(torch.allclose(each[name], together[name], atol=1e-5) for name in trained)

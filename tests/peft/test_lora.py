@@ -174,6 +174,6 @@ def test_lora_plus_reaches_the_optimiser(recipe: Callable[..., Path], ftune: Cal
     schedule = {"max_steps": 2, "type": "constant", "warmup": 0}
     done = ftune("sft", recipe(peft=peft, schedule=schedule, output_dir="run"))
     assert done.code == 0, done.err
-    groups = torch.load("run/checkpoint-2/optimizer.pt", weights_only=True)["param_groups"]
-    rates = {group["lr"]: len(group["params"]) for group in groups}
+    groups = json.loads(Path("run/checkpoint-2/state/state.json").read_text())["scalars"]["groups"]
+    rates = {group["values"]["lr"]: len(group["parameters"]) for group in groups}
     assert rates == {0.005: 14, 0.08: 14}

@@ -90,6 +90,14 @@ def put_back(module: nn.Module) -> None:
             part.reshard()
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where it computes; offloaded shards lie elsewhere."""
+    value = next(module.parameters())
+    if isinstance(value, DTensor) and value.device_mesh.device_type == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return value.device
+
+
 def whole(value: Tensor) -> Tensor:
     """The tensor itself, or a copy of the one whose shards all ranks hold, which they gather together."""
     # what torch gathers is still on its way, and has no memory that could be saved, until something is done with it
@@ -141,17 +149,17 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def gathered(module: nn.Module, *, keep: bool = True) -> Iterator[None]:
+def gathered(module: nn.Module, *, keep: bool = True, frozen: bool = False) -> Iterator[None]:
     """What trains stands whole, exact and on the CPU in the module's `state_dict`: for saving. Every rank has to enter.
 
-    Without `keep` it is only gathered for the others. FSDP2 puts shards back into modules before it lets a
-    `state_dict` be made, so they are replaced in the result.
+    With `frozen`, so does all else. Without `keep` it is only gathered for the others. FSDP2 puts shards back into
+    modules before it lets a `state_dict` be made, so they are replaced in the result.
     """
-    split = {name: value for name, value in trained(module, twice=True).items() if isinstance(value, DTensor)}
-    wholes = gathered_values(split, keep=keep)
+    state = module.state_dict() if frozen else trained(module, twice=True)
+    wholes = gathered_values({name: value for name, value in state.items() if isinstance(value, DTensor)}, keep=keep)
 
     def replace(_: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-        state.update({f"{prefix}{name}": value for name, value in wholes.items()})
+        state.update({f"{prefix}{name}": value.to(state[f"{prefix}{name}"].dtype) for name, value in wholes.items()})
 
     hook = module.register_state_dict_post_hook(replace)  # type: ignore[no-untyped-call]
     try:

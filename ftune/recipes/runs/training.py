@@ -196,7 +196,7 @@ def wrapped_model(
 
 def around(run: Run, model: "PreTrainedModel") -> "Around":
     """What the trainer gets of the run."""
-    from ftune.trainers.reliable import Method
+    from ftune.trainers.method import Method
     from ftune.trainers.training import Around
 
     recipe, place = run.recipe, run.place
