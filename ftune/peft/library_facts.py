@@ -38,6 +38,10 @@ _SHAPES: dict[Feature, str] = {"nf4": _no("nf4", "it takes its shapes from the w
 _IN_PLACE = _no("int8", "it changes their products in place, which their gradient forbids on a GPU")
 _RANDOM = "it starts from a random update; use 'peft: lora' to start as the base"
 
+_SHARED: dict[Feature, str] = {
+    "fsdp": "its layers share parameters, and FSDP2 splits each layer by itself; use 'backend: zero' or 'backend: ddp'"
+}
+
 LIMITS: dict[str, dict[Feature, str]] = {
     "adamss": _UNPACKED,
     "adaption_prompt": {
@@ -56,12 +60,17 @@ LIMITS: dict[str, dict[Feature, str]] = {
     "gralora": {"int8": _IN_PLACE},
     "hra": _UNPACKED,
     "lily": {
+        **_SHARED,
         "packing": "its router looks at the whole row, so packed rows would choose together; use 'data.packing: false'",
         "merge": "its router chooses anew for every row, so there is no one update; load the adapter with peft",
     },
     "loha": _SHAPES,
     "lokr": _SHAPES,
-    "osf": _UNPACKED,
+    "osf": _UNPACKED
+    | {
+        "fsdp": "it projects the gradients of whole matrices, of which FSDP2 leaves a process a part, and learns "
+        "something else without a word; use 'backend: zero' or 'backend: ddp'"
+    },
     "peanut": _SHAPES,
     "psoft": _UNPACKED,
     "shadow": {
@@ -69,10 +78,14 @@ LIMITS: dict[str, dict[Feature, str]] = {
         "encoder_decoder": "peft has it for decoders only; use 'peft: lora'",
     },
     "supertuning": _UNPACKED,
-    "tinylora": _UNPACKED,
+    "tinylora": _UNPACKED | _SHARED,
     "trainable_tokens": {"classification": "peft trains no new head beside it; use 'peft: lora'"},
-    "unilora": {way: _no(way, "peft gives it no gradient there") for way in _QUANTISED} | {"step_zero": _RANDOM},
-    "vblora": {"step_zero": _RANDOM},
+    "unilora": {
+        **{way: _no(way, "peft gives it no gradient there") for way in _QUANTISED},
+        "step_zero": _RANDOM,
+        **_SHARED,
+    },
+    "vblora": {"step_zero": _RANDOM} | _SHARED,
 }
 """By `type`: what does not work, why, and the way out. Everything else is tested to work."""
 
