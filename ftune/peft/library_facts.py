@@ -36,6 +36,7 @@ _QUANTISED: tuple[Feature, ...] = ("nf4", "int8")
 _UNPACKED: dict[Feature, str] = {way: _no(way, "it computes with the base's weights themselves") for way in _QUANTISED}
 _SHAPES: dict[Feature, str] = {"nf4": _no("nf4", "it takes its shapes from the weights, which are packed")}
 _IN_PLACE = _no("int8", "it changes their products in place, which their gradient forbids on a GPU")
+_GRADIENTLESS: dict[Feature, str] = {way: _no(way, "peft gives it no gradient there") for way in _QUANTISED}
 _RANDOM = "it starts from a random update; use 'peft: lora' to start as the base"
 
 _SHARED: dict[Feature, str] = {
@@ -81,7 +82,7 @@ LIMITS: dict[str, dict[Feature, str]] = {
     "tinylora": _UNPACKED | _SHARED,
     "trainable_tokens": {"classification": "peft trains no new head beside it; use 'peft: lora'"},
     "unilora": {
-        **{way: _no(way, "peft gives it no gradient there") for way in _QUANTISED},
+        **_GRADIENTLESS,
         "step_zero": _RANDOM,
         **_SHARED,
     },
