@@ -1,7 +1,7 @@
 """transformers' Trainer on a model that FSDP2 has split over the ranks beforehand."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed import get_world_size
@@ -18,7 +18,7 @@ PRODUCTS: dict[str, torch.dtype | None] = {"bf16": torch.bfloat16, "fp16": torch
 def split_model(
     model: "PreTrainedModel",
     device: torch.device,
-    dtype: Literal["bf16", "fp16", "fp32"],
+    dtype: str,
     *,
     copies: int = 1,
     reshard_after_forward: bool = True,
@@ -26,8 +26,8 @@ def split_model(
 ) -> None:
     """Split a model, in place, before a trainer is made of it: over all ranks, or over those of each of `copies` nodes.
 
-    The model is best on the CPU until then: each layer goes to the device and leaves its shard there. Raises
-    LaunchError for a model that cannot be split.
+    `dtype` is that of products: bf16, fp16 or fp32. The model is best on the CPU until then: each layer goes to the
+    device and leaves its shard there. Raises LaunchError for a model that cannot be split.
     """
     ranks = get_world_size()
     sizes, names = ((copies, ranks // copies), ("copy", "shard")) if copies > 1 else ((ranks,), ("shard",))

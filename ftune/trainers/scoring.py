@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ftune.backends.engines.sharding import device_of
 from ftune.backends.ranks import Ranks
 from ftune.core.errors import ModelError
 from ftune.trainers.head import ScoreHead
@@ -55,7 +56,7 @@ def score_rows(
 
     Rows of like length are computed together, `at_once` of them, which changes no score.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     parts = []
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ftune.backends.fsdp import Fsdp
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import write_atomically
 from ftune.core.errors import CheckpointError, StoppedError, StorageError
@@ -171,7 +172,8 @@ def wrapped_model(
     set_seed(recipe.seed)
     weights = "fp32" if recipe.peft.trains_base else place.dtype
     rows = [inputs.train.ids(index) for index in range(min(MATERIAL_ROWS, len(inputs.train)))]
-    model = recipe.model.load(inputs.located, weights, place.device, classes)
+    splits = isinstance(place.backend, Fsdp) and run.ranks.count > 1
+    model = recipe.model.load(inputs.located, weights, "cpu" if splits else place.device, classes)
     if prepare:
         prepare(model)
     model = recipe.peft.wrap(model, Material(inputs.tokenizer, inputs.located, rows))
@@ -191,7 +193,26 @@ def wrapped_model(
         backend=place.backend.name,
         processes=run.ranks.count,
     )
+    if splits:
+        _split(model, place)
     return model
+
+
+def _split(model: "PreTrainedModel", place: Place) -> None:
+    """Leave this process's part of the model on its device."""
+    import torch
+
+    from ftune.trainers.fsdp import split_model
+
+    backend: Any = place.backend
+    split_model(
+        model,
+        torch.device(place.device),
+        place.dtype,
+        copies=place.shape.nodes if backend.sharding == "hybrid" else 1,
+        reshard_after_forward=backend.reshard_after_forward,
+        offload=backend.offload == "cpu",
+    )
 
 
 def around(run: Run, model: "PreTrainedModel") -> "Around":
@@ -217,6 +238,7 @@ def around(run: Run, model: "PreTrainedModel") -> "Around":
 
 
 def _save(run: Run, trained: Trained) -> Path:
+    from ftune.backends.engines.sharding import gathered
     from ftune.models.save import save_result
 
     result = run.folder.path / result_name(run.recipe)
@@ -229,8 +251,9 @@ def _save(run: Run, trained: Trained) -> Path:
             trained.beside(folder)
 
     template = run.inputs.template.text if run.inputs.template else None
-    with run.ranks.together(StorageError):
-        if run.ranks.first:
+    first, whole_model = run.ranks.first, run.recipe.peft.library == "transformers"
+    with gathered(trained.model, keep=first, frozen=whole_model), run.ranks.together(StorageError):
+        if first:
             save_result(export, run.inputs.tokenizer, template, result)
     return result
 
