@@ -86,7 +86,7 @@ LIMITS: dict[str, dict[Feature, str]] = {
         "step_zero": _RANDOM,
         **_SHARED,
     },
-    "vblora": {"step_zero": _RANDOM} | _SHARED,
+    "vblora": {"step_zero": _RANDOM, **_SHARED},
 }
 """By `type`: what does not work, why, and the way out. Everything else is tested to work."""
 
