@@ -22,7 +22,7 @@ def quiet_upstream(*, debug: bool = False) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     logging.captureWarnings(capture=True)
-    for name in ("py.warnings", "bitsandbytes"):
+    for name in ("py.warnings", "accelerate", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -144,12 +144,18 @@ class ReliableTrainer(ResumableTrainer):
             self.end_step(counts=True)
             return norm
         self.end_step(counts=False)
-        model.zero_grad(set_to_none=True)
+        self._drop_gradients(model)
         self._tr_loss = self._loss_before_step  # the mean loss that is logged next leaves this step out
         self._globalstep_last_logged += 1
         self._skipped_in_a_row += 1
         self._tell_skipped(loss, float(norm), rows)
         return norm
+
+    def _drop_gradients(self, model: torch.nn.Module) -> None:
+        if self.is_deepspeed_enabled:
+            self.optimizer.discard()
+        else:
+            model.zero_grad(set_to_none=True)
 
     def _tell_skipped(self, loss: float, norm: float, rows: list[Any]) -> None:
         """Say which rows a step had that changes nothing. Raises DivergedError when it is one too many."""
@@ -206,7 +212,10 @@ class ReliableTrainer(ResumableTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Upstream's optimiser, its groups split where parameters have learning rates of their own."""
+        made = self.optimizer is not None  # transformers asks twice where DeepSpeed is
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if made:
+            return optimizer
         factors = {id(value): self.method.learning_rate_factor(name) for name, value in self.model.named_parameters()}
         groups: list[dict[str, Any]] = []
         for group in optimizer.param_groups:

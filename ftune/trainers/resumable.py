@@ -24,11 +24,32 @@ class ResumableTrainer(Trainer):
 
     def trained_state(self) -> TrainedState:
         """What trains, and its optimiser where that has been made."""
-        return TorchState(self.model, self.optimizer)
+        if self.deepspeed is None:
+            return TorchState(self.model, self.optimizer)
+        from ftune.trainers.zero.state import ZeroState
+
+        return ZeroState(self.deepspeed)
 
     def whole_weights(self, *, keep: bool) -> AbstractContextManager[None]:
         """What trains stands whole in the model, for saving, where `keep`."""
-        return gathered(self.model, keep=keep)
+        if self.deepspeed is None:
+            return gathered(self.model, keep=keep)
+        from ftune.trainers.zero.whole import whole
+
+        return whole(self.model, keep=keep)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """With DeepSpeed, steps apart from passes; and ftune's checkpoint, where transformers expects DeepSpeed's."""
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        from ftune.trainers.zero.stepping import step_apart
+
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        step_apart(self)
+        if resume_from_checkpoint is not None:
+            self._load_from_checkpoint(resume_from_checkpoint)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
 
     def write_model(self, folder: str) -> None:
         """What lies in a checkpoint beside the state: tokenizer and adapter, or the configuration of a whole model.

@@ -68,6 +68,10 @@ class Around:
 
 def arguments(kind: type[Arguments], args: dict[str, Any]) -> Arguments:
     """The trainer's configuration. Raises RecipeError for what transformers or TRL does not take."""
+    if "deepspeed" in args:
+        from ftune.trainers.zero.joining import zero_arguments
+
+        args = zero_arguments(args)
     try:
         config: Any = kind(**args, disable_tqdm=True, logging_nan_inf_filter=False)
     except (ValueError, TypeError) as error:

@@ -206,8 +206,7 @@ def apart(one: Saved, other: Saved) -> float:
 
 def exported(trainer: ZeroTrainer, folder: Path, method: str) -> None:
     first = trainer.args.process_index == 0
-    config = trainer.args.hf_deepspeed_config
-    with whole(trainer.deepspeed, config, keep=first, only_trained=method != "full"):
+    with whole(trainer.model, keep=first, frozen=method == "full"):
         if first:
             trainer.model.save_pretrained(str(folder))
     distributed.barrier()

@@ -238,9 +238,12 @@ def around(run: Run, model: "PreTrainedModel") -> "Around":
 
 
 def _save(run: Run, trained: Trained) -> Path:
-    from ftune.backends.engines.sharding import gathered
     from ftune.models.save import save_result
 
+    if "zero" in run.place.backend.shards():
+        from ftune.trainers.zero.whole import whole as gathered
+    else:
+        from ftune.backends.engines.sharding import gathered
     result = run.folder.path / result_name(run.recipe)
     for config in getattr(trained.model, "peft_config", {}).values():
         config.revision = run.recipe.model.revision

@@ -21,6 +21,11 @@ def zero_arguments(args: dict[str, Any]) -> dict[str, Any]:
     """
     on_gpu = torch.cuda.is_available() and not args.get("use_cpu")
     os.environ["DS_ACCELERATOR"] = "cuda" if on_gpu else "cpu"  # before DeepSpeed looks for a device of its own
+    import deepspeed
+
+    # a reduction through shared memory, which DeepSpeed would compile for half a minute, and in which a process that
+    # is left alone spins for ever: gloo does it
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     AcceleratorState._reset_state(reset_partial_state=True)
     with _group(on_gpu=on_gpu), _said(ACCELERATE_USE_DEEPSPEED="true"):
         if on_gpu:

@@ -31,6 +31,8 @@ class ZeroState(TrainedState):
         self.parameters = {name: value for name, value in named if value.requires_grad}
         self.pieces = pieces(self.zero)
         self._piece = {id(one): number for number, piece in enumerate(self.pieces) for one in piece.parameters}
+        for number in range(len(self.pieces)):
+            self._link(number)
 
     def names(self) -> list[str]:
         """The trained parameters, as the model names them, in its order."""
@@ -120,15 +122,18 @@ class ZeroState(TrainedState):
             flat = self.pieces[number].flat
             keys = [key for key in values if key != STEP]
             self.zero.optimizer.state[flat] = {key: torch.zeros_like(flat.detach()) for key in keys}
-        if hasattr(parameter, "_hp_mapping"):  # stages 1 and 2 keep views of it for each parameter
-            self._link(number)
+        self._link(number)
 
     def _link(self, number: int) -> None:
+        """Let each parameter have views of its piece's state, in stages 1 and 2.
+
+        DeepSpeed does it after the first step of the first piece, when the others have no state yet.
+        """
         piece = self.pieces[number]
+        kept = self.zero.optimizer.state.get(piece.flat, {})
         for one in piece.parameters:
-            if one._hp_mapping is not None:  # type: ignore[attr-defined]
-                mapping: Any = one._hp_mapping  # type: ignore[attr-defined]
-                mapping.set_optim_state_fragment(piece.flat, self.zero.optimizer.state[piece.flat])
+            if kept and (mapping := getattr(one, "_hp_mapping", None)) is not None:
+                mapping.set_optim_state_fragment(piece.flat, kept)
 
     def _count(self, parameter: torch.nn.Parameter, step: float) -> None:
         piece = self.pieces[self._piece[id(parameter)]]
