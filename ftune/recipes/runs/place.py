@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ftune.backends.asked import forget
 from ftune.backends.base import Backend
 from ftune.backends.ranks import Ranks
 from ftune.backends.shape import Shape
@@ -15,9 +16,6 @@ from ftune.models.dtype import resolve_dtype
 if TYPE_CHECKING:
     from ftune.recipes.ppo import PpoRecipe
     from ftune.recipes.training import TrainingRecipe
-
-OTHERS_SETTINGS = ("ACCELERATE_", "FSDP_")
-"""What `accelerate launch` says by these variables was read, and compared with the recipe, which holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,7 @@ def find_place(recipe: "TrainingRecipe | PpoRecipe", ranks: Ranks, say: Say) -> 
     shape = shape_of(recipe, processes=processes, nodes=nodes, on_gpu=on_gpu)
     for sentence in backend.contradictions(world, os.environ, shape):
         say.warning(sentence)
-    for name in [name for name in os.environ if name.startswith(OTHERS_SETTINGS)]:
-        del os.environ[name]
+    forget(os.environ)
     if not on_gpu:
         keep_freed_memory()
     return Place(ranks, backend, shape)
