@@ -57,7 +57,7 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
         if judged.pairs is not None and run.inputs.validation is not None and run.ranks.first:
             write_pairs(run, judged.pairs)
     facts = _facts(recipe, run, judged)
-    return Trained(model, outcome, facts.write)
+    return Trained(model, outcome, facts.write, _names(recipe, run))
 
 
 def _names(recipe: "RmRecipe", run: Run) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import Inputs, load_inputs, tell_rows, tell_stream
 from ftune.recipes.runs.opening import open_run
 from ftune.recipes.runs.place import Place, find_place
+from ftune.recipes.runs.proof import Proof
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
 from ftune.report.environment import environment
@@ -68,6 +69,8 @@ class Trained:
     outcome: "Outcome"
     beside: Callable[[Path], None] | None = None
     """Writes what else belongs to the result into its folder."""
+    classes: tuple[str, ...] = ()
+    """The outputs of its head; none of a language model."""
 
 
 def run_training(
@@ -255,9 +258,11 @@ def _save(run: Run, trained: Trained) -> Path:
 
     template = run.inputs.template.text if run.inputs.template else None
     first, whole_model = run.ranks.first, run.recipe.peft.library == "transformers"
+    proof = Proof.of(run, trained)
     with gathered(trained.model, keep=first, frozen=whole_model), run.ranks.together(StorageError):
         if first:
             save_result(export, run.inputs.tokenizer, template, result)
+            proof.check(result)
     return result
 
 
