@@ -113,6 +113,7 @@ def test_what_was_split_is_saved_whole(folder: Path) -> None:
         "full": AutoModelForCausalLM.from_pretrained(str(folder / "full-result")),
         "lora": PeftModel.from_pretrained(base, str(folder / "lora-result")),
     }
+    assert "lm_head.weight" not in tensors(folder / "full-result")  # it is tied to the embeddings
     for name, model in loaded.items():
         exact = made(CASES[name][0])
         load_state(TorchState(exact), folder / name, only_weights=True)

@@ -70,14 +70,13 @@ def is_split(module: nn.Module) -> bool:
     return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
-def trained(module: nn.Module, *, twice: bool = False) -> dict[str, Tensor]:
-    """What trains, by name, without gradients and sharded where it is; weights with two names once, or `twice`.
+def trained(module: nn.Module) -> dict[str, Tensor]:
+    """What trains, by name, without gradients and sharded where it is; weights with two names once.
 
     Between a forward and a backward pass modules hold gathered copies. FSDP2 puts the shards back before it lets a
     `state_dict` be made.
     """
-    named = module.named_parameters(remove_duplicate=not twice)
-    parameters = {name: value.detach() for name, value in named if value.requires_grad}
+    parameters = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
     if not is_split(module):
         return parameters
     return {name: value for name, value in module.state_dict().items() if name in parameters}
@@ -155,11 +154,17 @@ def gathered(module: nn.Module, *, keep: bool = True, frozen: bool = False) -> I
     With `frozen`, so does all else. Without `keep` it is only gathered for the others. FSDP2 puts shards back into
     modules before it lets a `state_dict` be made, so they are replaced in the result.
     """
-    state = module.state_dict() if frozen else trained(module, twice=True)
-    wholes = gathered_values({name: value for name, value in state.items() if isinstance(value, DTensor)}, keep=keep)
+    put_back(module)
+    names: dict[int, str] = {}
+    first = {name: names.setdefault(id(value), name) for name, value in module.named_parameters(remove_duplicate=False)}
+    state = module.state_dict() if frozen else trained(module)
+    split = {name: value for name, value in state.items() if isinstance(value, DTensor) and first[name] == name}
+    wholes = gathered_values(split, keep=keep)
 
     def replace(_: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-        state.update({f"{prefix}{name}": value.to(state[f"{prefix}{name}"].dtype) for name, value in wholes.items()})
+        for name, one in first.items():  # weights with two names stay one, of which a file has one
+            if one in wholes:
+                state[prefix + name] = wholes[one].to(state[prefix + name].dtype)
 
     hook = module.register_state_dict_post_hook(replace)  # type: ignore[no-untyped-call]
     try:
