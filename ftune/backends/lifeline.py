@@ -25,6 +25,9 @@ GRACE_S = 5.0
 QUIET_S, PROBE_S, PROBES = 8, 4, 3
 """Keep-alive: after so many seconds of silence a probe every so many seconds; dead when as many are not answered."""
 
+LEAVING_S = 30.0
+"""How long the first process waits for the others to leave."""
+
 LONGEST = 2**16
 """Bytes of a message."""
 
@@ -77,7 +80,10 @@ class Lifeline:
         self._hang_up()
 
     def close(self) -> None:
-        """Leave in peace."""
+        """Leave in peace; the first process is the last to leave, for it may serve the others."""
+        until = time.monotonic() + LEAVING_S
+        while self.rank == 0 and self._peers and self.loss is None and time.monotonic() < until:
+            time.sleep(0.01)
         self._closing = True
         for peer in list(self._peers):
             _send(peer, {"bye": True})

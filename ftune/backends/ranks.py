@@ -7,14 +7,17 @@ exchanges have a time limit.
 
 import json
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, TypeVar
 
 from ftune.backends.lifeline import Lifeline
 from ftune.core.errors import FtuneError, LaunchError, StoppedError
+from ftune.core.interface import interface_to
 from ftune.core.world import World, joined
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class Ranks:
             yield cls()
             return
         ranks = cls(world)
+        if current_thread() is main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own waits until an exchange is over
         ranks._gather()
         try:
             yield ranks
@@ -141,6 +146,7 @@ class Ranks:
         import torch
         from torch.distributed.distributed_c10d import PrefixStore
 
+        self._choose_interface()
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=PrefixStore("group", self._store),
@@ -200,6 +206,13 @@ class Ranks:
                 f"process {self.rank} of {self.count}: the processes did not come together at {where} ({cause}); "
                 f"check that all were started with the same address and that it can be reached from every node"
             ) from error
+
+    def _choose_interface(self) -> None:
+        """Gloo would take the interface of the machine's own name, which may lead nowhere."""
+        if self.world is not None and self.world.nodes > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
+            interface = interface_to(os.environ["MASTER_ADDR"])
+            if interface not in (None, "lo"):
+                os.environ["GLOO_SOCKET_IFNAME"] = str(interface)
 
     def _next(self, what: str) -> str:
         self._turn += 1

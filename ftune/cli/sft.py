@@ -40,9 +40,11 @@ def run_recipe(
     overwrite: bool = False,
 ) -> None:
     """Load a recipe and run it, in as many processes as it wants, or print what it resolves to."""
+    import os
     import shlex
 
     from ftune.core.errors import RecipeError
+    from ftune.core.world import LAUNCHER
     from ftune.launch.node import start_here
     from ftune.recipes.base import RunOptions
     from ftune.recipes.load import load_recipe
@@ -57,5 +59,5 @@ def run_recipe(
     words = sys.argv[1:]
     if (code := start_here(loaded.recipe, path, words)) is not None:
         raise typer.Exit(code)
-    command = shlex.join(["ftune", *words])
+    command = os.environ.get(LAUNCHER) or shlex.join(["ftune", *words])
     loaded.recipe.execute(RunOptions(loaded.text, command, resume=resume, overwrite=overwrite))

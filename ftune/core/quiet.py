@@ -14,6 +14,7 @@ def quiet_upstream(*, debug: bool = False) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if debug else "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "WARNING" if debug else "ERROR")  # names without a reverse look-up
     if debug:
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

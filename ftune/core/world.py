@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ftune.core.errors import LaunchError
 
 LAUNCHER = "FTUNE_LAUNCHER"
-"""Set by ftune's own launcher for the processes it starts."""
+"""Set by ftune's own launcher for the processes it starts: the command that was typed."""
 
 ACCELERATE = "ACCELERATE_MIXED_PRECISION"
 """Set by `accelerate launch` for all processes it starts."""

@@ -1,6 +1,7 @@
 """A process of a run as the supervisor starts it: its variables, its output, and its end should the supervisor die."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def _environment(given: Mapping[str, str], world: World, share: Share) -> dict[s
     interface = interface_to(share.host) if share.nodes > 1 else None
     if interface and interface != "lo":
         wanted["GLOO_SOCKET_IFNAME"] = interface
-    return {**wanted, **given, **variables(world, share.host, share.port), LAUNCHER: "1"}
+    command = shlex.join(["ftune", *sys.argv[1:]])
+    return {**wanted, **given, **variables(world, share.host, share.port), LAUNCHER: command}
 
 
 def _ending_with(parent: int) -> Callable[[], None] | None:

@@ -1,9 +1,11 @@
 """The order of the training rows: drawn anew for every epoch, the same for any number of processes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class EpochOrder(Sampler[int]):
@@ -17,7 +19,7 @@ class EpochOrder(Sampler[int]):
         self.rows, self.seed, self.epoch = rows, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before it begins an epoch."""
+        """To be called before an epoch begins."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -26,3 +28,19 @@ class EpochOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         """All row indexes once."""
         yield from np.random.default_rng([self.seed, self.epoch]).permutation(self.rows).tolist()
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the order which epoch begins.
+
+    accelerate 1.15 passes it on to a sampler, but not through the batches that a resumed run skips on many processes.
+    """
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """`state.epoch` is a whole number, or in a resumed run what is done of it too."""
+        self.order.set_epoch(int(state.epoch or 0))

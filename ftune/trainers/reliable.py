@@ -5,8 +5,10 @@ A mixin that goes before a trainer class: `class SftTrainer(ReliableTrainer, trl
 
 import math
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import commit, rotate, stage, staged, storage_errors
 from ftune.core.errors import DivergedError, StorageError
 from ftune.core.say import Say
+from ftune.core.signals import SIGNALS
 from ftune.report.events import EventLog
 from ftune.trainers.method import Method
-from ftune.trainers.order import EpochOrder
+from ftune.trainers.order import EpochOrder, TellEpoch
 from ftune.trainers.resumable import ResumableTrainer
 
 MAX_SKIPPED_IN_A_ROW = 3
@@ -105,7 +108,10 @@ class ReliableTrainer(ResumableTrainer):
         """Rows in the order of `EpochOrder`, unless `trainer_args` ask for a strategy of transformers."""
         if self.args.train_sampling_strategy != "random" or isinstance(self.train_dataset, IterableDataset):
             return super()._get_train_sampler(*args, **kwargs)
-        return EpochOrder(len(self.train_dataset), self.args.data_seed)
+        order = EpochOrder(len(self.train_dataset), self.args.data_seed)
+        self.remove_callback(TellEpoch)
+        self.add_callback(TellEpoch(order))
+        return order
 
     def get_train_dataloader(self) -> Any:
         """A stream's loader draws its own seed from a generator of its own.
@@ -116,6 +122,8 @@ class ReliableTrainer(ResumableTrainer):
         loader = super().get_train_dataloader()
         if isinstance(loader.dataset, IterableDataset):
             loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        if self.args.dataloader_num_workers:
+            loader.base_dataloader.worker_init_fn = partial(_leave_signals, loader.base_dataloader.worker_init_fn)
         return loader
 
     # -- non-finite losses and gradients -------------------------------------------------------------------------------
@@ -336,3 +344,11 @@ class ReliableTrainer(ResumableTrainer):
             raise error
         self.events.write("save_failed", step=self.state.global_step, why=str(error))
         self.say.warning(f"step {self.state.global_step}: checkpoint not saved, training goes on: {error}")
+
+
+def _leave_signals(then: Callable[[int], None] | None, worker: int) -> None:
+    """A worker of a data loader outlives the signals that ask the run to save: it is the run that ends it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if then is not None:
+        then(worker)

@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback as UpstreamProgress
+from transformers.trainer_utils import SaveStrategy
 
 from ftune.backends.ranks import Ranks
-from ftune.core.errors import LaunchError, RecipeError
+from ftune.core.errors import LaunchError, RecipeError, StorageError
 from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.trainers.fsdp import leave_split
@@ -19,6 +20,7 @@ from ftune.trainers.method import Method
 from ftune.trainers.progress import ProgressCallback
 from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.signals import StopAtStepEnd
+from ftune.trainers.space import need_of
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -100,6 +102,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     facts = {**around.facts, "max_steps": steps}
     trainer.prepare_reliability(around.ranks, around.events, say, facts, origins, method)
     leave_split(trainer)
+    _check_space(trainer, around)
     if method.hook:
         method.hook.begin(steps)
     for upstream in (PrinterCallback, UpstreamProgress):
@@ -127,6 +130,16 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     reached = trainer.state.global_step
     stopped_by = stop.agreed.name if stop.agreed and reached < trainer.state.max_steps else ""
     return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by, on_gpu)
+
+
+def _check_space(trainer: ReliableTrainer, around: Around) -> None:
+    """Raises StorageError where the run could not save what it makes."""
+    args = trainer.args
+    checkpoints = args.save_strategy != SaveStrategy.NO
+    with around.ranks.together(StorageError):
+        if around.ranks.first:
+            need = need_of(trainer.model, args.optim, checkpoints=checkpoints)
+            need.check(Path(args.output_dir), args.save_total_limit or 1, around.say)
 
 
 def _step_of(checkpoint: Path) -> int:
