@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import distributed
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 
 
 def zero_arguments(args: dict[str, Any]) -> dict[str, Any]:
@@ -34,8 +34,7 @@ def zero_arguments(args: dict[str, Any]) -> dict[str, Any]:
             with _said(ACCELERATE_TORCH_DEVICE="cpu"):
                 PartialState(backend="gloo")
     accelerator = {**(args.get("accelerator_config") or {}), "use_configured_state": True}
-    found = {**args, "use_cpu": False, "accelerator_config": accelerator}  # `use_cpu` would leave DeepSpeed out
-    return found if on_gpu else found | {"dataloader_pin_memory": False}
+    return {**args, "use_cpu": not on_gpu, "accelerator_config": accelerator}
 
 
 @contextmanager
@@ -44,7 +43,8 @@ def _group(*, on_gpu: bool) -> Iterator[None]:
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    with _said(**({} if "LOCAL_RANK" in os.environ else ALONE)):
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed's engine asks for it too
+    with _said(**({} if "RANK" in os.environ else ALONE)):
         yield
 
 
