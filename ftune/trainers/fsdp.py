@@ -7,7 +7,7 @@ import torch
 from torch.distributed import get_world_size
 from torch.distributed.device_mesh import init_device_mesh
 
-from ftune.backends.engines.sharding import is_split, shard
+from ftune.backends.engines.sharding import is_split, put_back, shard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -36,6 +36,10 @@ def split_model(
 
 
 def leave_split(trainer: "Trainer") -> None:
-    """Let accelerate take a split model as it is, where it would refuse to put DDP around it; before `train`."""
+    """Let accelerate take a split model as it is, where it would refuse to put DDP around it; before `train`.
+
+    Its optimiser gets the shards, also where the model has been looked at before and holds gathered copies.
+    """
     if is_split(trainer.model):
+        put_back(trainer.model)
         trainer.accelerator.prepare_model = partial(trainer.accelerator.prepare_model, evaluation_mode=True)

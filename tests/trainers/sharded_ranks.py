@@ -99,10 +99,30 @@ def case(name: str, rank: int, folder: Path) -> dict[str, Any]:
     return found
 
 
+def overflow(rank: int) -> dict[str, Any]:
+    """What fp16's loss scaler does about an overflow that one rank alone has: its scale after the step, and changes."""
+    model = made("full")
+    split_model(model, torch.device("cpu"), "fp32")
+    optimizer, scaler = optimizer_of(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    changes = []
+    for step in range(3):
+        before = TorchState(model).weight("model.embed_tokens.weight")
+        rows = batch(step)[rank::2]
+        scaler.scale(model(input_ids=rows, labels=rows).loss).backward()
+        if step == 1 and rank == 1:
+            grad: Any = next(model.parameters()).grad
+            grad.to_local().fill_(float("inf"))
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        changes.append(not torch.equal(TorchState(model).weight("model.embed_tokens.weight"), before))
+    return {"scale": scaler.get_scale(), "changes": changes}
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    found = {name: case(name, rank, folder) for name in CASES}
+    found = {name: case(name, rank, folder) for name in CASES} | {"overflow": overflow(rank)}
     (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.destroy_process_group()
 

@@ -119,3 +119,7 @@ def test_what_was_split_is_saved_whole(folder: Path) -> None:
         load_state(TorchState(exact), folder / name, only_weights=True)
         with torch.no_grad():
             assert torch.equal(model.eval()(input_ids=batch(7)).logits, exact.eval()(input_ids=batch(7)).logits)
+
+
+def test_an_overflow_on_one_process_skips_the_step_on_both(folder: Path) -> None:
+    assert found(folder, "overflow") == [{"scale": 512.0, "changes": [True, False, True]}] * 2
