@@ -2,7 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,16 +98,27 @@ def run_training(
             run = Run(recipe, options, folder, events, log, inputs, find_place(recipe, ranks, say), say)
             _record(run)
             ranks.open_group(on_gpu=run.place.on_gpu)
-            trained = train(run)
-            _raise_if_stopped(run, trained.outcome)
-            tell_stream(run.inputs, say)
-            result = _save(run, trained)
-            if ranks.first:
-                report(run, trained.outcome)
+            with _resumable(options):
+                trained = train(run)
+                _raise_if_stopped(run, trained.outcome)
+                tell_stream(run.inputs, say)
+                result = _save(run, trained)
+                if ranks.first:
+                    report(run, trained.outcome)
             log.close()
     say.result(
         f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nmodel card: {shown(path / 'README.md')}"
     )
+
+
+@contextmanager
+def _resumable(options: RunOptions) -> Iterator[None]:
+    """Let a failure of the disk say how the run can be finished."""
+    try:
+        yield
+    except StorageError as error:
+        command = resume_command(options.command)
+        raise StorageError(f"{error}. Checkpoints are kept; go on from the newest with: {command}") from error
 
 
 def _raise_if_stopped(run: Run, outcome: "Outcome") -> None:
