@@ -1,5 +1,6 @@
 """Weights in one piece under ZeRO, for saving."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,8 @@ def whole(module: torch.nn.Module, *, keep: bool = True, frozen: bool = False) -
     """Inside, what trains stands whole, in fp32 and on the CPU in the module where `keep`: for saving.
 
     All ranks have to enter. With `frozen`, what does not train stands whole too, as stage 3 cuts it up like the rest.
-    Elsewhere, and everywhere afterwards, parameters are as they were. There must be no pass inside: in stage 3 it would
-    wait for the other ranks. Other models load inside as in any process.
+    Elsewhere, and everywhere afterwards, parameters are as they were. Inside, a pass through modules that stand whole
+    waits for no other rank, as what peft saves of virtual tokens needs it; other models load as in any process.
     """
     before: dict[torch.nn.Parameter, torch.Tensor] = {}
     for parameter in module.parameters():
@@ -26,11 +27,25 @@ def whole(module: torch.nn.Module, *, keep: bool = True, frozen: bool = False) -
     reference = integration._hf_deepspeed_config_weak_ref
     integration.unset_hf_deepspeed_config()  # with it, transformers cuts up in stage 3 whatever it loads
     try:
-        yield
+        with _without_hooks(module):
+            yield
     finally:
         integration._hf_deepspeed_config_weak_ref = reference
         for parameter, data in before.items():
             parameter.data = data
+
+
+@contextmanager
+def _without_hooks(module: torch.nn.Module) -> Iterator[None]:
+    """DeepSpeed's hooks, which would gather what a pass needs, are off."""
+    kept = [(part, part._forward_pre_hooks, part._forward_hooks) for part in module.modules()]
+    for part, _, _ in kept:
+        part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for part, before, after in kept:
+            part._forward_pre_hooks, part._forward_hooks = before, after
 
 
 def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
