@@ -87,9 +87,9 @@ def settings_part(given: argparse.Namespace, size: Size, words: list[str], until
         found = measure(
             setting,
             gpus,
-            given.folder,
             recipe,
             words,
+            given.drive or given.folder / "drive",
             micro=size.micro,
             steps=given.steps,
             limit_s=given.limit,
@@ -117,6 +117,7 @@ def arguments() -> argparse.Namespace:
     names = ", ".join(setting.name for setting in SETTINGS)
     parser.add_argument("settings", nargs="*", help=f"all by default: {names}")
     parser.add_argument("--folder", type=Path, help="where the model lies, or is made, and where runs go")
+    parser.add_argument("--drive", type=Path, help="for what is offloaded to NVMe; in --folder by default")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines; appended to")
     parser.add_argument("--gpus", type=lambda text: [int(part) for part in text.split(",")], default=[2])
     parser.add_argument("--steps", type=int, default=24)

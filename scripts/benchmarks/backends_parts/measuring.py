@@ -14,11 +14,23 @@ UNTIMED = 6
 
 
 def measure(
-    setting: Setting, gpus: int, folder: Path, recipe: Path, words: list[str], *, micro: int, steps: int, limit_s: float
+    setting: Setting,
+    gpus: int,
+    recipe: Path,
+    words: list[str],
+    drive: Path,
+    *,
+    micro: int,
+    steps: int,
+    limit_s: float,
 ) -> dict[str, Any]:
-    """The facts of a run, which is removed; with `error`, its last words, where it failed or its time was up."""
-    run_folder, drive = folder / "runs" / f"{setting.name}-{gpus}", folder / "drive"
-    drive.mkdir(exist_ok=True)
+    """The facts of a run, which is removed; with `error`, its last words, where it failed or its time was up.
+
+    The run's folder lies beside the recipe; `drive` is for what is offloaded to NVMe, and removed too.
+    """
+    folder = recipe.parent
+    run_folder = folder / "runs" / f"{setting.name}-{gpus}"
+    drive.mkdir(parents=True, exist_ok=True)
     settings = setting.overrides(gpus, micro=micro, steps=steps, drive=str(drive))
     found: dict[str, Any] = {"setting": setting.name, "gpus": 1 if setting.alone else gpus}
     if setting.same_rows:
@@ -57,10 +69,12 @@ def facts(run: Run) -> dict[str, Any]:
     return found
 
 
-def save_seconds(run: Run) -> float:
-    """From the last step (or the checkpoint after it) to the moment when the result got its name."""
-    last = (run.events("checkpoint") or run.events("step"))[-1]
-    named = (run.folder / "model").stat().st_ctime  # renaming a folder changes its status
+def save_seconds(run: Run) -> float | None:
+    """From the last step (or the checkpoint after it) to the moment when the result got its name; None without one."""
+    before, result = run.events("checkpoint") or run.events("step"), run.folder / "model"
+    if not before or not result.is_dir():
+        return None
+    last, named = before[-1], result.stat().st_ctime  # renaming a folder changes its status
     return round(named - datetime.fromisoformat(last["time"]).timestamp(), 1)
 
 
