@@ -1,5 +1,6 @@
 """Checkpoints of transformers' Trainer in ftune's own format, the same for all backends."""
 
+import pickle
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from ftune.backends.engines.sharding import gathered
+from ftune.core.errors import CheckpointError
 from ftune.trainers.checkpoint_state import Beside, load_state, save_state
 from ftune.trainers.method import Method
 from ftune.trainers.torch_state import TorchState
@@ -93,6 +95,17 @@ class ResumableTrainer(Trainer):
             self.lr_scheduler.load_state_dict(facts["schedule"])
             if (scaler := self._loss_scaler()) is not None and "loss_scale" in facts:
                 scaler.load_state_dict(facts["loss_scale"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Upstream's, which unpickles nothing but tensors and numbers. Raises CheckpointError where there is more."""
+        try:
+            super()._load_rng_state(checkpoint)
+        except (pickle.UnpicklingError, KeyError, TypeError) as error:
+            name = f"rng_state_{self.args.process_index}.pth" if self.args.world_size > 1 else "rng_state.pth"
+            raise CheckpointError(
+                f"{checkpoint}: {name} holds something else than random states, of which nothing was run; "
+                f"trust this checkpoint no more: remove it, and --resume from the one before"
+            ) from error
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """It stands in the state."""
