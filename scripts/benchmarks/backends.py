@@ -18,12 +18,15 @@ has it, and that with activations, for which what a single process has beyond it
 holds bf16 copies of the weights too (2 bytes), which ZeRO has not; DDP has buckets for gradients beyond it (4 bytes).
 
 A result is a JSON line; a setting that has one is not run again, unless it failed and --retry is given. One that fails
-or takes longer than --limit is recorded with its last error, and the others go on. After --budget seconds none starts.
+or takes longer than --limit is recorded with its last error, and the others go on. After --budget seconds none starts,
+and 30 s later none goes on.
 """
 
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +41,9 @@ from backends_parts.settings import SETTINGS, Setting
 from backends_parts.table import markdown
 
 Result = dict[str, Any]
+
+OVERTIME_S = 30.0
+"""How long a run that started within the budget may last beyond it."""
 
 KILLED = ("ddp", "fsdp")
 """Backends of the part in which processes are killed."""
@@ -84,16 +90,12 @@ def settings_part(given: argparse.Namespace, size: Size, words: list[str], until
         if left <= 0:
             print(f"no time left for {setting.name} on {gpus}", flush=True)
             continue
-        found = measure(
-            setting,
-            gpus,
-            recipe,
-            words,
-            given.drive or given.folder / "drive",
-            micro=size.micro,
-            steps=given.steps,
-            limit_s=given.limit,
-        )
+        limit_s = min(given.limit, left + OVERTIME_S)
+        try:
+            drive = given.drive or given.folder / "drive"
+            found = measure(setting, gpus, recipe, words, drive, micro=size.micro, steps=given.steps, limit_s=limit_s)
+        except Exception as error:  # whatever one left behind, the others are measured
+            found = {"setting": setting.name, "gpus": gpus, "error": f"not measured: {error!r}"}
         tell({**found, "micro_batch": size.micro, "length": size.length}, given.results)
 
 
@@ -107,7 +109,11 @@ def kills_part(given: argparse.Namespace, size: Size, words: list[str]) -> None:
             for kind in KILLED
         ]
         for task in tasks:
-            for result in task.result():
+            try:
+                results = task.result()
+            except Exception as error:  # the other backend is told of all the same
+                results = [{"part": "kill", "error": f"not measured: {error!r}"}]
+            for result in results:
                 tell(result, given.results)
 
 
@@ -145,6 +151,7 @@ def main() -> None:
     if given.table:
         print(markdown(read(given.results, "setting")))
         return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # and no run is left behind
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
