@@ -24,8 +24,8 @@ def steps(run: Path) -> int:
     return sum('"kind": "step"' in line for line in events.read_text().splitlines()) if events.exists() else 0
 
 
-def wait_for_step(run: Path, number: int) -> None:
-    deadline = time.monotonic() + 120
+def wait_for_step(run: Path, number: int, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
     while steps(run) < number:
         assert time.monotonic() < deadline, "the run did not get there"
         time.sleep(0.01)

@@ -1,0 +1,124 @@
+"""The program as processes that are forked from one which has imported everything: ready in a second, not in ten.
+
+They are processes of their own in every other way: they have their own files, variables and signals, and can be killed.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+IMPORTED = [
+    "ftune.cli.main", "ftune.launch.node", "ftune.recipes.load", "ftune.recipes.runs.sft", "ftune.recipes.sft",
+    "ftune.trainers.sft", "ftune.trainers.probe", "ftune.models.load", "ftune.models.save", "ftune.peft.lora",
+    "bitsandbytes", "ckpt_chaos.inject", "ckpt_chaos.targets.common", "deepspeed", "matplotlib.backends.backend_agg",
+    "matplotlib.pyplot", "safetensors.torch", "torch.distributed",
+]  # fmt: skip
+"""What a run of `ftune sft` imports in the end; what is not installed is left out."""
+
+LIMIT_S = 300.0
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(IMPORTED)
+
+
+class Forked:
+    """A run of the program: one process, or several that join each other as `torchrun` would make them."""
+
+    def __init__(
+        self,
+        *words: object,
+        cwd: Path,
+        ranks: int = 1,
+        variables: Sequence[Mapping[str, str]] = (),
+        log: str = "said",
+        before: Callable[[], object] = bool,
+    ) -> None:
+        """Start `ftune WORDS` in `cwd`; what rank K says goes to `log`.K there. `variables` are those of each rank.
+
+        Each calls `before` first, a function of a module.
+        """
+        port = str(free_port())
+        self.logs = [cwd / f"{log}.{rank}" for rank in range(ranks)]
+        self.processes = []
+        for rank, said in enumerate(self.logs):
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+            place |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
+            environment = {**os.environ, **(variables[rank] if variables else {}), **(place if ranks > 1 else {})}
+            said.unlink(missing_ok=True)
+            what = [str(word) for word in words], str(cwd), environment, str(said), before
+            process = _forks.Process(target=_run, args=what)
+            process.start()
+            self.processes.append(process)
+
+    def send(self, number: int, *ranks: int) -> None:
+        """A signal for these ranks, or for all."""
+        for rank in ranks or range(len(self.processes)):
+            os.kill(self.processes[rank].pid or 0, number)
+
+    def kill(self, *ranks: int) -> None:
+        """`kill -9` these ranks, or all."""
+        self.send(signal.SIGKILL, *ranks)
+
+    @property
+    def running(self) -> bool:
+        """Whether any process of it runs."""
+        return any(process.is_alive() for process in self.processes)
+
+    def wait(self, timeout_s: float = LIMIT_S) -> list[int | None]:
+        """The exit codes of all ranks, once they have ended; -9 for one that was killed."""
+        until = time.monotonic() + timeout_s
+        for process in self.processes:
+            process.join(max(0.0, until - time.monotonic()))
+        hung = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
+        for rank in hung:
+            self.kill(rank)
+        assert not hung, f"ranks {hung} still run after {timeout_s} s:\n{self.said()}"
+        return [process.exitcode for process in self.processes]
+
+    def said(self) -> str:
+        """What all ranks have said."""
+        return "\n".join(log.read_text(errors="replace") for log in self.logs if log.exists())
+
+    def until(self, true: Callable[[], bool], timeout_s: float = LIMIT_S) -> bool:
+        """Wait until something is true; not so when the run has ended before."""
+        until = time.monotonic() + timeout_s
+        while not true():
+            if not self.running:
+                return true()
+            assert time.monotonic() < until, f"the run did not get there:\n{self.said()}"
+            time.sleep(0.002)
+        return True
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _run(
+    words: Sequence[str], cwd: str, environment: Mapping[str, str], said: str, before: Callable[[], object]
+) -> None:
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(file, stream.fileno())
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if "CKPT_CHAOS_WATCH" in environment:
+        from ckpt_chaos.targets.common import arm_from_env
+
+        arm_from_env(int(environment.get("RANK", 0)), lazy=True)
+    before()
+    from ftune.cli.main import main
+
+    sys.argv = ["ftune", *words]
+    main()
