@@ -103,18 +103,16 @@ def kills_part(given: argparse.Namespace, size: Size, words: list[str]) -> None:
     """Both backends at once: what matters here is not their speed."""
     make_material(given.folder, size, STEPS * size.micro * max(given.gpus))
     recipe = write_recipe(given.folder, size, STEPS, given.dtype, EVERY)
-    with ThreadPoolExecutor(len(KILLED)) as threads:
-        tasks = [
-            threads.submit(kill_part, kind, max(given.gpus), given.folder, recipe, words, given.limit)
-            for kind in KILLED
-        ]
-        for task in tasks:
-            try:
-                results = task.result()
-            except Exception as error:  # the other backend is told of all the same
-                results = [{"part": "kill", "error": f"not measured: {error!r}"}]
-            for result in results:
+
+    def run(kind: str) -> None:
+        try:
+            for result in kill_part(kind, max(given.gpus), given.folder, recipe, words, given.limit):
                 tell(result, given.results)
+        except Exception as error:  # the other backend is told of all the same
+            tell({"part": "kill", "backend": kind, "error": f"not measured: {error!r}"}, given.results)
+
+    with ThreadPoolExecutor(len(KILLED)) as threads:
+        list(threads.map(run, KILLED))
 
 
 def arguments() -> argparse.Namespace:

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ STEPS, EVERY, AT = 20, 6, 8
 STOPPED = 75
 
 
-def kill_part(kind: str, processes: int, folder: Path, recipe: Path, words: list[str], limit_s: float) -> list[Any]:
+def kill_part(kind: str, processes: int, folder: Path, recipe: Path, words: list[str], limit_s: float) -> Iterator[Any]:
     """The unbroken run of a backend, one that loses its last rank to SIGKILL, one whose launcher gets SIGTERM."""
     own = [f"backend.type={kind}", f"backend.num_processes={processes}", *words]
     runs = folder / "kills"
@@ -26,17 +26,18 @@ def kill_part(kind: str, processes: int, folder: Path, recipe: Path, words: list
         ended = whole.wait(limit_s)
     common = {"part": "kill", "backend": kind, "processes": processes}
     if ended.code != 0:
-        return [{**common, "case": "whole", "error": last_error(ended.said)}]
+        yield {**common, "case": "whole", "error": last_error(ended.said)}
+        return
     losses = _losses(whole)
-    found = [{**common, "case": "whole", "run_s": round(ended.seconds, 1), "losses": list(losses.values())}]
+    yield {**common, "case": "whole", "run_s": round(ended.seconds, 1), "losses": list(losses.values())}
     for case, hurt in (("SIGKILL to a rank", _kill_last), ("SIGTERM to the launcher", _terminate)):
         try:
             told = _broken(recipe, runs / kind / hurt.__name__, own, hurt, losses, limit_s)
         except (LookupError, TimeoutError) as error:
             told = {"error": str(error)}
-        found.append({**common, "case": case, **told})
-    shutil.rmtree(runs / kind, ignore_errors=True)
-    return found
+        yield {**common, "case": case, **told}
+    for path in filter(Path.is_dir, (runs / kind).iterdir()):  # what the runs said stays
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _broken(
