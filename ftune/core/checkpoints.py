@@ -135,7 +135,8 @@ def verify(checkpoint: Path) -> list[str]:
             return [f"holds step {manifest['step']}, not the step in its name"]
         return _differences(_tree(checkpoint)[1], manifest["files"])
     except OSError as error:
-        return [f"cannot be read: {error.strerror or error}"]
+        name = Path(error.filename).name if isinstance(error.filename, str) else "a file"
+        return [f"{name} cannot be read: {error.strerror or error}"]
     except _BrokenManifestError as error:
         return [str(error)]
 
