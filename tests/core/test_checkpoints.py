@@ -293,7 +293,13 @@ def test_rotation_keeps_at_least_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "advice"),
-    [(errno.ENOSPC, "make room"), (errno.EACCES, "make the folder writable"), (errno.EIO, "check the disk")],
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EACCES, "make the folder writable"),
+        (errno.EROFS, "make the folder writable"),
+        (errno.EIO, "check the disk"),
+    ],
 )
 @pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
 def test_a_failing_disk_costs_only_the_new_checkpoint(

@@ -63,14 +63,16 @@ def killed_somewhere(path: Path, run: Path, ranks: int, chance: random.Random, *
     started_at = time.time()
     process = Forked("sft", path, f"output_dir={run}", "--resume", cwd=path.parent, ranks=ranks)
     begun, more = steps(run), chance.randrange(4)
-    if not (inside or more):  # while it starts
+    starting = not (inside or more)
+    if starting:
         time.sleep(2 * chance.random())
     else:
         process.until(lambda: steps(run) >= begun + more)
         if inside:
             process.until(lambda: in_a_save(run, started_at))
         time.sleep(chance.random() * (0.01 if inside else 0.1))
-    victims = chance.choice([[], [0], [1]]) if ranks > 1 else []
+    # Before they have met, only a launcher would see that one is gone.
+    victims = [] if ranks == 1 or starting else chance.choice([[], [0], [1]])
     lived = process.running
     process.kill(*victims)
     hit = in_a_save(run, started_at)

@@ -205,7 +205,7 @@ def supervised(path: Path, run: Path) -> "subprocess.Popen[str]":
 @pytest.mark.timeout(3600)
 def test_under_ftunes_own_launcher(recipe: Write, tmp_path: Path) -> None:
     """SIGTERM to the supervisor, kill -9 of a rank, then of the supervisor: each time the rest ends by itself."""
-    path, run, whole = written(recipe, 2, schedule={"max_steps": 400}), tmp_path / "runs/x", tmp_path / "runs/whole"
+    path, run, whole = written(recipe, 2, schedule={"max_steps": STEPS}), tmp_path / "runs/x", tmp_path / "runs/whole"
     process = supervised(path, run)
     wait_for_step(run, 3, 600)
     process.send_signal(signal.SIGTERM)
@@ -238,5 +238,5 @@ def test_under_ftunes_own_launcher(recipe: Write, tmp_path: Path) -> None:
     assert process.returncode == 0, err
     assert start(path, whole).wait() == [0, 0]
     assert digest(run) == digest(whole)
-    assert steps_told(run) == [*range(1, 401)]
+    assert steps_told(run) == [*range(1, STEPS + 1)]
     assert json.loads((run / "ftune.json").read_text())["state"] == "done"
