@@ -37,9 +37,12 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def missing_for_cpu_adam(*, on_gpu: bool) -> str | None:
-    """What DeepSpeed's CPU Adam lacks, in words, or None; it comes compiled, or is compiled at its first use."""
-    return _missing_for_op("adam", "cpu_adam_op", on_gpu=on_gpu)
+def missing_for_cpu_adam() -> str | None:
+    """What DeepSpeed's CPU Adam lacks, in words, or None; it comes compiled, or is compiled at its first use.
+
+    Beside a GPU too DeepSpeed (0.19.8) compiles it for the CPU alone.
+    """
+    return _missing_for_op("adam", "cpu_adam_op", on_gpu=False)
 
 
 def missing_for_async_io(*, on_gpu: bool) -> str | None:

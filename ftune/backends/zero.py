@@ -85,7 +85,7 @@ class Zero(Distributed):
             yield ("type",), "needs the deepspeed package; pip install 'ftune[deepspeed]', or use 'fsdp'"
             return
         on_gpu = self.on_gpu(count_gpus())
-        if self.offload.optimizer != "none" and (missing := missing_for_cpu_adam(on_gpu=on_gpu)):
+        if self.offload.optimizer != "none" and (missing := missing_for_cpu_adam()):
             yield (
                 ("offload", "optimizer"),
                 f"'{self.offload.optimizer}' steps with DeepSpeed's CPU Adam, which has to be compiled; missing: "

@@ -22,7 +22,7 @@ class TrainedState(ABC):
 
     @abstractmethod
     def optimizer(self, name: str) -> dict[str, Tensor]:
-        """The optimiser's tensors of one parameter by their keys (`exp_avg`, `step`, ...), whole; empty before any step."""
+        """The optimiser's tensors of a parameter by their keys (`exp_avg`, `step`, ...), whole; at first none."""
 
     @abstractmethod
     def put_weight(self, name: str, value: Tensor) -> None:

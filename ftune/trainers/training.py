@@ -102,6 +102,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     facts = {**around.facts, "max_steps": steps}
     trainer.prepare_reliability(around.ranks, around.events, say, facts, origins, method)
     leave_split(trainer)
+    _share_buckets(trainer)
     _check_space(trainer, around)
     if method.hook:
         method.hook.begin(steps)
@@ -130,6 +131,12 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     reached = trainer.state.global_step
     stopped_by = stop.agreed.name if stop.agreed and reached < trainer.state.max_steps else ""
     return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by, on_gpu)
+
+
+def _share_buckets(trainer: ReliableTrainer) -> None:
+    """Let gradients lie in the buckets that DDP sends, instead of being copied: 4 bytes a trained parameter less."""
+    if (handler := trainer.accelerator.ddp_handler) is not None:
+        handler.gradient_as_bucket_view, handler.broadcast_buffers = True, False  # buffers are constants
 
 
 def _check_space(trainer: ReliableTrainer, around: Around) -> None:

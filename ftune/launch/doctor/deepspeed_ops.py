@@ -70,7 +70,7 @@ def gather(version: str | None, torch_cuda: str | None, *, gpus: bool) -> OpsFac
         version=version,
         built=sorted({*_prebuilt(package), *built_here}),
         missing={
-            "cpu_adam": missing_for_cpu_adam(on_gpu=gpus),
+            "cpu_adam": missing_for_cpu_adam(),
             "async_io": missing_for_async_io(on_gpu=gpus),
             "fused_adam": None,
         },

@@ -78,7 +78,8 @@ def _torch() -> Facts:
     private: Any = torch._C
     cuda: Any = torch.cuda  # `init` and `nccl` have no types
     if torch.version.cuda:
-        number = int(private._cuda_getDriverVersion())  # 12080 is CUDA 12.8; 0 without a driver
+        asked = getattr(private, "_cuda_getDriverVersion", None)  # torch 2.11 has none
+        number = int(asked()) if asked else 0  # 12080 is CUDA 12.8; 0 without a driver
         facts["driver_cuda"] = f"{number // 1000}.{number % 1000 // 10}" if number else None
     try:
         cuda.init()

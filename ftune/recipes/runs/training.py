@@ -236,8 +236,13 @@ def around(run: Run, model: "PreTrainedModel") -> "Around":
     from ftune.trainers.training import Around
 
     recipe, place = run.recipe, run.place
+    args = {**recipe.training_args(run.ranks.count), **place.training_args()}
+    if "deepspeed" in args:
+        from ftune.trainers.zero.drive import with_buffers
+
+        args["deepspeed"] = with_buffers(args["deepspeed"], model)
     return Around(
-        args={**recipe.training_args(run.ranks.count), **place.training_args()},
+        args=args,
         ranks=run.ranks,
         events=run.events,
         facts={"data": run.inputs.fingerprint, "rows_of_a_step": place.rows_of_a_step},
