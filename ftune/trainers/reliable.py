@@ -207,6 +207,7 @@ class ReliableTrainer(ResumableTrainer):
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            generator=torch.Generator(),  # draws no seed from the global one: a run that is stopped evaluates less
         )
         for number, batch in enumerate(loader):
             yield batch, number < len(mine)

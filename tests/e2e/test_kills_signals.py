@@ -84,6 +84,19 @@ def test_stopped_by_every_signal_at_every_skew_it_ends_as_if_never(recipe: Write
     finished(path, run, whole)
 
 
+def test_evaluations_change_nothing_of_what_is_trained(recipe: Write, tmp_path: Path) -> None:
+    """A run that is stopped leaves out the evaluation that was due, and has to end in the same weights."""
+    write_rows(tmp_path / "held.jsonl", chat_rows(4, start=100))
+    data = {"train": "rows.jsonl", "validation": "held.jsonl", "max_length": 128}
+    path = written(recipe, 1, schedule={"max_steps": 3}, data=data)
+    runs = [tmp_path / "runs/never", tmp_path / "runs/always"]
+    for run, every in zip(runs, ("never", 1), strict=True):
+        words = ["sft", path, f"output_dir={run}", f"eval.every={every}"]
+        process = Forked(*words, cwd=tmp_path)
+        assert process.wait() == [0], process.said()
+    assert digest(runs[0]) == digest(runs[1])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_stopped_in_saves_and_evaluations(recipe: Write, tmp_path: Path) -> None:
@@ -123,7 +136,7 @@ def test_stopped_in_saves_and_evaluations(recipe: Write, tmp_path: Path) -> None
 @pytest.mark.timeout(1200)
 def test_a_second_signal_ends_it_at_once_and_spoils_nothing(recipe: Write, tmp_path: Path) -> None:
     """A step of many micro-batches lasts longer than the second in which signals count as one."""
-    batch = {"micro_batch_size": 1, "global_batch_size": 800}
+    batch = {"micro_batch_size": 1, "global_batch_size": 120}
     path = written(recipe, 2, schedule={"max_steps": 3}, checkpoint={"every": 1}, batch=batch)
     run, whole = tmp_path / "runs/x", tmp_path / "runs/whole"
     assert start(path, whole).wait() == [0, 0]
@@ -175,7 +188,7 @@ def test_the_traceback_of_one_rank_is_shown_by_the_first(recipe: Write, tmp_path
     seen_at = time.monotonic()
     codes = process.wait()
     assert time.monotonic() < seen_at + ENDS_IN_S
-    assert codes == [1, 1], (codes)
+    assert codes == [1, 1], codes
     terminal = process.logs[0].read_text()
     assert "process 1 (" in terminal
     assert "ZeroDivisionError: a fault of rank 1 alone" in terminal
