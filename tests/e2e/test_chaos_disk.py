@@ -34,11 +34,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(disk: Path) -> Path:
-    """Take all room but a little; gives the file to remove."""
-    ballast = disk / "ballast"
-    free = os.statvfs(disk)
-    ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - LEFT))
+def fill(disk: Path, process: Forked) -> Path:
+    """Take all room but a little, again and again until a save has failed; gives the file to remove."""
+    ballast, piece = disk / "ballast", bytes(4096)
+
+    def failed() -> bool:
+        with ballast.open("ab") as file:
+            while (free := os.statvfs(disk)).f_bavail * free.f_frsize > LEFT:
+                file.write(piece)
+                file.flush()
+        return "checkpoint not saved" in process.said()
+
+    assert process.until(failed)
     return ballast
 
 
@@ -65,7 +72,7 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_the_result_but_no_step(
     assert set(whole.wait()) == {0}, whole.said()
     full = Forked("sft", path, f"output_dir={run}", cwd=tmp_path, ranks=ranks)
     assert full.until((run / "checkpoint-4").is_dir)
-    ballast = fill(disk)
+    ballast = fill(disk, full)
     codes = full.wait()
     assert set(codes) == {74}, full.said()
     said = full.said()
@@ -90,9 +97,7 @@ def test_saves_work_again_once_there_is_room(recipe: Write, tmp_path: Path, disk
     path, run = written(recipe, ranks, schedule={"max_steps": STEPS}), disk / "run"
     process = Forked("sft", path, f"output_dir={run}", cwd=tmp_path, ranks=ranks)
     assert process.until((run / "checkpoint-2").is_dir)
-    ballast = fill(disk)
-    assert process.until(lambda: "checkpoint not saved" in process.said())
-    ballast.unlink()
+    fill(disk, process).unlink()
     assert set(process.wait()) == {0}, process.said()
     kinds = [event["kind"] for event in read_events(run / "events.jsonl")]
     assert "checkpoint" in kinds[kinds.index("save_failed") :]
