@@ -136,8 +136,9 @@ def test_stopped_in_saves_and_evaluations(recipe: Write, tmp_path: Path) -> None
 @pytest.mark.timeout(1200)
 def test_a_second_signal_ends_it_at_once_and_spoils_nothing(recipe: Write, tmp_path: Path) -> None:
     """A step of many micro-batches lasts longer than the second in which signals count as one."""
+    write_rows(tmp_path / "rows.jsonl", chat_rows(400))
     batch = {"micro_batch_size": 1, "global_batch_size": 400}
-    path = written(recipe, 2, schedule={"max_steps": 3}, checkpoint={"every": 1}, batch=batch)
+    path = written(recipe, 2, schedule={"max_steps": 2}, checkpoint={"every": 1}, batch=batch)
     run, whole = tmp_path / "runs/x", tmp_path / "runs/whole"
     assert start(path, whole).wait() == [0, 0]
     process = start(path, run)
