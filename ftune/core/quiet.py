@@ -30,7 +30,11 @@ def quiet_upstream(*, debug: bool = False) -> None:
 def quiet_bars() -> None:
     """Turn off the progress bars of transformers and datasets."""
     import datasets
+    import torch
     import transformers
+
+    # or DeepSpeed, which accelerate imports where it is installed, looks for a device and talks about it on stdout
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()

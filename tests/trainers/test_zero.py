@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 EXACT = 1e-6
 """Largest differences in fp32: sums over ranks are added in another order."""
 
+STEPPED = 1e-5
+"""Of weights that AdamW has moved: it divides gradients by their own size, and so their rounding too."""
+
 
 def ran(folder: Path, what: str) -> dict[str, Any]:
     """What both processes found, of which the first one's."""
@@ -49,7 +52,7 @@ def check(folder: Path, name: str, found: dict[str, float]) -> None:
     same_kind = next(key for key in found if key.startswith("goes on"))
     for key in (same_kind, "never spoilt", "evaluated as before the export"):
         assert found.pop(key) == 0.0, key
-    assert {key: value for key, value in found.items() if value > EXACT} == {}
+    assert {key: value for key, value in found.items() if value > (STEPPED if key == "weights" else EXACT)} == {}
     if name.startswith("full"):
         exported: Any = LlamaForCausalLM.from_pretrained(folder / name)
     else:
@@ -60,7 +63,7 @@ def check(folder: Path, name: str, found: dict[str, float]) -> None:
 
 
 def test_stages_train_save_and_go_on_as_one_process_does(tmp_path: Path) -> None:
-    found = ran(tmp_path, "full 3,lora 1,skipped 2,skipped 3")
+    found = ran(tmp_path, "full 3,skipped 2")
     for name, result in found.items():
         if name.startswith("skipped"):
             assert result == 0.0, name
@@ -72,7 +75,7 @@ def test_stages_train_save_and_go_on_as_one_process_does(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "what",
     [
-        "full 1,full 2,lora 2,lora 3",
+        "full 1,full 2,lora 1,lora 2,lora 3,skipped 3",
         "full 2 offloaded,full 3 offloaded,lora 3 offloaded,skipped 2 offloaded,skipped 3 offloaded",
         "full 3 on a drive,skipped 3 on a drive",
     ],

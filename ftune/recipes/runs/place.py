@@ -75,7 +75,6 @@ def find_place(recipe: "TrainingRecipe | PpoRecipe", ranks: Ranks, say: Say) -> 
         raise LaunchError("backend.device: PyTorch sees no CUDA device (driver, CUDA_VISIBLE_DEVICES, or a CPU build)")
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")  # or DeepSpeed looks, and talks on stdout
     processes, nodes = (world.local_count, world.nodes) if world else (1, 1)
     shape = shape_of(recipe, processes=processes, nodes=nodes, on_gpu=on_gpu)
     for sentence in backend.contradictions(world, os.environ, shape):
