@@ -25,6 +25,9 @@ GRACE_S = 5.0
 QUIET_S, PROBE_S, PROBES = 8, 4, 3
 """Keep-alive: after so many seconds of silence a probe every so many seconds; dead when as many are not answered."""
 
+CONNECTING_S, HELLO_S = 120.0, 10.0
+"""How long the first process waits for the others to connect, and for what they say then."""
+
 LEAVING_S = 30.0
 """How long the first process waits for the others to leave."""
 
@@ -95,17 +98,20 @@ class Lifeline:
         token = secrets.token_hex(16)
         publish(json.dumps({"port": server.getsockname()[1], "token": token}))
         with server:
+            server.settimeout(CONNECTING_S)  # all have been at the meeting a moment ago
             while len(self._peers) < count - 1:
                 peer, _ = server.accept()
+                peer.settimeout(HELLO_S)
                 hello = _receive(peer, bytearray())
                 if not hello or not secrets.compare_digest(str(hello[0].get("token")), token):
                     peer.close()
                     continue
+                peer.settimeout(None)
                 self._keep(peer, Loss(int(hello[0]["rank"]), str(hello[0]["host"])))
 
     def _connect(self, found: str) -> None:
         where, host = json.loads(found), os.environ["MASTER_ADDR"]
-        first = socket.create_connection((host, where["port"]), timeout=60)
+        first = socket.create_connection((host, where["port"]), timeout=CONNECTING_S)
         first.settimeout(None)
         _send(first, {"token": where["token"], "rank": self.rank, "host": socket.gethostname()})
         self._keep(first, Loss(0, host))

@@ -93,14 +93,10 @@ def test_cpu_adam_cannot_be_compiled(
     assert said(Zero()) == {}
 
 
-def test_cpu_adam_beside_a_gpu_needs_nvcc(gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_adam_beside_a_gpu_needs_no_nvcc(gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools(tmp_path / "bin", monkeypatch, "c++", "ninja")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
-    assert said(Zero(offload=Offload(optimizer="cpu"))) == {}
     gpus(1)
-    assert "nvcc" in said(Zero(offload=Offload(optimizer="cpu")))["offload.optimizer"]
-    (tmp_path / "cuda" / "bin").mkdir(parents=True)
-    (tmp_path / "cuda" / "bin" / "nvcc").touch()
     assert said(Zero(offload=Offload(optimizer="cpu"))) == {}
 
 

@@ -1,6 +1,5 @@
 """Runs that are stopped from outside, as processes of their own: nothing is lost, and the resumed run is the same."""
 
-import os
 import resource
 import signal
 import time
@@ -13,7 +12,8 @@ from safetensors.torch import load_file
 
 from ftune.report.events import read_events
 from ftune.report.run_folder import read_state
-from tests.conftest import Done, spawn
+from tests.conftest import Done
+from tests.forked import Forked
 
 Write = Callable[..., Path]
 STEPS = 60
@@ -50,14 +50,13 @@ def test_kill_9_then_resume_is_the_run_that_never_stopped(
     path, wanted = whole
     run = tmp_path / "runs/tiny"
     for number in (7, 23):
-        process = spawn("sft", path, "--resume", cwd=tmp_path)
+        process = Forked("sft", path, "--resume", cwd=tmp_path)
         wait_for_step(run, number)
         process.kill()
-        process.communicate()
-    process = spawn("sft", path, "--resume", cwd=tmp_path)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "resumed from step" in err
+        assert process.wait() == [-signal.SIGKILL]
+    process = Forked("sft", path, "--resume", cwd=tmp_path)
+    assert process.wait() == [0], process.said()
+    assert "resumed from step" in process.said()
     assert same(run, wanted)
     assert [event["step"] for event in read_events(run / "events.jsonl") if event["kind"] == "step"] == [
         *range(1, STEPS + 1)
@@ -70,56 +69,48 @@ def test_a_signal_saves_says_how_to_go_on_and_exits_75(
 ) -> None:
     path, wanted = whole
     run = tmp_path / "runs/tiny"
-    process = spawn("sft", path, cwd=tmp_path)
+    process = Forked("sft", path, cwd=tmp_path)
     wait_for_step(run, 7)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
+    process.send(number)
+    assert process.wait(timeout_s=60) == [75], process.said()
+    err = process.said()
     assert f"stopped by {number.name} at step" in err
     assert f"ftune sft {path} --resume" in err
     assert read_state(run) == "stopped"
     stopped_at = steps(run)
     assert (run / f"checkpoint-{stopped_at}").is_dir()
     assert not (run / "adapter").exists()
-    process = spawn("sft", path, "--resume", cwd=tmp_path)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert f"resumed from step {stopped_at}" in err
+    process = Forked("sft", path, "--resume", cwd=tmp_path)
+    assert process.wait() == [0], process.said()
+    assert f"resumed from step {stopped_at}" in process.said()
     assert same(run, wanted)
 
 
 def test_signals_that_come_together_are_one_request(recipe: Write, tmp_path: Path) -> None:
     """Slurm sends what it sends to every process, and a launcher sends it on."""
     path = recipe(schedule={"max_steps": 100_000}, checkpoint={"every": "never"}, batch={"micro_batch_size": 24})
-    process = spawn("sft", path, cwd=tmp_path)
+    process = Forked("sft", path, cwd=tmp_path)
     wait_for_step(tmp_path / "runs/tiny", 2)
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
-        os.kill(process.pid, number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    assert err.count("stopping after this step") == 1
+        process.send(number)
+    assert process.wait(timeout_s=60) == [75], process.said()
+    assert process.said().count("stopping after this step") == 1
     assert read_state(tmp_path / "runs/tiny") == "stopped"
+
+
+def limited() -> None:
+    """Let this process write no file of more than 100 kB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
 def test_a_full_disk_ends_with_74_and_keeps_what_was_saved(recipe: Write, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: the result is refused by the system as on a full one."""
     path = recipe(peft="full", schedule={"max_steps": 4}, checkpoint={"every": 2})
-    limit = 100_000
-
-    def limited() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    import subprocess
-    import sys
-
-    process = subprocess.run(
-        [sys.executable, "-m", "ftune", "sft", str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        preexec_fn=limited, check=False,
-    )  # fmt: skip
-    assert process.returncode == 74, process.stderr
-    assert "checkpoint not saved, training goes on" in process.stderr
-    assert "Traceback" not in process.stderr
+    process = Forked("sft", path, cwd=tmp_path, before=limited)
+    assert process.wait() == [74], process.said()
+    assert "checkpoint not saved, training goes on" in process.said()
+    assert "Traceback" not in process.said()
     run = tmp_path / "runs/tiny"
     assert not (run / "model").exists()
     assert not list(run.glob(".staging/*/*"))

@@ -100,10 +100,12 @@ REACHES: dict[str, tuple[str, Callable[[Any], object], object]] = {
 def loop_of(recipe: PpoRecipe) -> Any:
     """The loop as a run makes it, from prompts to optimiser."""
     from ftune.recipes.runs.ppo_asked import ask
+    from ftune.backends.ranks import Ranks
     from ftune.recipes.runs.ppo_assembly import assemble
+    from ftune.report.events import UnwrittenLog
 
     say = Say()
-    return assemble(recipe, Path(recipe.output_dir), None, ask(recipe, say), say)
+    return assemble(recipe, Path(recipe.output_dir), UnwrittenLog(), ask(recipe, say), Ranks(), say)
 
 
 @pytest.fixture(scope="module")

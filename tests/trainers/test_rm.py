@@ -177,7 +177,7 @@ def test_a_reward_model_learns_and_says_how_well(write: Write, ftune: Run, tmp_p
     run = tmp_path / "runs/tiny"
     history = read_events(run / "events.jsonl")
     steps = [event for event in history if event["kind"] == "step"]
-    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=0.05)
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=0.1)  # a narrow model: scores begin near 0, not at it
     assert {"accuracy", "margin", "answers", "tokens"} <= steps[0].keys()
     last = [event for event in history if event["kind"] == "eval"][-1]
     assert last["accuracy"] > 0.9

@@ -1,5 +1,6 @@
 """What `ftune ppo` does, in order: prompts, policy, rewards, the loop, the result. Each is made by the layers below."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +37,8 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
         folder = open_run(recipe, path, options, say, "iteration", ranks)
         if folder is None:
             return
-        with folder.recording() as events:
+        with folder.recording() as events, closing(RankLog(path, ranks.rank, say)):
             quiet_bars()
-            log = RankLog(path, ranks.rank, say)
             ranks.before_the_end(partial(folder.set_state, "failed"))
             asked = ranks.first_then_all(partial(ask, recipe, say))
             tell_prompts(asked.train, asked.held_out, say)
@@ -56,7 +56,6 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
             events.write("kept", step=outcome.iteration if outcome.kept_iteration is None else outcome.kept_iteration)
             if ranks.first:
                 report(recipe, folder, asked, options)
-            log.close()
     result = path / ("adapter" if recipe.shared else "model")
     say.result(
         f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nsamples: {shown(path / 'samples.jsonl')}\n"

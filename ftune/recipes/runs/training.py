@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,9 +90,8 @@ def run_training(
         folder = open_run(recipe, path, options, say, "step", ranks)
         if folder is None:
             return
-        with folder.recording() as events:
+        with folder.recording() as events, closing(RankLog(path, ranks.rank, say)) as log:
             quiet_bars()
-            log = RankLog(path, ranks.rank, say)
             ranks.before_the_end(partial(folder.set_state, "failed"))
             inputs = ranks.first_then_all(partial(load_inputs, recipe, say))
             run = Run(recipe, options, folder, events, log, inputs, find_place(recipe, ranks, say), say)
@@ -105,7 +104,6 @@ def run_training(
                 result = _save(run, trained)
                 if ranks.first:
                     report(run, trained.outcome)
-            log.close()
     say.result(
         f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nmodel card: {shown(path / 'README.md')}"
     )
@@ -158,7 +156,13 @@ def _check_resumable(run: Run) -> None:
             f"{shown(folder.path)}: the training rows are not those of the checkpoint; "
             f"bring them back, or start a new run with output_dir=..."
         )
-    before = folder.found.facts.get("rows_of_a_step", rows)
+    facts = folder.found.facts
+    if (others := facts.get("world_size", run.ranks.count)) != run.ranks.count:
+        run.say.line(
+            f"the checkpoint is of {others} processes, here are {run.ranks.count}: rows go on in their order, random "
+            "draws (dropout) begin anew"
+        )
+    before = facts.get("rows_of_a_step", rows)
     if before != rows:
         raise CheckpointError(
             f"{shown(folder.path)}: a step of the checkpoint has {before} rows, here it would have {rows} "

@@ -35,8 +35,6 @@ FSDP = {"type": "fsdp"}
 SETTINGS = (
     Setting("single", {"type": "single"}),
     Setting("ddp", {"type": "ddp"}),
-    Setting("ddp-100", {"type": "ddp", "bucket_mib": "100"}),
-    Setting("ddp-400", {"type": "ddp", "bucket_mib": "400"}),
     Setting("zero2", {"type": "zero", "stage": "2"}),
     Setting("zero3", ZERO3),
     Setting("fsdp", FSDP),
@@ -64,7 +62,7 @@ def bytes_per_parameter(name: str, gpus: int) -> float:
     FSDP2 that keeps gathered weights has 2 more.
     """
     family = name.removesuffix("-checkpoint")
-    if family.startswith(("single", "same-rows", "ddp")):
+    if family in ("single", "same-rows", "ddp"):
         return 16.0
     return {
         "zero1": 4 + 12 / gpus,
