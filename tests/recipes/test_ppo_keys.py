@@ -99,8 +99,8 @@ REACHES: dict[str, tuple[str, Callable[[Any], object], object]] = {
 
 def loop_of(recipe: PpoRecipe) -> Any:
     """The loop as a run makes it, from prompts to optimiser."""
-    from ftune.recipes.runs.ppo_asked import ask
     from ftune.backends.ranks import Ranks
+    from ftune.recipes.runs.ppo_asked import ask
     from ftune.recipes.runs.ppo_assembly import assemble
     from ftune.report.events import UnwrittenLog
 
