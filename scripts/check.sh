@@ -7,4 +7,4 @@ ruff format --check .
 ruff check .
 mypy
 lint-imports --no-logo
-pytest -n 2 "$@"
+pytest -n 2 --dist worksteal "$@"  # heavy tests at the end are shared
