@@ -107,6 +107,7 @@ def test_no_address_no_meeting(monkeypatch: pytest.MonkeyPatch) -> None:
         meet(world(1, 2), 0.3)
 
 
+@pytest.mark.slow
 def test_two_processes_exchange_sums(ftune: Callable[..., Done], joined_as: Callable[[World, int], None]) -> None:
     port = free_port()
     other = spawn("doctor", "--network", **variables(world(1, 2), "127.0.0.1", port))

@@ -43,6 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_two_nodes_meet_and_add_up(folder: Path) -> None:
     Path("sum.py").write_text(SUM)
     with two_nodes() as nodes:

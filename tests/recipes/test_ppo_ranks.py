@@ -109,6 +109,7 @@ def split(run: Path) -> bool:
     return next(bool(event["split"]) for event in read_events(run / "events.jsonl") if event["kind"] == "model")
 
 
+@pytest.mark.slow
 def test_fsdp_makes_the_run_of_ddp(folder: Path) -> None:
     assert errors(folder, "ddp") == errors(folder, "fsdp") == ["", ""]
     assert [split(folder / "runs" / name) for name in ("ddp", "fsdp")] == [False, True]
@@ -126,6 +127,7 @@ def test_fsdp_makes_the_run_of_ddp(folder: Path) -> None:
         assert ours["kl"] == pytest.approx(theirs["kl"], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_what_was_split_is_saved_whole_and_loads(folder: Path, tiny_model: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -144,6 +146,7 @@ def test_what_was_split_is_saved_whole_and_loads(folder: Path, tiny_model: Path)
     assert float(heads[0]["weight"].abs().max()) > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_shards_is_the_run_that_nothing_stopped(folder: Path) -> None:
     assert errors(folder, "resumed") == ["", ""]
     assert told(folder / "runs/resumed") == told(folder / "runs/fsdp")
@@ -151,6 +154,7 @@ def test_a_resumed_run_of_shards_is_the_run_that_nothing_stopped(folder: Path) -
         assert (folder / "runs/resumed" / file).read_bytes() == (folder / "runs/fsdp" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_whole_model_is_split_and_saved(folder: Path, tiny_model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -164,6 +168,7 @@ def test_a_whole_model_is_split_and_saved(folder: Path, tiny_model: Path) -> Non
     assert (folder / "runs/full/value/value/config.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_a_reward_that_fails_on_one_process_ends_both_and_loses_nothing(folder: Path, kind: str) -> None:
     first, second = errors(folder, f"failed {kind}")
