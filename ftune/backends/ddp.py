@@ -26,10 +26,10 @@ class Ddp(Distributed):
         kind = "MULTI_GPU" if shape.world_size > 1 else "NO"
         return common_config(shape, kind) | {"mixed_precision": shape.mixed_precision}
 
+    def wrapper_settings(self) -> dict[str, object]:
+        """What torch's DistributedDataParallel gets, by its own names."""
+        return {"bucket_cap_mb": self.bucket_mib, "find_unused_parameters": self.find_unused_parameters}
+
     def training_args(self) -> dict[str, object]:
         """The device, and the settings of DDP."""
-        return {
-            **super().training_args(),
-            "ddp_bucket_cap_mb": self.bucket_mib,
-            "ddp_find_unused_parameters": self.find_unused_parameters,
-        }
+        return {**super().training_args(), **{f"ddp_{name}": value for name, value in self.wrapper_settings().items()}}

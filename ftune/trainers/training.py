@@ -134,7 +134,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
 
 
 def _share_buckets(trainer: ReliableTrainer) -> None:
-    """Let gradients lie in the buckets that DDP sends, instead of being copied: 4 bytes a trained parameter less."""
+    """Let gradients lie in the buckets that DDP sends, instead of being copied into them."""
     if (handler := trainer.accelerator.ddp_handler) is not None:
         handler.gradient_as_bucket_view, handler.broadcast_buffers = True, False  # buffers are constants
 

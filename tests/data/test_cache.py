@@ -1,7 +1,9 @@
 """The cache of prepared rows: found again, made once, and never found when anything that matters has changed."""
 
 import multiprocessing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,17 +21,24 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def maker(smollm2, tmp_path):
+@dataclass(frozen=True)
+class Maker:
     """Makes a small entry, and leaves a mark each time that it does."""
 
-    def make(folder):
-        with (tmp_path / "made").open("a") as marks:
+    tokenizer: Any
+    marks: Path
+
+    def __call__(self, folder):
+        """The entry's rows."""
+        with self.marks.open("a") as marks:
             marks.write("x")
         rows = [Row({"text": f"The sea {n}."}, "rows.jsonl", n) for n in range(1, 6)]
-        return prepare(rows, None, smollm2.tokenizer, None, Rules(), folder=folder)
+        return prepare(rows, None, self.tokenizer, None, Rules(), folder=folder)
 
-    return make
+
+@pytest.fixture
+def maker(smollm2, tmp_path):
+    return Maker(smollm2.tokenizer, tmp_path / "made")
 
 
 def times(tmp_path):
@@ -69,7 +78,7 @@ def test_a_failure_leaves_no_entry(maker, tmp_path, own_cache):
 
 
 def test_processes_that_want_the_same_entry_make_it_once(maker, tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # not what the other tests of this process may have left behind
     workers = [context.Process(target=cached, args=("key", maker)) for _ in range(3)]
     for worker in workers:
         worker.start()

@@ -209,3 +209,16 @@ def test_what_a_launcher_asks_for_in_vain_is_refused(
     with pytest.raises(LaunchError) as refused:
         open_processes(recipe, Ranks(World(0, 2, 0, 2, 1, 0, "accelerate")), Say())
     assert [word for word in words if word not in str(refused.value)] == []
+
+
+def test_settings_of_ddp_reach_the_wrapper(tiny_model: Path) -> None:
+    recipe = PpoRecipe.model_validate(
+        {
+            "model": {"path": str(tiny_model)},
+            "data": {"train": "rows.jsonl"},
+            "rewards": [{"type": "repetition"}],
+            "backend": {"type": "ddp", "device": "cpu", "bucket_mib": 7, "find_unused_parameters": True},
+        }
+    )
+    wrapper = open_processes(recipe, Ranks(), Say()).accelerator.ddp_handler
+    assert (wrapper.bucket_cap_mb, wrapper.find_unused_parameters, wrapper.broadcast_buffers) == (7, True, False)

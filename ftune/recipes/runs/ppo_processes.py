@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ftune.backends.ddp import Ddp
 from ftune.backends.fsdp import Fsdp
 from ftune.backends.ranks import Ranks
 from ftune.core.errors import LaunchError
@@ -53,9 +54,10 @@ def open_processes(recipe: "PpoRecipe", ranks: Ranks, say: Say) -> Processes:
     if place.dtype == "fp16":
         raise LaunchError("model.dtype: PPO's ratios need more than fp16 holds; use bf16 or fp32")
     ranks.open_group(on_gpu=place.on_gpu)
-    buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # they are constants, the same everywhere
+    settings: dict[str, Any] = place.backend.wrapper_settings() if isinstance(place.backend, Ddp) else {}
+    wrapper = DistributedDataParallelKwargs(**settings, broadcast_buffers=False)  # buffers are constants
     accelerator = Accelerator(
-        mixed_precision=place.shape.mixed_precision, cpu=not place.on_gpu, kwargs_handlers=[buffers]
+        mixed_precision=place.shape.mixed_precision, cpu=not place.on_gpu, kwargs_handlers=[wrapper]
     )
     for key, size in (
         ("rollout.batch_size", recipe.rollout.batch_size),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftune.backends.fsdp import Fsdp
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import CheckpointError, StoppedError, StorageError
+from ftune.core.errors import CheckpointError, FtuneError, StoppedError, StorageError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
@@ -97,7 +97,7 @@ def run_training(
             run = Run(recipe, options, folder, events, log, inputs, find_place(recipe, ranks, say), say)
             _record(run)
             ranks.open_group(on_gpu=run.place.on_gpu)
-            with _resumable(options):
+            with _resumable(folder, options):
                 trained = train(run)
                 _raise_if_stopped(run, trained.outcome)
                 tell_stream(run.inputs, say)
@@ -110,11 +110,13 @@ def run_training(
 
 
 @contextmanager
-def _resumable(options: RunOptions) -> Iterator[None]:
-    """Let a failure of the disk say how the run can be finished."""
+def _resumable(folder: RunFolder, options: RunOptions) -> Iterator[None]:
+    """Let a failure of the disk say how the run can be finished, where a checkpoint was left."""
     try:
         yield
     except StorageError as error:
+        if not any(folder.path.glob("checkpoint-*[0-9]")):
+            raise
         command = resume_command(options.command)
         raise StorageError(f"{error}. Checkpoints are kept; go on from the newest with: {command}") from error
 
@@ -280,7 +282,7 @@ def _save(run: Run, trained: Trained) -> Path:
     template = run.inputs.template.text if run.inputs.template else None
     first, whole_model = run.ranks.first, run.recipe.peft.library == "transformers"
     proof = Proof.of(run, trained)
-    with gathered(trained.model, keep=first, frozen=whole_model), run.ranks.together(StorageError):
+    with gathered(trained.model, keep=first, frozen=whole_model), run.ranks.together(FtuneError):
         if first:
             save_result(export, run.inputs.tokenizer, template, result)
             proof.check(result)
