@@ -6,11 +6,12 @@ They are processes of their own in every other way: they have their own files, v
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from ftune.launch.place import free_port
 
 IMPORTED = [
     "ftune.cli.main", "ftune.launch.node", "ftune.recipes.load", "ftune.recipes.runs.sft", "ftune.recipes.sft",
@@ -93,13 +94,6 @@ class Forked:
             assert time.monotonic() < until, f"the run did not get there:\n{self.said()}"
             time.sleep(0.002)
         return True
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _run(

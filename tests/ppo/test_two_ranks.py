@@ -1,18 +1,14 @@
 """Two processes on halves of a minibatch compute what one computes on all of it, through DDP and FSDP2."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from ftune.peft.lora import Lora
+from tests.pair import run_pair
 from tests.ppo.models import llama, lora, sequences, stir
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -23,21 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("ranks")
     torch.manual_seed(0)
     Lora(rank=4).wrap(LlamaForSequenceClassification(llama().config)).save_pretrained(str(place / "reward"))
-    script = [sys.executable, "-m", "tests.ppo.two_ranks"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [*script, str(rank), str(place)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=400)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    run_pair("tests.ppo.two_ranks", place)
     return place
 
 

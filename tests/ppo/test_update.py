@@ -1,10 +1,6 @@
 """The update: what it steps on, when it does not step, and that neither micro-batches nor ranks change it."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +8,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from ftune.launch.place import free_port
 from ftune.ppo.actor_critic import ActorCritic
 from ftune.ppo.build import build
 from ftune.ppo.experience import Experience
 from ftune.ppo.settings import Algorithm
 from ftune.ppo.update import Learner, Ptx, Updated, update
+from tests.pair import run_pair
 from tests.ppo.learning import Recording, judged, learned_from, learner, text_batch
 from tests.ppo.models import lora, sequences, stir
 from tests.ppo.update_ranks import off, run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -123,20 +119,9 @@ def test_every_rollout_is_in_one_minibatch_of_each_epoch_in_orders_that_differ(a
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left what they found."""
     place = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    both = []
-    for rank in range(2):
-        variables = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
-        }  # fmt: skip
-        words = [sys.executable, "-m", "tests.ppo.update_ranks", str(rank), str(place)]
-        streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        both.append(subprocess.Popen(words, cwd=ROOT, env={**os.environ, **variables}, **streams))
-    said = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    port = str(free_port())
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    run_pair("tests.ppo.update_ranks", place, OMP_NUM_THREADS="1", **variables)
     return place
 
 

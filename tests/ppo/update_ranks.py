@@ -1,6 +1,7 @@
 """What one of two processes does for `test_update.py`: updates on its half of the rollouts, wrapped by accelerate."""
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -75,4 +76,5 @@ def main(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = sys.argv[1]
     main(int(sys.argv[1]), Path(sys.argv[2]))

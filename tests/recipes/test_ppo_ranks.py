@@ -1,11 +1,6 @@
 """`ftune ppo` on two processes: DDP and FSDP2 make the same run, and an error of one process ends both."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +13,14 @@ from ftune.backends.ranks import Ranks
 from ftune.core.errors import LaunchError
 from ftune.core.say import Say
 from ftune.core.world import World
+from ftune.launch.place import free_port
 from ftune.recipes.ppo import PpoRecipe
 from ftune.recipes.runs.ppo_processes import open_processes
 from ftune.report.events import read_events
 from tests.conftest import chat_rows, write_rows
+from tests.pair import run_pair
 from tests.recipes.ppo_ranks import CASES
 from tests.recipes.ppo_recipes import BASE
-
-ROOT = Path(__file__).parents[2]
 
 FAILING = """
 import os
@@ -70,26 +65,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     for name, sections in recipes.items():
         kept = {key: section for key, section in sections.items() if section is not None}
         (place / f"{name}.yaml").write_text(yaml.safe_dump(kept), encoding="utf-8")
-    script = [sys.executable, "-m", "tests.recipes.ppo_ranks"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "FTUNE_CACHE": str(place / "cache")}
-    ports = free_ports(len(CASES))
-    ranks = [
-        subprocess.Popen(
-            [*script, str(rank), str(place), *ports], cwd=ROOT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [rank.communicate(timeout=400)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    ports = [str(free_port()) for _ in CASES]
+    run_pair("tests.recipes.ppo_ranks", place, *ports, FTUNE_CACHE=str(place / "cache"))
     return place
-
-
-def free_ports(count: int) -> list[str]:
-    """Ports at which nobody listens."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(count)]
-        return [str(one.getsockname()[1]) for one in sockets]
 
 
 def errors(folder: Path, case: str) -> list[str]:

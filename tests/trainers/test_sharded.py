@@ -1,9 +1,6 @@
 """Two processes that share one split model (FSDP2) compute and save what one process does, and go on from it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,8 @@ from safetensors.torch import load_file
 
 from ftune.trainers.checkpoint_state import STATE, Beside, load_state, save_state
 from ftune.trainers.torch_state import TorchState
+from tests.pair import run_pair
 from tests.trainers.sharded_ranks import CASES, batch, look, made, optimizer_of, train
-
-ROOT = Path(__file__).parents[2]
 
 
 def write(model: Any, optimizer: Any, folder: Path) -> None:
@@ -38,20 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, list[float
         optimizer = optimizer_of(model)
         alone[name] = train(model, optimizer, range(3))
         write(model, optimizer, place / f"{name}-alone")
-    script = [sys.executable, "-m", "tests.trainers.sharded_ranks"]
-    ranks = [
-        subprocess.Popen(
-            [*script, str(rank), str(place)],
-            cwd=ROOT,
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=400)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    run_pair("tests.trainers.sharded_ranks", place)
     return place
 
 

@@ -1,16 +1,14 @@
 """Two processes train by ZeRO as one does; their state is whole, goes on elsewhere, and a bad step leaves no trace."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.pair import run_pair
+
 EXACT = 1e-6
 """Largest differences in fp32: sums over ranks are added in another order."""
 
@@ -21,21 +19,7 @@ STEPPED = 1e-5
 def ran(folder: Path, what: str) -> dict[str, Any]:
     """What both processes found, of which the first one's."""
     (folder / "drive").mkdir()
-    script = [sys.executable, "-m", "tests.trainers.zero_ranks"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [*script, str(rank), str(folder), what],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=600)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    run_pair("tests.trainers.zero_ranks", folder, what, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
     found = [json.loads((folder / f"{what}.{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
     assert found[0].keys() == found[1].keys()
     first: dict[str, Any] = found[0]

@@ -1,0 +1,1 @@
+"""Adapters into models, tensor by tensor, and what models are exported to."""

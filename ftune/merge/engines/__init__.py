@@ -1,0 +1,1 @@
+"""Tensor code of merging; imports torch."""
