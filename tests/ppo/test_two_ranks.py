@@ -7,20 +7,22 @@ import pytest
 import torch
 
 from ftune.peft.lora import Lora
-from tests.pair import run_pair
+from tests.pair import once, run_pair
 from tests.ppo.models import llama, lora, sequences, stir
+
+
+def compute(place: Path) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    Lora(rank=4).wrap(LlamaForSequenceClassification(llama().config)).save_pretrained(str(place / "reward"))
+    run_pair("tests.ppo.two_ranks", place)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both have left what they found."""
-    from transformers import LlamaForSequenceClassification
-
-    place = tmp_path_factory.mktemp("ranks")
-    torch.manual_seed(0)
-    Lora(rank=4).wrap(LlamaForSequenceClassification(llama().config)).save_pretrained(str(place / "reward"))
-    run_pair("tests.ppo.two_ranks", place)
-    return place
+    return once(tmp_path_factory, "two_ranks", compute)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ftune.trainers.checkpoint_state import STATE, Beside, load_state, save_state
 from ftune.trainers.torch_state import TorchState
-from tests.pair import run_pair
+from tests.pair import once, run_pair
 from tests.trainers.sharded_ranks import CASES, batch, look, made, optimizer_of, train
 
 
@@ -19,23 +19,21 @@ def write(model: Any, optimizer: Any, folder: Path) -> None:
     save_state(TorchState(model, optimizer), folder, rank=0, count=1, beside=Beside({"step": 3}))
 
 
-@pytest.fixture(scope="module")
-def alone() -> dict[str, list[float]]:
-    """Losses of one process; filled when it trains for `folder`."""
-    return {}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, alone: dict[str, list[float]]) -> Path:
-    """Where one process, and then two, have left what they found."""
-    place = tmp_path_factory.mktemp("sharded")
+def train_all(place: Path) -> None:
+    losses = {}
     for name, (kind, _) in CASES.items():
         model = made(kind)
         optimizer = optimizer_of(model)
-        alone[name] = train(model, optimizer, range(3))
+        losses[name] = train(model, optimizer, range(3))
         write(model, optimizer, place / f"{name}-alone")
+    (place / "alone.json").write_text(json.dumps(losses))
     run_pair("tests.trainers.sharded_ranks", place)
-    return place
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one process, and then two, have left what they found."""
+    return once(tmp_path_factory, "sharded", train_all)
 
 
 def found(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -57,7 +55,8 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_losses_are_those_of_one_process_with_all_rows(name: str, folder: Path, alone: dict[str, list[float]]) -> None:
+def test_losses_are_those_of_one_process_with_all_rows(name: str, folder: Path) -> None:
+    alone = json.loads((folder / "alone.json").read_text())
     both = [rank["losses"] for rank in found(folder, name)]
     assert [sum(pair) / 2 for pair in zip(*both, strict=True)] == pytest.approx(alone[name], rel=1e-5)
 
