@@ -1,0 +1,69 @@
+"""Tensors of a model on their way into a GGUF file, some rows at a time."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO, cast
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import quantize
+
+from ftune.core.errors import ModelError
+from ftune.merge.tensors import Stored, bytes_of
+
+PIECE_NUMBERS = 2**23
+"""Numbers that are in memory at once: 32 MiB in fp32, and the same again while they are quantised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A tensor of a file, read and converted only when it is written.
+
+    It has what gguf.GGUFWriter.write_tensor_data (0.19) asks of an array: `nbytes` and `tofile`.
+    """
+
+    name: str
+    """Its name in GGUF."""
+    source: Stored
+    kind: GGMLQuantizationType
+    plus: float = 0.0
+    """Added to every number."""
+    pairs: int = 0
+    """Rows of a head whose two halves become neighbours, row by row; 0 for none."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, its padding not counted."""
+        block, size = GGML_QUANT_SIZES[self.kind]
+        return math.prod(self.source.shape) // int(block) * int(size)
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write it. Raises ModelError for a number that the kind cannot hold."""
+        for piece in self._pieces():
+            values = piece.read().float()
+            if self.pairs:
+                halves = values.reshape(-1, 2, self.pairs // 2, *values.shape[1:])
+                values = halves.transpose(1, 2).reshape(values.shape)
+            # numpy's own `tofile` does not say why a disk refuses
+            file.write(self._converted(values + self.plus).data.cast("B"))
+
+    def _converted(self, values: torch.Tensor) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            converted = cast(np.ndarray, quantize(values.numpy(), self.kind))
+        if self.kind == GGMLQuantizationType.F16 and not np.isfinite(converted).all():
+            raise ModelError(f"gguf: '{self.name}' has numbers above the largest of f16, 65,504; choose kind bf16")
+        return np.ascontiguousarray(converted)
+
+    def _pieces(self) -> Iterator[Stored]:
+        rows, *rest = self.source.shape
+        width = math.prod(rest)
+        at_once = max(1, PIECE_NUMBERS // width)
+        if self.pairs:
+            at_once = max(1, at_once // self.pairs) * self.pairs
+        row_bytes = width * bytes_of(self.source.dtype)
+        for first in range(0, rows, at_once):
+            count = min(at_once, rows - first)
+            start = self.source.start + first * row_bytes
+            yield replace(self.source, shape=(count, *rest), start=start, size=count * row_bytes)
