@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ftune.merge.engines.combined import in_pieces
+from ftune.merge.engines.combined import in_pieces, weighted_sum
 
 
 def ties(updates: Sequence[Tensor], weights: Sequence[float], density: float, scale: float) -> Tensor:
@@ -30,8 +30,10 @@ def smallest_kept(update: Tensor, density: float) -> float:
 
 def disjoint_mean(updates: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """In each place the weighted mean of the updates with the sign of the weighted sum; 0 where none has it."""
-    parts = torch.stack([update * weight for update, weight in zip(updates, weights, strict=True)])
-    agrees = parts * parts.sum(0).sign() > 0
-    shares = parts.new_tensor(weights).abs().view(-1, *[1] * updates[0].dim())
-    total, share = parts.where(agrees, 0).sum(0), shares.where(agrees, 0).sum(0)
-    return total / share.where(share > 0, 1)
+    elected = weighted_sum(updates, weights).sign_()
+    total, share = torch.zeros_like(elected), torch.zeros_like(elected)
+    for update, weight in zip(updates, weights, strict=True):
+        agreeing = (update * weight).mul_(elected).clamp_(min=0)  # magnitudes; 0 where the sign is another one
+        total += agreeing
+        share.add_(agreeing > 0, alpha=abs(weight))
+    return elected.mul_(total).div_(share.masked_fill_(share == 0, 1))
