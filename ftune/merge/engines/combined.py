@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-PIECE = 1 << 20
+PIECE = 1 << 16
 """Values of each tensor that are worked on at once: what is computed on the way fits the processor's cache."""
 
 

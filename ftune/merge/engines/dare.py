@@ -30,4 +30,4 @@ def dare_ties(
 def thinned(update: Tensor, density: float, generator: Generator) -> Tensor:
     """Each value kept with probability `density` and divided by it, else 0."""
     drawn = torch.rand(update.shape, generator=generator, device=generator.device)  # the same whatever holds the update
-    return update.where((drawn < density).to(update.device), 0).div_(density)
+    return (update * (drawn < density).to(update.device)).div_(density)
