@@ -1,0 +1,1 @@
+"""Export of a finished model in fewer bits."""
