@@ -218,14 +218,14 @@ def test_embeddings_beside_the_factors_stay_whether_or_not_they_have_an_adapter(
 ) -> None:
     """Peft writes the embeddings of a changed vocabulary under another name where they have no adapter."""
     plain = copied(adapters[2], tmp_path / "plain")
-    grown = base().get_input_embeddings().weight.detach() + 0.1
+    grown = base().get_input_embeddings().weight.detach().bfloat16().float() * 2
     name = "base_model.model.model.embed_tokens"
     save_file(
         load_file(plain / "adapter_model.safetensors") | {f"{name}.weight": grown}, plain / "adapter_model.safetensors"
     )
     targeted = copied(adapters[1], tmp_path / "targeted")
     tensors = load_file(targeted / "adapter_model.safetensors")
-    save_file(tensors | {f"{name}.base_layer.weight": grown}, targeted / "adapter_model.safetensors")
+    save_file(tensors | {f"{name}.base_layer.weight": grown.bfloat16()}, targeted / "adapter_model.safetensors")
 
     alone = load_file(joined([plain], [1.0], tmp_path / "alone") / "adapter_model.safetensors")
     assert torch.equal(alone[f"{name}.weight"], grown)

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import shown
 from ftune.merge.engines.joined_sources import PREFIX, Factors, LoraAdapter, read_adapter
 
 
@@ -23,25 +24,25 @@ def join_adapters(folders: Sequence[Path], weights: Sequence[float], target: Pat
     base = {key: _agreed(adapters, key) for key in ("base_model_name_or_path", "revision")}
     layers: dict[str, Factors] = {}
     for name in sorted({name for adapter in adapters for name in adapter.layers}):
-        parts = [
-            adapter.layers[name].scaled(weight)
-            for adapter, weight in zip(adapters, weights, strict=True)
-            if name in adapter.layers
-        ]
-        _check_shapes(adapters, name)
-        joined = Factors(torch.cat([part.a for part in parts]), torch.cat([part.b for part in parts], dim=1))
-        layers[name] = joined if rank is None else truncated_product(joined, rank)
-    tensors = {
-        f"{PREFIX}{name}{'.base_layer' if name in layers else ''}.weight": tensor
-        for name, tensor in _embeddings(adapters).items()
-    }
-    for name, factors in layers.items():
-        embedding = any(name in adapter.embeddings for adapter in adapters)
-        for letter, factor in (("A", factors.a), ("B", factors.b)):
-            end = f"lora_embedding_{letter}" if embedding else f"lora_{letter}.weight"
-            tensors[f"{PREFIX}{name}.{end}"] = factor.contiguous()
+        exact = _sum_of_layer(adapters, weights, name)
+        layers[name] = exact if rank is None else truncated_product(exact, rank)
+    tensors = _factors(adapters, layers) | _embeddings(adapters, layers)
     _config(adapters, {name: len(factors.a) for name, factors in layers.items()}, base).save_pretrained(str(target))
     save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _sum_of_layer(adapters: Sequence[LoraAdapter], weights: Sequence[float], name: str) -> Factors:
+    """The weighted sum of what the adapters that have this layer do to it: [B_1, B_2, ...] [A_1; A_2; ...]."""
+    parts = [(one, weight) for one, weight in zip(adapters, weights, strict=True) if name in one.layers]
+    first = parts[0][0]
+    for adapter, _ in parts[1:]:
+        if adapter.layers[name].shape != first.layers[name].shape:
+            raise ModelError(
+                f"{shown(adapter.folder)}: its update of '{name}' has the shape {adapter.layers[name].shape}, and that "
+                f"of {shown(first.folder)} has {first.layers[name].shape}; only adapters of one base can be added"
+            )
+    factors = [adapter.layers[name].scaled(weight) for adapter, weight in parts]
+    return Factors(torch.cat([factor.a for factor in factors]), torch.cat([factor.b for factor in factors], dim=1))
 
 
 def truncated_product(factors: Factors, rank: int) -> Factors:
@@ -63,35 +64,34 @@ def _agreed(adapters: Sequence[LoraAdapter], key: str) -> str | None:
     for folder, value in said[1:]:
         if value != said[0][1]:
             raise ModelError(
-                f"{folder}: its base ('{key}') is '{value}', and that of {said[0][0]} is '{said[0][1]}'; only adapters "
-                "of one base can be added; if both names mean the same model, write the same into both"
+                f"{shown(folder)}: its base ('{key}') is '{value}', and that of {shown(said[0][0])} is '{said[0][1]}'; "
+                "only adapters of one base can be added; if both names mean the same model, write the same into both"
             )
     return said[0][1] if said else None
 
 
-def _check_shapes(adapters: Sequence[LoraAdapter], name: str) -> None:
-    """Adapters of one layer have the layer's shape."""
-    shapes = {adapter.folder: adapter.layers[name].shape for adapter in adapters if name in adapter.layers}
-    first, *others = shapes.items()
-    for folder, shape in others:
-        if shape != first[1]:
-            raise ModelError(
-                f"{folder}: its update of '{name}' has the shape {shape}, and that of {first[0]} has {first[1]}; only "
-                "adapters of one base can be added"
-            )
+def _factors(adapters: Sequence[LoraAdapter], layers: dict[str, Factors]) -> dict[str, Tensor]:
+    """The factors by the names that peft gives them."""
+    tensors: dict[str, Tensor] = {}
+    for name, factors in layers.items():
+        embedding = any(name in adapter.embeddings for adapter in adapters)
+        for letter, factor in (("A", factors.a), ("B", factors.b)):
+            end = f"lora_embedding_{letter}" if embedding else f"lora_{letter}.weight"
+            tensors[f"{PREFIX}{name}.{end}"] = factor.contiguous()
+    return tensors
 
 
-def _embeddings(adapters: Sequence[LoraAdapter]) -> dict[str, Tensor]:
+def _embeddings(adapters: Sequence[LoraAdapter], layers: dict[str, Factors]) -> dict[str, Tensor]:
     """The base's embeddings, which peft writes beside an adapter of theirs or after a change of the vocabulary."""
     kept: dict[str, Tensor] = {}
     for adapter in adapters:
         for name, tensor in adapter.base_tensors.items():
-            if not torch.equal(kept.setdefault(name, tensor), tensor):
+            if not torch.equal(kept.setdefault(name, tensor).float(), tensor.float()):
                 raise ModelError(
-                    f"{adapter.folder}: its copy of the base's '{name}' differs from another source's; only "
+                    f"{shown(adapter.folder)}: its copy of the base's '{name}' differs from another source's; only "
                     "adapters of one base, with one vocabulary, can be added"
                 )
-    return kept
+    return {f"{PREFIX}{name}{'.base_layer' if name in layers else ''}.weight": kept[name] for name in kept}
 
 
 def _config(adapters: Sequence[LoraAdapter], ranks: dict[str, int], base: dict[str, str | None]) -> Any:

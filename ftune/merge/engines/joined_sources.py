@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import shown
 
 PREFIX = "base_model.model."
 """What peft puts before a layer's name."""
@@ -95,7 +96,9 @@ def read_adapter(folder: Path) -> LoraAdapter:
     try:
         config = LoraConfig.from_pretrained(str(folder))
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{folder}/adapter_config.json: peft refuses it: {error}; save the adapter again") from error
+        raise ModelError(
+            f"{shown(folder / 'adapter_config.json')}: peft refuses it: {error}; save the adapter again"
+        ) from error
     adapter = LoraAdapter(folder, config, {}, set(), {})
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _read_tensors(folder).items():
@@ -126,9 +129,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not readable ({error}); each source must be a folder of a LoRA adapter") from error
+        raise ModelError(
+            f"{shown(path)}: not readable ({error}); each source must be a folder of a LoRA adapter"
+        ) from error
     if not isinstance(given, dict):
-        raise ModelError(f"{path}: not a JSON object; each source must be a folder of a LoRA adapter")
+        raise ModelError(f"{shown(path)}: not a JSON object; each source must be a folder of a LoRA adapter")
     return given
 
 
@@ -137,7 +142,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: not readable ({error}); save the adapter again as safetensors") from error
+        raise ModelError(f"{shown(path)}: not readable ({error}); save the adapter again as safetensors") from error
     return tensors
 
 
@@ -153,4 +158,4 @@ def _check(folder: Path, given: dict[str, Any], defaults: dict[str, Any]) -> Non
 
 
 def _unfit(folder: Path, reason: str) -> ModelError:
-    return ModelError(f"{folder}: {reason}, so it cannot be joined into one LoRA adapter; use 'save: model'")
+    return ModelError(f"{shown(folder)}: {reason}, so it cannot be joined into one LoRA adapter; use 'save: model'")
