@@ -18,6 +18,7 @@ from transformers import (
 
 from ftune.core.checkpoints import verify
 from ftune.core.errors import LaunchError, ModelError
+from ftune.merge.engines import quantized as engine
 from ftune.merge.engines.quantized import quantize_folder
 from ftune.merge.quantized import kind as kinds
 from ftune.merge.quantized.kind import Kind, quantization_fault
@@ -145,3 +146,10 @@ def test_a_broken_file_is_one_line(source: Path, tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{broken}: cannot be stored as nf4: ")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made" / "out").exists()
+
+
+def test_a_file_that_computes_something_else_is_told() -> None:
+    right = torch.linspace(-1, 1, 9)
+    engine._compare(Path("out"), right + 0.009, right)
+    with pytest.raises(ModelError, match=r"computes something else than the one in memory \(logits 2.0% apart\)"):
+        engine._compare(Path("out"), right + 0.02, right)
