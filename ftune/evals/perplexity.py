@@ -44,8 +44,8 @@ def perplexity(
 
     The mean is over tokens, not over rows or batches, and a row's first token, which nothing predicts, is never
     counted; so it is the loss of training with the same mask. Rows are batched by length and padded on the right, and
-    only counted positions get logits, POSITIONS at a time. `model` may be a PeftModel too. `progress` is called with the
-    number of rows done.
+    only counted positions get logits, POSITIONS at a time. `model` may be a PeftModel too. `progress` is called with
+    the number of rows done.
 
     Raises DataError where no token is counted.
     """
