@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-_ACTION = re.compile(r"\{\{(- )?\s*(.*?)\s*\}\}", re.DOTALL)
-_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|[()]|[^\s()"]+')
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_ACTION = re.compile(rf"\{{\{{(- )?\s*((?:{_STRING}|[^\"}}]|\}}(?!\}}))*?)\s*\}}\}}")
+_WORD = re.compile(rf'{_STRING}|[()]|[^\s()"]+')
 _DECLARATION = re.compile(r"(\$\w+)\s*:?=\s*(.*)", re.DOTALL)
 _LOOP = re.compile(r"range (\$\w+), (\$\w+) := (.*)", re.DOTALL)
 
@@ -89,16 +90,17 @@ def _closing(parts: Sequence[Part], place: int) -> int:
 def _act(content: str, dot: Any, names: dict[str, Any], out: list[str]) -> None:
     if declaration := _DECLARATION.fullmatch(content):
         names[declaration[1]] = _value(declaration[2], dot, names)
+    elif isinstance(value := _value(content, dot, names), str):
+        out.append(value)
     else:
-        out.append(str(_value(content, dot, names)))
+        raise ValueError(f"'{content}' is no text")
 
 
 def _value(text: str, dot: Any, names: Mapping[str, Any]) -> Any:
     words = _WORD.findall(text)
-    expression, rest = _nested(words)
-    if rest:
-        raise ValueError(f"'{text}' has a bracket too many")
-    return _evaluate(expression, dot, names)
+    if words.count("(") != words.count(")"):
+        raise ValueError(f"'{text}' has a bracket too many or too few")
+    return _evaluate(_nested(words)[0], dot, names)
 
 
 def _nested(words: list[str]) -> tuple[Expression, list[str]]:
