@@ -54,7 +54,7 @@ UNMERGED = {
     "head": "'lm_head' stays beside the model: its weights are those of another layer too",
     "embeddings": "'model.embed_tokens' stays beside the model: its weights are those of another layer too",
     "prompt": "virtual tokens are inputs, not weights",
-    "bottleneck": "'model.layers.0.mlp' stays beside the model: peft cannot merge a Bottleneck",
+    "bottleneck": "'model.layers.0.mlp' stays beside the model: peft cannot merge a BottleneckLayer",
 }
 
 
