@@ -23,7 +23,7 @@ def quiet_upstream(*, debug: bool = False) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     logging.captureWarnings(capture=True)
-    for name in ("py.warnings", "accelerate", "bitsandbytes"):
+    for name in ("py.warnings", "accelerate", "bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -1,14 +1,11 @@
 """The model card of a run, written from its facts; licence, purpose and limits are left to its author."""
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import yaml
 
-from ftune.report.events import redact
+from ftune.report.markdown import block, code, escape, table
 
 
 @dataclass(frozen=True)
@@ -58,18 +55,18 @@ def model_card(facts: CardFacts) -> str:
     machine = {"hardware": facts.hardware, "training time": _duration(facts.duration_s)} | facts.versions
     sections = [
         _front_matter(facts),
-        f"# {_escape(facts.title)}",
-        f"A {_escape(kind)} {_code(facts.base_model)}, made by {_escape(facts.task)} with ftune.",
-        _table("At the end of training", {name: _number(value) for name, value in facts.results.items()}),
+        f"# {escape(facts.title)}",
+        f"A {escape(kind)} {code(facts.base_model)}, made by {escape(facts.task)} with ftune.",
+        table("At the end of training", {name: _number(value) for name, value in facts.results.items()}),
         "## Load it",
         f"In the folder of this file, with {_packages(facts)}:",
-        _block("python", _loading(facts)),
+        block("python", _loading(facts)),
         "## How it was trained",
-        _block("bash", facts.command),
-        _block("yaml", facts.recipe),
-        _table("Rows trained on", {name: f"{count:,}" for name, count in facts.rows.items()}),
-        _table("Data", facts.counts),
-        _table("Machine", machine),
+        block("bash", facts.command),
+        block("yaml", facts.recipe),
+        table("Rows trained on", {name: f"{count:,}" for name, count in facts.rows.items()}),
+        table("Data", facts.counts),
+        table("Machine", machine),
         "## To be written by its author",
         "What the model is for, what it must not be used for, and its licence: those of the base model and of the data "
         "have a say in it.",
@@ -142,38 +139,6 @@ def _scoring(facts: CardFacts, loader: str) -> list[str]:
         f"inputs = {text}",
         "print(model(**inputs).logits)",
     ]
-
-
-def _table(title: str, rows: Mapping[str, object]) -> str:
-    """A table of two columns, without the rows that have no value; empty without rows."""
-    lines = [f"| {_escape(name)} | {_escape(str(value))} |" for name, value in rows.items() if value not in (None, "")]
-    return "\n".join([f"| {title} | |", "| :-- | --: |", *lines]) if lines else ""
-
-
-def _escape(text: str) -> str:
-    """`text` in one line, with nothing left that Markdown or HTML would act on."""
-    return re.sub(r"([\\`*_\[\]<>#|~$&!])", r"\\\1", " ".join(_private(text).split()))
-
-
-def _code(text: str) -> str:
-    text = " ".join(_private(text).split())
-    ticks = "`" * (_longest_run(text) + 1)
-    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
-
-
-def _block(language: str, text: str) -> str:
-    ticks = "`" * max(_longest_run(text) + 1, 3)
-    return f"{ticks}{language}\n{_private(text).strip()}\n{ticks}"
-
-
-def _private(text: str) -> str:
-    """`text` without secrets, and with `~` for the home folder, which often holds a user's name."""
-    return redact(text).replace(str(Path.home()), "~")
-
-
-def _longest_run(text: str) -> int:
-    """The length of the longest run of backticks."""
-    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _number(value: float | None) -> str:

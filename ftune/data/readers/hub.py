@@ -1,18 +1,16 @@
 """Hub data sets, through `datasets`; never a loading script, and never a wait without an end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
+from ftune.core.deadline import within
 from ftune.core.errors import DataError
 from ftune.data.row import Row
 
 PROBE_S = 30.0
 """How long the hub may take to say that it knows the data set."""
-
-R = TypeVar("R")
 
 
 def hub_rows(
@@ -82,24 +80,3 @@ def _unreadable(path: str, split: str, cause: str) -> str:
         f"{path}: no such file or folder here, and as a hub data set (split '{split}') it cannot be read: {cause}; "
         "without network, copy its files here and name their folder, or one of them, instead"
     )
-
-
-def within(seconds: float, call: Callable[[], R]) -> R:
-    """The result of `call`, or TimeoutError when it takes longer; the call is then left behind in its thread."""
-    results: list[R] = []
-    errors: list[Exception] = []
-
-    def work() -> None:
-        try:
-            results.append(call())
-        except Exception as error:  # handed on to the caller
-            errors.append(error)
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return results[0]

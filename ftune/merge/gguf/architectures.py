@@ -45,8 +45,9 @@ class Architecture:
 
     def write_settings(self, writer: "GGUFWriter", config: "PreTrainedConfig") -> None:
         """Write the settings of the network, the rotary embedding's excepted. Raises UnfitError."""
-        if config.hidden_act != self.activation and getattr(config, "hidden_activation", None) != self.activation:
-            raise UnfitError(f"its activation is {config.hidden_act}, not {self.activation}")
+        activation = getattr(config, "hidden_activation", None) or config.hidden_act
+        if activation != self.activation:
+            raise UnfitError(f"its activation is {activation}, not {self.activation}")
         if not (self.untied or config.tie_word_embeddings):
             raise UnfitError("its output matrix is not its embedding")
         head, context = head_dim(config), config.max_position_embeddings

@@ -1,0 +1,213 @@
+"""An adapter as a source of changed weights: peft's own mathematics, in fp32, one layer at a time.
+
+The adapter is loaded onto a skeleton of its base. For one layer after the other, the base's weights are put where the
+skeleton has placeholders, peft merges the layer, and the result is taken out again. So whatever peft can merge is
+merged as peft does it, and no more than a layer of the model is ever in memory.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ftune.core.errors import ModelError
+from ftune.core.paths import shown
+from ftune.merge.engines.skeleton import Skeleton, is_placeholder, placeholder
+from ftune.merge.engines.stream import Read
+from ftune.merge.tensors import stored_in
+from ftune.peft.adapters import load_adapter
+
+WRAPPINGS = ("base_layer.", "original_module.", "token_adapter.")
+"""What peft puts into the names of parameters that it wraps."""
+
+READS_BASE = {"ADAMSS", "FROD", "OSF", "PSOFT"}
+"""What peft sets up from the weights of the base, so that all of them have to be there."""
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+SERVE = "serve it as an adapter instead (peft loads it on its base; vLLM takes LoRA with --lora-modules)"
+
+
+def kind_of(folder: Path) -> str:
+    """What peft calls the kind of an adapter: LORA, IA3, ... Raises ModelError where there is no adapter."""
+    try:
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{shown(folder)}: holds no adapter that can be read ({CONFIG}: {error})") from None
+
+
+class AdapterSource:
+    """Weights of a base with one adapter in them."""
+
+    def __init__(self, base: Skeleton, folder: Path, read: Read) -> None:
+        """Put the adapter in `folder` on `base`. Raises ModelError where it does not fit or cannot be merged."""
+        self._read, self._folder = read, folder
+        own = set(_whole_tensors(base, folder))
+        for name in base.names:
+            if name in own:
+                _put(base.model, name, torch.zeros(base.model.get_parameter(name).shape))
+            elif kind_of(folder) in READS_BASE:
+                _put(base.model, name, _needed(read(name), name, folder))
+        with _in_words(folder):
+            self._model: Any = load_adapter(base.model, folder)
+        _check_whole(self._model, folder)
+        tuner = self._model.base_model
+        if self._model.peft_config["default"].is_prompt_learning or not hasattr(tuner, "_check_merge_allowed"):
+            raise ModelError(f"{shown(folder)}: virtual tokens are no weights and cannot be merged; {SERVE}")
+        with _in_words(folder):
+            tuner._check_merge_allowed()
+        self._wrappers = dict(_wrappers(tuner.model))
+        self._owner = {name: path for path in self._wrappers for name in base.names if name.startswith(f"{path}.")}
+        self._whole = {name: tuner.model.get_parameter(name) for name in own - self._owner.keys()}
+        self._done: dict[str, torch.Tensor] = {}
+
+    def touches(self, name: str) -> bool:
+        """Whether it changes this parameter."""
+        return name in self._owner or name in self._whole or name in self._done
+
+    def merged(self, name: str) -> torch.Tensor:
+        """A parameter that it changes, in fp32, with the adapter in it; each can be had once."""
+        if name in self._whole:
+            whole: torch.Tensor = self._whole[name].detach().float()
+            return whole
+        if name not in self._done:
+            self._merge(self._owner[name])
+        return self._done.pop(name)
+
+    def made(self) -> Iterator[str]:
+        """Parameters that the base does not have, such as biases: once all others have been asked for."""
+        while self._wrappers:
+            self._merge(next(iter(self._wrappers)))
+        yield from list(self._done)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The base's configuration, with a place for biases that merging makes."""
+        switched = getattr(self._model.base_model, "_switched", lambda _: None)(None)
+        if switched is not None:
+            switched.apply(self._model.base_model.model)
+        config: PreTrainedConfig = self._model.base_model.model.config
+        return config
+
+    def _merge(self, path: str) -> None:
+        module = self._wrappers.pop(path, None)
+        if module is None:
+            raise ModelError(f"{shown(self._folder)}: merging '{path}' gives other parameters than it has")
+        holders = list(_placeholders(path, module))
+        for name, holder, leaf in holders:
+            value = _needed(self._read(name), name, self._folder)
+            if value.shape != holder._parameters[leaf].shape:  # type: ignore[union-attr]
+                raise ModelError(f"'{name}' is {_shape(value)} in the base, {_shape(holder._parameters[leaf])} here")
+            holder._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+        with _in_words(self._folder), torch.no_grad():
+            result = _merged_module(module)
+        for name, value in result.named_parameters():
+            if not is_placeholder(value):
+                self._done[f"{path}.{name}"] = value.detach().float()
+        for _, holder, leaf in holders:
+            holder._parameters[leaf] = placeholder(holder._parameters[leaf].shape)  # type: ignore[union-attr]
+
+
+def _merged_module(module: Any) -> nn.Module:
+    if hasattr(module, "unload_and_optionally_merge_module"):
+        unloaded: nn.Module = module.unload_and_optionally_merge_module(merge=True)
+        return unloaded
+    module.merge(safe_merge=False, adapter_names=None)
+    merged: nn.Module = module.get_base_layer()
+    return merged
+
+
+def _wrappers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules that peft has wrapped, by their path in the base."""
+    inside: tuple[str, ...] = ()
+    for path, module in model.named_modules():
+        if path.startswith(inside or ("\0",)):
+            continue
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and _active(module):
+            inside = (*inside, f"{path}.")
+            yield path, module
+
+
+def _active(module: Any) -> bool:
+    """Whether a wrapper holds anything; peft wraps some layers for others' sake."""
+    return not isinstance(module, BaseTunerLayer) or hasattr(module, "base_layer")
+
+
+def _placeholders(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """What a wrapper needs of the base: the parameter's plain name, and the module that holds it under which name."""
+    for inner, holder in module.named_modules():
+        for leaf, parameter in list(holder.named_parameters(recurse=False)):
+            if is_placeholder(parameter):
+                name = f"{inner}.{leaf}" if inner else leaf
+                for wrapping in WRAPPINGS:
+                    name = name.replace(wrapping, "")
+                yield f"{path}.{name}", holder, leaf
+
+
+def _whole_tensors(base: Skeleton, folder: Path) -> Iterator[str]:
+    """Parameters of the base itself that an adapter's file holds whole: biases, resized embeddings."""
+    stored = {one.name.removeprefix("base_model.model.") for one in stored_in(folder / WEIGHTS)}
+    yield from (name for name in base.names if name in stored)
+
+
+def _put(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    model.get_submodule(path)._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+
+
+def _needed(value: torch.Tensor | None, name: str, folder: Path) -> torch.Tensor:
+    if value is None:
+        raise ModelError(f"{shown(folder)}: changes '{name}', which the base's files do not hold under this name")
+    return value
+
+
+def _check_whole(model: Any, folder: Path) -> None:
+    """Raises ModelError where the file and the adapter that its configuration describes have not the same tensors."""
+    from peft import get_peft_model_state_dict
+
+    stored = {one.name for one in stored_in(folder / WEIGHTS)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if absent := sorted(wanted - stored):
+        raise ModelError(f"{shown(folder)}: its file lacks {len(absent)} of its tensors, first {', '.join(absent[:3])}")
+
+
+@contextmanager
+def _in_words(folder: Path) -> Iterator[None]:
+    """Turn what peft raises about an adapter into one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        OSError,
+        SafetensorError,
+    ) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        misfits = [line.rstrip(".") for line in lines if line.startswith("size mismatch for")]
+        if misfits:
+            first = "; ".join(line.removeprefix("size mismatch for ") for line in misfits[:3])
+            raise ModelError(
+                f"{shown(folder)}: was not trained on this base: {len(misfits)} tensors have other shapes: {first}"
+            ) from error
+        raise ModelError(f"{shown(folder)}: {lines[0]}; {SERVE}") from error
+
+
+def _shape(value: Any) -> str:
+    return " x ".join(map(str, value.shape))

@@ -1,0 +1,180 @@
+"""A model written tensor by tensor: what no source changes is copied, the rest is computed in fp32 and rounded once."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedConfig
+
+from ftune.core.errors import ModelError
+from ftune.merge.checkpoint import Checkpoint
+from ftune.merge.engines.skeleton import Skeleton
+from ftune.merge.tensors import TORCH_NAMES, ShardWriter, Stored, order_of
+
+Combine = Callable[[Sequence[torch.Tensor], torch.Generator], torch.Tensor]
+"""One tensor of the tensors of several sources, all in fp32."""
+
+Read = Callable[[str], torch.Tensor | None]
+"""A parameter of the base in fp32, by its name; None for one that the base does not have."""
+
+Progress = Callable[[int], None]
+"""Told the bytes of each tensor of the base that is done."""
+
+
+class Source(Protocol):
+    """Where changed weights come from."""
+
+    def touches(self, name: str) -> bool:
+        """Whether it changes this parameter."""
+
+    def merged(self, name: str) -> torch.Tensor:
+        """A parameter that it changes, in fp32; each is asked for once."""
+
+    def made(self) -> Iterator[str]:
+        """Parameters that only it has, once all others have been asked for."""
+
+    @property
+    def config(self) -> PreTrainedConfig | None:
+        """The model's configuration, with what its changes demand of it; None where they demand nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be written."""
+
+    base: Checkpoint
+    model: Skeleton
+    """Of the base; its names of parameters count."""
+    sources: Sequence[Source]
+    combine: Combine | None
+    """None for one source that is taken as it is."""
+    whole: bool
+    """Whether the sources' weights are combined, and not what they changed of the base's."""
+    dtype: str
+    """Torch's name of the dtype that is written; empty for the base's own."""
+    seed: int
+    read: Read
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of a model."""
+
+    changed: int = 0
+    copied: int = 0
+    made: list[str] = field(default_factory=list)
+    """Tensors that the base does not have."""
+    dropped: list[str] = field(default_factory=list)
+    """Tensors of the base that the model has no place for."""
+    untied: bool = False
+    """Whether tied parameters have become different."""
+
+
+def read_base(base: Checkpoint, model: Skeleton) -> Read:
+    """Reads parameters of the base in fp32; tied ones where the files hold them."""
+
+    def read(name: str) -> torch.Tensor | None:
+        stored = base.find(name, model.prefix)
+        if stored is None and name in model.ties:
+            stored = base.find(model.ties[name], model.prefix)
+        return stored.read().float() if stored else None
+
+    return read
+
+
+def write_model(job: Job, writer: ShardWriter, progress: Progress) -> Written:
+    """Write all tensors of the merged model. Raises ModelError for one that is empty or not finite."""
+    done, base = Written(), job.base
+    parameters = _by_file(base, job.model)
+    partners: dict[str, list[str]] = {}
+    for partner, other in job.model.ties.items():
+        if base.find(partner, job.model.prefix) is None:
+            partners.setdefault(other, []).append(partner)
+    tensors = list(order_of(base.tensors))
+    for place, stored in enumerate(tensors):
+        if place + 1 < len(tensors):
+            tensors[place + 1].expect()
+        name = parameters.get(stored.name)
+        if name is None and job.model.classifier:  # the output layer, which a classifier does not have
+            done.dropped.append(stored.name)
+        else:
+            _write_one(job, writer, stored, name, partners.get(name, []) if name else [], done)
+        progress(stored.size)
+    for name in dict.fromkeys(name for source in job.sources for name in source.made()):
+        value = _combined(job, name, None)
+        writer.write(name, _checked(name, value.to(_main_dtype(job))))
+        done.made.append(name)
+    return done
+
+
+def _write_one(
+    job: Job, writer: ShardWriter, stored: Stored, name: str | None, partners: Sequence[str], done: Written
+) -> None:
+    """A tensor of the base and those that are tied to it, which are written only where they have become different."""
+    dtype = _dtype(job, stored)
+    touched = name is not None and any(source.touches(name) for source in job.sources)
+    value = stored.read()
+    partners = [other for other in partners if touched or any(source.touches(other) for source in job.sources)]
+    if touched and name is not None:
+        result = _combined(job, name, value).to(dtype)
+        done.changed += 1
+    else:
+        result = value.to(dtype) if value.is_floating_point() else value
+        done.copied += 1
+    writer.write(stored.name, _checked(stored.name, result))
+    for other in partners:
+        touched = any(source.touches(other) for source in job.sources)
+        twin = (_combined(job, other, value) if touched else value).to(dtype)
+        if not torch.equal(twin, result):
+            writer.write(other, _checked(other, twin))
+            done.made.append(other)
+            done.untied = True
+
+
+def _combined(job: Job, name: str, value: torch.Tensor | None) -> torch.Tensor:
+    """A parameter that some source changes, in fp32; `value` is the base's, None where it has none."""
+    merged = [source.merged(name) if source.touches(name) else None for source in job.sources]
+    if job.combine is None:
+        return next(one for one in merged if one is not None)
+    base = job.read(name) if value is not None else None
+    shape = next(one for one in merged if one is not None).shape
+    base = torch.zeros(shape) if base is None else base
+    draw = torch.Generator().manual_seed(_seed(job.seed, name))
+    tensors = [base if one is None else one for one in merged]
+    if job.whole:
+        return job.combine(tensors, draw)
+    return base + job.combine([one - base for one in tensors], draw)
+
+
+def _seed(seed: int, name: str) -> int:
+    """Draws for a tensor do not depend on the order in which tensors are written."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "little")
+
+
+def _by_file(base: Checkpoint, model: Skeleton) -> dict[str, str]:
+    """The parameter that each tensor of the files is."""
+    found = ((base.find(name, model.prefix), name) for name in model.names)
+    return {stored.name: name for stored, name in found if stored is not None}
+
+
+def _dtype(job: Job, stored: Stored) -> torch.dtype:
+    own: torch.dtype = getattr(torch, TORCH_NAMES[stored.dtype])
+    asked: torch.dtype = getattr(torch, job.dtype) if job.dtype else own
+    return asked if own.is_floating_point else own
+
+
+def _main_dtype(job: Job) -> torch.dtype:
+    """What tensors are written in that the base does not have: its largest tensor's dtype."""
+    return _dtype(job, max(job.base.tensors.values(), key=lambda one: one.size))
+
+
+def _checked(name: str, value: torch.Tensor) -> torch.Tensor:
+    if value.numel() == 0:
+        raise ModelError(f"'{name}' would be empty")
+    if value.is_floating_point():
+        low, high = (float(end) for end in value.aminmax())
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN is refused too
+            raise ModelError(f"'{name}' would hold values that are not finite in {str(value.dtype)[6:]}")
+    return value

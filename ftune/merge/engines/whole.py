@@ -1,0 +1,50 @@
+"""A whole model as a source of changed weights."""
+
+from collections.abc import Iterator
+
+import torch
+
+from ftune.core.errors import ModelError
+from ftune.merge.checkpoint import Checkpoint
+from ftune.merge.engines.skeleton import Skeleton
+from ftune.merge.engines.stream import read_base
+
+
+class ModelSource:
+    """All weights of a model that has the architecture of the base."""
+
+    def __init__(self, checkpoint: Checkpoint, model: Skeleton, base: Checkpoint) -> None:
+        """Raises ModelError where its tensors are not those of the base, by name and shape."""
+        self._names, self._read = set(model.names), read_base(checkpoint, model)
+        misfits = []
+        for name in model.names:
+            theirs, ours = (one.find(name, model.prefix) for one in (checkpoint, base))
+            if ours is None:
+                continue
+            if theirs is None and name not in model.ties:
+                misfits.append(f"'{name}' is not there")
+            elif theirs is not None and theirs.shape != ours.shape:
+                misfits.append(f"'{name}' is {theirs.shape}, not {ours.shape}")
+        if misfits:
+            raise ModelError(
+                f"{checkpoint.folder}: does not have the tensors of {base.folder}: {'; '.join(misfits[:3])}"
+                + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
+            )
+
+    def touches(self, name: str) -> bool:
+        """Whether the model has this parameter."""
+        return name in self._names
+
+    def merged(self, name: str) -> torch.Tensor:
+        """The model's own parameter, in fp32. Raises ModelError where its files lack it."""
+        if (value := self._read(name)) is None:
+            raise ModelError(f"'{name}' is in no file of one of the models")
+        return value
+
+    def made(self) -> Iterator[str]:
+        """It has nothing that the base does not have."""
+        yield from ()
+
+    @property
+    def config(self) -> None:
+        """It demands nothing of the base's configuration."""

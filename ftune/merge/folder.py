@@ -1,0 +1,90 @@
+"""What lies beside the weights of a merged model: configuration, tokenizer, chat template, generation settings."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftune.core.errors import ModelError, StorageError
+from ftune.core.paths import shown
+from ftune.merge.checkpoint import Checkpoint
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+OF_ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "README.md", "ftune.json"}
+"""Files of an adapter that a merged model does not need."""
+
+NOT_COPIED = {CONFIG, "README.md", "ftune.json"}
+
+ROOM = 1.02
+"""What is asked of the disk, as a multiple of the tensors' size."""
+
+
+def check_output(output: Path, inputs: Sequence[Path], need: int, *, overwrite: bool) -> None:
+    """Whether a model of `need` bytes can be written to `output`.
+
+    Raises ModelError where it would be inside of what is read or is taken, StorageError for a disk without room.
+    """
+    for folder in inputs:
+        if output.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(
+                f"output: {shown(output)} is inside of {shown(folder)}, which is read; choose another folder"
+            )
+    if output.exists() and not output.is_dir():
+        raise ModelError(f"output: {shown(output)} is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()):
+        merged = (output / "ftune.json").is_file() and (output / CONFIG).is_file()
+        if not merged:
+            raise ModelError(f"output: {shown(output)} is not empty and holds no merged model; choose another folder")
+        if not overwrite:
+            raise ModelError(
+                f"output: {shown(output)} holds a model; --overwrite replaces it, --output writes elsewhere"
+            )
+    there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if need * ROOM > free:
+        raise StorageError(
+            f"output: {shown(output)} needs {need * ROOM / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; make room, "
+            "or choose another folder with --output"
+        )
+
+
+def copy_beside(base: Checkpoint, adapter: Path | None, target: Path) -> None:
+    """The base's files that are not weights; those that were trained with (tokenizer, chat template) in their place."""
+    for file in base.beside():
+        if file.name not in NOT_COPIED:
+            shutil.copyfile(file, target / file.name)
+    if adapter is None:
+        return
+    ours = [file for file in sorted(adapter.iterdir()) if file.is_file() and file.name not in OF_ADAPTER]
+    if any(file.name == "tokenizer_config.json" for file in ours):
+        (target / "chat_template.jinja").unlink(missing_ok=True)  # the adapter's, or none
+    for file in ours:
+        shutil.copyfile(file, target / file.name)
+
+
+def write_config(base: Checkpoint, changes: dict[str, Any], target: Path) -> None:
+    """The base's configuration as it is in its file, but for `changes`."""
+    raw: dict[str, Any] = json.loads((base.folder / CONFIG).read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        inner = raw.get("text_config")
+        if isinstance(inner, dict) and key in inner:
+            inner[key] = value
+        raw[key] = value
+    if "dtype" in changes:
+        raw.pop("torch_dtype", None)
+    (target / CONFIG).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def add_stop(token: int, target: Path) -> bool:
+    """Let generation end with this token too; whether it did not before."""
+    file = target / GENERATION
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
+    known = settings.get("eos_token_id", config.get("eos_token_id"))
+    stops = [*known] if isinstance(known, list) else [] if known is None else [known]
+    if token in stops:
+        return False
+    settings["eos_token_id"] = [token, *stops] if stops else token
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return True

@@ -1,0 +1,139 @@
+"""What a path in a merge recipe is: the result of a run, an adapter's folder, or a model."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftune.core.errors import ModelError
+from ftune.core.paths import shown
+from ftune.models.reference import check_reference, is_hub_id
+from ftune.models.reward_facts import read_reward_facts
+from ftune.report.run_folder import read_state
+
+ADAPTER = "adapter_config.json"
+RECIPE = "recipe.resolved.json"
+HEADS = ("score.weight", "classifier.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A source that is here."""
+
+    path: str
+    """As it was given."""
+    folder: str
+    """Of the adapter; of a model what `locate_model` takes."""
+    adapter: bool
+    base: str = ""
+    """What an adapter was trained on, as `locate_model` takes it; empty where nobody wrote it down."""
+    revision: str | None = None
+    run: Path | None = None
+    """The folder of the run that made it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The resolved recipe of that run."""
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """How the base's weights were stored while it was trained; empty where they were not quantised."""
+        section: dict[str, Any] = self.settings.get("model", {}).get("quantization", {})
+        return {} if section.get("type", "none") == "none" else section
+
+    @property
+    def unmergeable(self) -> str:
+        """Why the method of its run cannot be merged; empty where it can, or where that is not known."""
+        from ftune.core.variants import class_of, variants_of
+        from ftune.peft.base import PeftMethod
+
+        section: dict[str, Any] = self.settings.get("peft") or {}
+        if not self.adapter or not (variant := variants_of(PeftMethod).get(str(section.get("type")))):
+            return ""
+        method = class_of(variant, section["type"]).model_validate_json(json.dumps(section))
+        why: str = method.limits().get("merge", "")
+        return why
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of a classifier's outputs; none of a language model."""
+        folder = Path(self.folder)
+        if not self.adapter or not folder.is_dir():
+            return ()
+        if _json(folder / ADAPTER).get("task_type") != "SEQ_CLS":
+            return ()
+        facts = read_reward_facts(folder)
+        if facts and facts.labels:
+            return tuple(facts.labels)
+        return tuple(f"LABEL_{number}" for number in range(_outputs(folder)))
+
+
+def find_source(path: str) -> Found:
+    """What is at `path`. Raises ModelError where nothing is that could be merged."""
+    folder = Path(path).expanduser()
+    if (folder / RECIPE).is_file():
+        return _of_run(path, folder)
+    if (folder / ADAPTER).is_file():
+        parent = folder.absolute().parent
+        if folder.name == "adapter" and (parent / RECIPE).is_file():
+            return _of_run(path, parent)
+        return _adapter(path, folder)
+    if problem := check_reference(path):
+        raise ModelError(f"{path}: {problem.replace('no model', 'neither a run, an adapter nor a model')}")
+    if is_hub_id(path) and (fetched := _adapter_of_hub(path)):
+        return _adapter(path, fetched)
+    return Found(path, path, adapter=False)
+
+
+def _of_run(path: str, folder: Path) -> Found:
+    if (state := read_state(folder)) != "done":
+        raise ModelError(f"{path}: the run there is {state or 'broken'}, not done; finish it with --resume")
+    settings = _json(folder / RECIPE)
+    if (folder / "adapter" / ADAPTER).is_file():
+        found = _adapter(path, folder / "adapter")
+        model: dict[str, Any] = settings.get("model", {})
+        base = str(model.get("path", ""))
+        base = found.base if not base or check_reference(base) else base  # it was relative to another folder
+        return Found(path, found.folder, True, base, model.get("revision"), folder, settings)
+    if not (folder / "model" / "config.json").is_file():
+        raise ModelError(f"{path}: the run left no adapter and no model")
+    return Found(path, str(folder / "model"), adapter=False, run=folder, settings=settings)
+
+
+def _adapter(path: str, folder: Path) -> Found:
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{path}: holds no adapter_model.safetensors; only safetensors are read")
+    config = _json(folder / ADAPTER)
+    return Found(
+        path, str(folder), True, str(config.get("base_model_name_or_path") or ""), config.get("revision") or None
+    )
+
+
+def _adapter_of_hub(path: str) -> Path | None:
+    """The folder of an adapter on the hub; None for a whole model."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(path, allow_patterns=["adapter_*", "*.json", "*.jinja", "tokenizer*"]))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        return None  # whoever needs it as a model says why
+    return folder if (folder / ADAPTER).is_file() else None
+
+
+def _outputs(folder: Path) -> int:
+    """Outputs of the head that lies in an adapter's file."""
+    from ftune.merge.tensors import stored_in
+
+    for one in stored_in(folder / "adapter_model.safetensors"):
+        if one.name.endswith(HEADS):
+            return one.shape[0]
+    return 1
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{shown(file)}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{shown(file)}: holds no settings")
+    return content
