@@ -113,7 +113,9 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def state(model: Any) -> dict[str, Any]:
     """Everything that a model is: its modules, its own attributes, its weights."""
     modules = {f"module {name}": id(module) for name, module in model.named_modules()}
-    return modules | {"attributes": sorted(vars(model))} | {k: v.clone() for k, v in model.state_dict().items()}
+    hooks = sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    return modules | {"attributes": sorted(vars(model)), "hooks": hooks} | weights
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -219,6 +221,35 @@ def test_weights_of_the_base_that_an_adapter_brings_are_switched_too(base: Any, 
         with switch.using("own embeddings") as tuned:
             assert relative(logits(tuned), wanted) < 1e-5
         assert same(state(model), before)
+
+
+def test_a_classifier_is_switched_with_its_head_and_hooks(tiny_model: Path, tmp_path: Path) -> None:
+    """Virtual tokens of a classifier need a hook that moves padding; its head is a module of its own."""
+    from peft import LoraConfig, PromptTuningConfig
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(1)
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights=False)
+    prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    made = {"lora": write_adapter(base, lora, tmp_path / "lora", 1)}
+    made["prompt"] = write_adapter(base, prompt, tmp_path / "prompt", 2)
+    wanted = {name: scores(load_adapter(deepcopy(base), folder)) for name, folder in made.items()}
+    switch = Switch(base, made)
+    before = state(base)
+    for name in ("prompt", "lora", "prompt"):
+        with switch.using(name) as model:
+            assert relative(scores(model), wanted[name]) < 1e-5
+        assert same(state(base), before)
+    assert switch.unmerged("lora") == "'score' stays beside the model: it is a whole module of its own"
+
+
+def scores(model: Any) -> torch.Tensor:
+    """Of a row that is padded on the right."""
+    padded = torch.nn.functional.pad(IDS, (0, 4))
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=padded, attention_mask=(padded != 0).long()).logits
+    return found
 
 
 def test_adapters_on_quantised_weights_stay_beside_them(tiny_model: Path, folders: dict[str, Path]) -> None:

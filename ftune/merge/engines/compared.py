@@ -1,8 +1,9 @@
 """Measures of the proof that a merged model is the one that was trained.
 
-Three models are compared on the same rows of tokens, each computing in fp32, so that only the rounding of written
-weights is seen: a the base with the adapter beside it, b the base, m the merged model. With p the probabilities of a,
-for each token:
+Three models are compared on the same rows of tokens: a the base with the adapter beside it, b the base, m the merged
+model. Each has to compute in fp32, whatever its weights are stored in, so that only their rounding is seen: computing
+in bf16 makes a KL of 2e-3 by itself (SmolLM2-135M), more than the whole effect of a weak adapter. With p the
+probabilities of a, for each token:
 
     KL(a || m) = sum p (log a - log m)     what merging changed, in nats
     KL(a || b) = sum p (log a - log b)     the adapter's whole effect
