@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class AdapterSource:
             self._merge(next(iter(self._wrappers)))
         yield from list(self._done)
 
-    @property
+    @cached_property
     def config(self) -> PreTrainedConfig:
         """The base's configuration, with a place for biases that merging makes."""
         switched = getattr(self._model.base_model, "_switched", lambda _: None)(None)
@@ -119,7 +120,9 @@ class AdapterSource:
 
 def _merged_module(module: Any) -> nn.Module:
     if hasattr(module, "unload_and_optionally_merge_module"):
-        unloaded: nn.Module = module.unload_and_optionally_merge_module(merge=True)
+        unloaded: nn.Module = module.unload_and_optionally_merge_module(
+            merge=True, safe_merge=False, adapter_names=None
+        )
         return unloaded
     module.merge(safe_merge=False, adapter_names=None)
     merged: nn.Module = module.get_base_layer()
@@ -148,14 +151,19 @@ def _placeholders(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module
         for leaf, parameter in list(holder.named_parameters(recurse=False)):
             if is_placeholder(parameter):
                 name = f"{inner}.{leaf}" if inner else leaf
-                for wrapping in WRAPPINGS:
-                    name = name.replace(wrapping, "")
-                yield f"{path}.{name}", holder, leaf
+                yield f"{path}.{_plain(name)}", holder, leaf
+
+
+def _plain(name: str) -> str:
+    """The name of a parameter without what peft has put into it."""
+    for wrapping in WRAPPINGS:
+        name = name.replace(wrapping, "")
+    return name
 
 
 def _whole_tensors(base: Skeleton, folder: Path) -> Iterator[str]:
     """Parameters of the base itself that an adapter's file holds whole: biases, resized embeddings."""
-    stored = {one.name.removeprefix("base_model.model.") for one in stored_in(folder / WEIGHTS)}
+    stored = {_plain(one.name.removeprefix("base_model.model.")) for one in stored_in(folder / WEIGHTS)}
     yield from (name for name in base.names if name in stored)
 
 

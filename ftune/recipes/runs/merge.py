@@ -97,15 +97,14 @@ def run_merge(recipe: MergeRecipe, options: RunOptions) -> None:
         _join(plan)
         return
     check_room(plan)
-    rows = rows_of(plan.sources, plan.located, say)
+    rows = rows_of(plan.sources, plan.located, say) if recipe.verify or recipe.quantize or plan.sources[0].run else None
     staging = stage_folder(plan.output)
     with writing(staging):
         _write(plan, staging)
-        if not plan.classes and plan.sources[0].run and rows.stops and add_stop(rows.stops[0], staging):
+        if rows and plan.sources[0].run and not plan.classes and rows.stops and add_stop(rows.stops[0], staging):
             say.line(f"  generation ends with {rows.tokenizer.decode(rows.stops[:1])!r} too, as in training")
         say.line(f"  written in {time.monotonic() - started:.0f} s")
-        proof = prove(plan, staging, rows)
-        _write_card(plan, staging, proof)
+        _write_card(plan, staging, prove(plan, staging, rows))
     commit_folder(staging, plan.output)
     say.result(f"model: {shown(plan.output)}")
     export(plan, rows)
@@ -329,9 +328,8 @@ def _progress(say: Say, total: int) -> Iterator[Callable[[int], None]]:
         done += count
         if (now := time.monotonic()) - told >= TELL_S and done < total:
             speed = done / (now - started)
-            say.line(
-                f"  {done / 1e9:.1f} of {total / 1e9:.1f} GB, {speed / 1e6:,.0f} MB/s, {(total - done) / speed:.0f} s left"
-            )
+            left = (total - done) / speed
+            say.line(f"  {done / 1e9:.1f} of {total / 1e9:.1f} GB, {speed / 1e6:,.0f} MB/s, {left:.0f} s left")
             told = now
 
     yield advance

@@ -11,6 +11,7 @@ from ftune.merge.folder import check_output
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ftune.recipes.merge import Quantize
     from ftune.recipes.runs.merge import Plan
     from ftune.recipes.runs.merge_rows import Rows
 
@@ -49,10 +50,10 @@ def gguf_file(plan: "Plan") -> Path:
     return plan.output.parent / "gguf" / f"{name or 'model'}-{plan.recipe.gguf}.gguf"
 
 
-def export(plan: "Plan", rows: "Rows") -> None:
+def export(plan: "Plan", rows: "Rows | None") -> None:
     """Write what the recipe asks for, from the finished folder. Each export stands alone: the model is kept."""
-    if plan.recipe.quantize:
-        _quantize(plan, rows)
+    if plan.recipe.quantize and rows:
+        _quantize(plan, plan.recipe.quantize, rows)
     if plan.recipe.gguf:
         _gguf(plan)
     if plan.recipe.push:
@@ -62,12 +63,9 @@ def export(plan: "Plan", rows: "Rows") -> None:
         plan.say.result(f"on the hub: {url}")
 
 
-def _quantize(plan: "Plan", rows: "Rows") -> None:
+def _quantize(plan: "Plan", wanted: "Quantize", rows: "Rows") -> None:
     from ftune.merge.engines.quantized import quantize_folder
 
-    wanted = plan.recipe.quantize
-    if wanted is None:
-        return
     say, target, device = plan.say, quantized_folder(plan, wanted.type), device_of(plan)
     check_output(target, [plan.output], 0, overwrite=plan.overwrite)
     done = quantize_folder(plan.output, target, wanted.type, device, max_shard_size=plan.recipe.max_shard_size)

@@ -50,13 +50,13 @@ def check_room(plan: "Plan") -> None:
         )
 
 
-def prove(plan: "Plan", merged: Path, rows: Rows) -> dict[str, str]:
+def prove(plan: "Plan", merged: Path, rows: Rows | None) -> dict[str, str]:
     """What was measured, in words; empty where nothing is to be proved.
 
     Raises FtuneError where the merged model is not what was trained, and leaves it aside under another name.
     """
     verify, only = plan.recipe.verify, plan.only
-    if verify is None:
+    if verify is None or rows is None:
         plan.say.warning("the merged model was not compared with the adapter on its base (verify: null)")
         return {}
     try:
