@@ -166,8 +166,10 @@ class MergeRecipe(Recipe):
                 ("combine",),
                 f"'{method.type}' has no low rank, so it cannot be saved as an adapter; use 'cat' or 'svd'",
             )
-        if self.quantize or self.gguf:
-            yield ("save",), "an adapter is neither quantised nor written as GGUF; use 'save: model'"
+        settings = {"quantize": None, "gguf": None, "push": None, "dtype": "keep", "base_weights": "full"}
+        for key, none in settings.items():
+            if getattr(self, key) != none:
+                yield (key,), "is for a whole model; use 'save: model', or leave it out"
 
     def execute(self, options: RunOptions) -> None:
         """Merge, prove, export."""

@@ -18,7 +18,7 @@ from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.merge.checkpoint import Checkpoint, open_checkpoint
 from ftune.merge.folder import OF_ADAPTER, add_stop, check_output, copy_beside, write_config
-from ftune.merge.sources import Found, find_source
+from ftune.merge.sources import Found, find_source, told_of
 from ftune.merge.tensors import ShardWriter, bytes_of, stored_in
 from ftune.models.dtype import torch_name
 from ftune.models.load import locate_model
@@ -32,6 +32,7 @@ from ftune.report.merge_card import MergeFacts, merge_card
 if TYPE_CHECKING:
     from ftune.merge.engines.skeleton import Skeleton
     from ftune.merge.engines.stream import Job, Read, Source, Written
+    from ftune.recipes.runs.merge_rows import Rows
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -97,10 +98,10 @@ def run_merge(recipe: MergeRecipe, options: RunOptions) -> None:
         _join(plan)
         return
     check_room(plan)
-    rows = rows_of(plan.sources, plan.located, say) if recipe.verify or recipe.quantize or plan.sources[0].run else None
+    rows = rows_of(plan.sources, plan.located, say) if _wants_rows(plan) else None
     staging = stage_folder(plan.output)
     with writing(staging):
-        _write(plan, staging)
+        _write(plan, staging, rows)
         if rows and plan.sources[0].run and not plan.classes and rows.stops and add_stop(rows.stops[0], staging):
             say.line(f"  generation ends with {rows.tokenizer.decode(rows.stops[:1])!r} too, as in training")
         say.line(f"  written in {time.monotonic() - started:.0f} s")
@@ -119,18 +120,24 @@ def planned(recipe: MergeRecipe, options: RunOptions, say: Say) -> Plan:
     whole = recipe.base is None and not any(source.adapter for source in sources)
     weights = [source.weight for source in recipe.sources]
     combine: Any = recipe.combine
-    alone = len(sources) == 1 and combine.type == "linear"
-    if not alone and (problem := combine.unfit(weights, common_base=not whole)):
+    if problem := combine.unfit(weights, common_base=not whole):
         raise ModelError(f"combine: {problem}")
+    if recipe.save == "adapter" and (models := [source.path for source in sources if not source.adapter]):
+        raise ModelError(f"save: 'adapter' joins adapters, and '{models[0]}' is a whole model; use 'save: model'")
     if len({source.classes for source in sources}) > 1:
         raise ModelError("sources: classifiers of different classes, or a classifier and a language model")
     base, revision = _base(recipe, sources)
-    located = locate_model(base)
-    checkpoint = open_checkpoint(located, revision=revision, trust_remote_code=recipe.trust_remote_code)
+    with told_of(_who_names_it(recipe, sources)):
+        located = locate_model(base)
+        checkpoint = open_checkpoint(located, revision=revision, trust_remote_code=recipe.trust_remote_code)
     before = checkpoint.config.to_dict()
     _fit_vocabulary(checkpoint.config, sources)
     output = _output(recipe, sources)
     return Plan(recipe, options.command, options.overwrite, sources, located, checkpoint, before, whole, output, say)
+
+
+def _wants_rows(plan: Plan) -> bool:
+    return bool(plan.recipe.verify or plan.recipe.quantize or plan.sources[0].run or plan.classes)
 
 
 def _base(recipe: MergeRecipe, sources: Sequence[Found]) -> tuple[str, str | None]:
@@ -148,6 +155,14 @@ def _base(recipe: MergeRecipe, sources: Sequence[Found]) -> tuple[str, str | Non
     if not base:
         raise ModelError(f"{adapters[0].path}: does not say what it was trained on; name it with --base MODEL")
     return base, recipe.revision or revision
+
+
+def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
+    """Where the base comes from, for messages."""
+    if recipe.base is not None:
+        return "base"
+    adapter = next((source.path for source in sources if source.adapter), None)
+    return f"{adapter}: its base (--base names another)" if adapter else sources[0].path
 
 
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
@@ -185,7 +200,7 @@ def _fit_vocabulary(config: Any, sources: Sequence[Found]) -> None:
         config.get_text_config().vocab_size = rows.pop()
 
 
-def _write(plan: Plan, staging: Path) -> "Written":
+def _write(plan: Plan, staging: Path, rows: "Rows | None") -> None:
     """The model's files, but for its card."""
     from ftune.merge.engines.skeleton import skeleton
     from ftune.merge.engines.stream import write_model
@@ -202,9 +217,8 @@ def _write(plan: Plan, staging: Path) -> "Written":
         written = write_model(job, writer, advance)
         writer.finish()
     copy_beside(base, plan.adapter, staging)
-    write_config(base, _config_changes(plan, job, written), staging)
+    write_config(base, _config_changes(plan, job, written, rows.tokenizer.pad_token_id if rows else None), staging)
     _tell(plan, written)
-    return written
 
 
 def _job(plan: Plan, build: "Callable[[], Skeleton]") -> "Job":
@@ -218,8 +232,9 @@ def _job(plan: Plan, build: "Callable[[], Skeleton]") -> "Job":
     for source in plan.sources:
         if source.adapter:
             sources.append(AdapterSource(build(), Path(source.folder), read))
-        else:
-            checkpoint = open_checkpoint(locate_model(source.folder), trust_remote_code=recipe.trust_remote_code)
+        elif not (plan.only and plan.whole):  # one model alone is the base, and is copied
+            with told_of(source.path):
+                checkpoint = open_checkpoint(locate_model(source.folder), trust_remote_code=recipe.trust_remote_code)
             sources.append(ModelSource(checkpoint, model, plan.base))
     combine: Any = recipe.combine
     weights = [source.weight for source in recipe.sources]
@@ -255,7 +270,7 @@ def trained_dtype(source: Found) -> str:
     return next((str(event["dtype"]) for event in events if event["kind"] == "model"), "fp32")
 
 
-def _config_changes(plan: Plan, job: "Job", written: "Written") -> dict[str, Any]:
+def _config_changes(plan: Plan, job: "Job", written: "Written", pad_id: int | None) -> dict[str, Any]:
     """What the configuration of the result has other than that of the base."""
     changes: dict[str, Any] = {}
     for config in [job.model.model.config, *(source.config for source in job.sources if source.config is not None)]:
@@ -267,16 +282,19 @@ def _config_changes(plan: Plan, job: "Job", written: "Written") -> dict[str, Any
         changes["dtype"] = torch_name(plan.recipe.dtype)
     if plan.classes:
         changes["architectures"] = [type(job.model.model).__name__]
+        changes["pad_token_id"] = pad_id  # a head reads its score before the padding
     return changes
 
 
 def _tell(plan: Plan, written: "Written") -> None:
     say = plan.say
-    say.line(f"  {written.changed:,} tensors changed, {written.copied:,} copied as they are, all finite")
+    how = "copied as they are" if plan.recipe.dtype == "keep" else f"copied as {plan.recipe.dtype}"
+    say.line(f"  {written.changed:,} tensors changed, {written.copied:,} {how}, all finite")
     if written.untied:
         say.line("  the output layer and the embeddings have become different: they are no longer tied")
     if new := written.made:
-        say.line(f"  {len(new):,} tensors that the base does not have, first {', '.join(new[:3])}")
+        more = f" and {len(new) - 3:,} more" if len(new) > 3 else ""
+        say.line(f"  new, since the base does not have it: {', '.join(new[:3])}{more}")
     if written.dropped:
         say.line(f"  left out, since a classifier does not have it: {', '.join(written.dropped)}")
 
@@ -339,8 +357,6 @@ def _join(plan: Plan) -> None:
     """Several LoRA adapters made one."""
     from ftune.merge.engines.joined import join_adapters
 
-    if not all(source.adapter for source in plan.sources):
-        raise ModelError("save: 'adapter' joins adapters; one of the sources is a whole model")
     combine: Any = plan.recipe.combine
     staging = stage_folder(plan.output)
     with writing(staging):
