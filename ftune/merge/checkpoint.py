@@ -78,10 +78,7 @@ def folder_of(located: str, revision: str | None = None) -> Path:
 def _tensors(folder: Path) -> dict[str, Stored]:
     names: set[str] | None = None
     if (index := folder / INDEX).is_file():
-        try:
-            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, OSError):
-            raise ModelError(f"{shown(index)}: is no index of a model's files; fetch it again") from None
+        weight_map = _weight_map(index)
         names = set(weight_map)
         files = sorted({folder / Path(name).name for name in weight_map.values()})
     else:
@@ -89,7 +86,7 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     if not files:
         raise ModelError(f"{shown(folder)}: holds no safetensors files; convert its weights to safetensors first")
     if missing := [file.name for file in files if not file.is_file()]:
-        raise ModelError(f"{shown(folder)}: {_first(missing)} missing, which its index names; fetch the model again")
+        raise ModelError(f"{shown(folder)}: its index names {_first(missing)}, not there; fetch the model again")
     found: dict[str, Stored] = {}
     for file in files:
         for one in stored_in(file):
@@ -99,10 +96,21 @@ def _tensors(folder: Path) -> dict[str, Stored]:
                 raise ModelError(f"{shown(folder)}: '{one.name}' is in {found[one.name].file.name} and in {file.name}")
             found[one.name] = one
     if names is not None and (absent := sorted(names - found.keys())):
-        raise ModelError(f"{shown(folder)}: no file holds {_first(absent)}, which its index names; fetch it again")
+        raise ModelError(f"{shown(folder)}: its index names {_first(absent)}, in none of its files; fetch it again")
     return found
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor. Raises ModelError for a file that is no index."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if found and all(isinstance(file, str) for file in found.values()):
+            return dict(found)
+    except (ValueError, LookupError, TypeError, AttributeError, OSError):
+        pass
+    raise ModelError(f"{shown(index)}: is no index of a model's files; fetch it again")
+
+
 def _first(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more are" if len(names) > 3 else " are" if len(names) > 1 else " is"
-    return ", ".join(names[:3]) + more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"'{name}'" for name in names[:3]) + more

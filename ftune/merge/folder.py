@@ -1,20 +1,23 @@
 """What lies beside the weights of a merged model: configuration, tokenizer, chat template, generation settings."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ftune.core.checkpoints import MANIFEST
 from ftune.core.errors import ModelError, StorageError
 from ftune.core.paths import shown
 from ftune.merge.checkpoint import Checkpoint
+from ftune.merge.settings import read_settings
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
-OF_ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "README.md", "ftune.json"}
+CONFIG, ADAPTER_CONFIG, GENERATION = "config.json", "adapter_config.json", "generation_config.json"
+OF_ADAPTER = {ADAPTER_CONFIG, "adapter_model.safetensors", "README.md", MANIFEST}
 """Files of an adapter that a merged model does not need."""
 
-NOT_COPIED = {CONFIG, "README.md", "ftune.json"}
+NOT_COPIED = {CONFIG, "README.md", MANIFEST}
 
 ROOM = 1.02
 """What is asked of the disk, as a multiple of the tensors' size."""
@@ -23,30 +26,37 @@ ROOM = 1.02
 def check_output(output: Path, inputs: Sequence[Path], need: int, *, overwrite: bool) -> None:
     """Whether a model of `need` bytes can be written to `output`.
 
-    Raises ModelError where it would be inside of what is read or is taken, StorageError for a disk without room.
+    Raises ModelError where it would be inside of what is read, is taken or may not be written, StorageError for a disk
+    without room.
     """
     for folder in inputs:
-        if output.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(
-                f"output: {shown(output)} is inside of {shown(folder)}, which is read; choose another folder"
-            )
-    if output.exists() and not output.is_dir():
-        raise ModelError(f"output: {shown(output)} is a file; give a folder")
+        ours, theirs = output.resolve(), folder.resolve()
+        if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+            place = "is" if ours == theirs else "is inside of" if ours.is_relative_to(theirs) else "holds"
+            raise ModelError(f"output: {shown(output)} {place} {shown(folder)}, which is read; choose another folder")
     if output.is_dir() and any(output.iterdir()):
-        merged = (output / "ftune.json").is_file() and (output / CONFIG).is_file()
+        merged = (output / MANIFEST).is_file() and any((output / name).is_file() for name in (CONFIG, ADAPTER_CONFIG))
         if not merged:
             raise ModelError(f"output: {shown(output)} is not empty and holds no merged model; choose another folder")
         if not overwrite:
             raise ModelError(
                 f"output: {shown(output)} holds a model; --overwrite replaces it, --output writes elsewhere"
             )
-    there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.is_dir())
+    there = next(folder for folder in output.absolute().parents if folder.exists())
+    if file := next((path for path in (output, there) if path.exists() and not path.is_dir()), None):
+        raise ModelError(f"output: {shown(file)} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ModelError(f"output: {shown(there)} may not be written; choose another folder with --output")
     free = shutil.disk_usage(there).free
     if need * ROOM > free:
         raise StorageError(
-            f"output: {shown(output)} needs {need * ROOM / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; make room, "
-            "or choose another folder with --output"
+            f"output: {shown(output)} needs {_size(need * ROOM)}, {_size(free)} are free; make room, or choose another "
+            "folder with --output"
         )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def copy_beside(base: Checkpoint, adapter: Path | None, target: Path) -> None:
@@ -65,7 +75,7 @@ def copy_beside(base: Checkpoint, adapter: Path | None, target: Path) -> None:
 
 def write_config(base: Checkpoint, changes: dict[str, Any], target: Path) -> None:
     """The base's configuration as it is in its file, but for `changes`."""
-    raw: dict[str, Any] = json.loads((base.folder / CONFIG).read_text(encoding="utf-8"))
+    raw = read_settings(base.folder / CONFIG)
     for key, value in changes.items():
         inner = raw.get("text_config")
         if isinstance(inner, dict) and key in inner:
@@ -79,8 +89,8 @@ def write_config(base: Checkpoint, changes: dict[str, Any], target: Path) -> Non
 def add_stop(token: int, target: Path) -> bool:
     """Let generation end with this token too; whether it did not before."""
     file = target / GENERATION
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
+    settings = read_settings(file) if file.is_file() else {}
+    config = read_settings(target / CONFIG)
     known = settings.get("eos_token_id", config.get("eos_token_id"))
     stops = [*known] if isinstance(known, list) else [] if known is None else [known]
     if token in stops:

@@ -1,12 +1,14 @@
 """What a path in a merge recipe is: the result of a run, an adapter's folder, or a model."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ftune.core.errors import ModelError
-from ftune.core.paths import shown
+from ftune.merge.settings import read_settings
 from ftune.models.reference import check_reference, is_hub_id
 from ftune.models.reward_facts import read_reward_facts
 from ftune.report.run_folder import read_state
@@ -58,7 +60,7 @@ class Found:
         folder = Path(self.folder)
         if not self.adapter or not folder.is_dir():
             return ()
-        if _json(folder / ADAPTER).get("task_type") != "SEQ_CLS":
+        if read_settings(folder / ADAPTER).get("task_type") != "SEQ_CLS":
             return ()
         facts = read_reward_facts(folder)
         if facts and facts.labels:
@@ -71,6 +73,8 @@ def find_source(path: str) -> Found:
     folder = Path(path).expanduser()
     if (folder / RECIPE).is_file():
         return _of_run(path, folder)
+    if (folder / "adapter" / ADAPTER).is_file() and not (folder / ADAPTER).is_file():
+        folder = folder / "adapter"  # of a run whose recipe was lost
     if (folder / ADAPTER).is_file():
         parent = folder.absolute().parent
         if folder.name == "adapter" and (parent / RECIPE).is_file():
@@ -83,10 +87,19 @@ def find_source(path: str) -> Found:
     return Found(path, path, adapter=False)
 
 
+@contextmanager
+def told_of(place: str) -> Iterator[None]:
+    """What is wrong with a model is said of `place`, and not of the recipe key that training has for it."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.path:", f"{place}:", 1)) from error
+
+
 def _of_run(path: str, folder: Path) -> Found:
     if (state := read_state(folder)) != "done":
         raise ModelError(f"{path}: the run there is {state or 'broken'}, not done; finish it with --resume")
-    settings = _json(folder / RECIPE)
+    settings = read_settings(folder / RECIPE)
     if (folder / "adapter" / ADAPTER).is_file():
         found = _adapter(path, folder / "adapter")
         model: dict[str, Any] = settings.get("model", {})
@@ -101,10 +114,11 @@ def _of_run(path: str, folder: Path) -> Found:
 def _adapter(path: str, folder: Path) -> Found:
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{path}: holds no adapter_model.safetensors; only safetensors are read")
-    config = _json(folder / ADAPTER)
-    return Found(
-        path, str(folder), True, str(config.get("base_model_name_or_path") or ""), config.get("revision") or None
-    )
+    config = read_settings(folder / ADAPTER)
+    kind, base, revision = (config.get(key) for key in ("peft_type", "base_model_name_or_path", "revision"))
+    if not isinstance(kind, str):
+        raise ModelError(f"{path}: {ADAPTER} does not say what kind of adapter it is ('peft_type'); fetch it again")
+    return Found(path, str(folder), True, base if isinstance(base, str) else "", revision or None)
 
 
 def _adapter_of_hub(path: str) -> Path | None:
@@ -127,13 +141,3 @@ def _outputs(folder: Path) -> int:
         if one.name.endswith(HEADS):
             return one.shape[0]
     return 1
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{shown(file)}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{shown(file)}: holds no settings")
-    return content

@@ -78,8 +78,8 @@ def stored_in(file: Path) -> list[Stored]:
             length = int.from_bytes(opened.read(8), "little")
             if not 0 < length <= min(LONGEST_HEADER, size - 8):
                 raise ModelError(f"{file}: is cut off or no safetensors file; fetch it again")
-            header: dict[str, Any] = json.loads(opened.read(length))
-    except (ValueError, UnicodeDecodeError):
+            header: dict[str, Any] = dict(json.loads(opened.read(length)))
+    except (ValueError, TypeError):
         raise ModelError(f"{file}: is no safetensors file (its header cannot be read); fetch it again") from None
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror or error}") from None
@@ -98,6 +98,8 @@ def _stored(file: Path, name: str, about: Mapping[str, Any], first: int) -> Stor
         one = Stored(file, name, str(about["dtype"]), tuple(about["shape"]), first + start, end - start)
     except (KeyError, TypeError, ValueError):
         raise ModelError(f"{file}: its header is broken at '{name}'; fetch it again") from None
+    if one.start < first or one.size < 0:
+        raise ModelError(f"{file}: its header is broken at '{name}'; fetch it again")
     if one.dtype not in TORCH_NAMES:
         raise ModelError(f"{file}: '{name}' is of type {one.dtype}, which cannot be merged into")
     if one.size != math.prod(one.shape) * bytes_of(one.dtype):

@@ -6,9 +6,7 @@ merged as peft does it, and no more than a layer of the model is ever in memory.
 """
 
 import json
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedConfig
 
 from ftune.core.errors import ModelError
 from ftune.core.paths import shown
+from ftune.merge.engines.adapter_faults import check_kind, check_whole, in_words
 from ftune.merge.engines.skeleton import Skeleton, is_placeholder, placeholder
 from ftune.merge.engines.stream import Read
 from ftune.merge.tensors import stored_in
@@ -35,6 +33,7 @@ READS_BASE = {"ADAMSS", "FROD", "OSF", "PSOFT"}
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
+UNMERGEABLE = "cannot be merged"
 SERVE = "serve it as an adapter instead (peft loads it on its base; vLLM takes LoRA with --lora-modules)"
 
 
@@ -53,18 +52,19 @@ class AdapterSource:
         """Put the adapter in `folder` on `base`. Raises ModelError where it does not fit or cannot be merged."""
         self._read, self._folder = read, folder
         own = set(_whole_tensors(base, folder))
+        check_kind(folder, kind_of(folder))
         for name in base.names:
             if name in own:
                 _put(base.model, name, torch.zeros(base.model.get_parameter(name).shape))
             elif kind_of(folder) in READS_BASE:
                 _put(base.model, name, _needed(read(name), name, folder))
-        with _in_words(folder):
+        with in_words(folder, "cannot be put on the base", "fetch or save the adapter again"):
             self._model: Any = load_adapter(base.model, folder)
-        _check_whole(self._model, folder)
+        check_whole(self._model, folder / WEIGHTS, _stored_of_base(base, folder))
         tuner = self._model.base_model
         if self._model.peft_config["default"].is_prompt_learning or not hasattr(tuner, "_check_merge_allowed"):
             raise ModelError(f"{shown(folder)}: virtual tokens are no weights and cannot be merged; {SERVE}")
-        with _in_words(folder):
+        with in_words(folder, UNMERGEABLE, SERVE):
             tuner._check_merge_allowed()
         self._wrappers = dict(_wrappers(tuner.model))
         self._owner = {name: path for path in self._wrappers for name in base.names if name.startswith(f"{path}.")}
@@ -109,7 +109,7 @@ class AdapterSource:
             if value.shape != holder._parameters[leaf].shape:  # type: ignore[union-attr]
                 raise ModelError(f"'{name}' is {_shape(value)} in the base, {_shape(holder._parameters[leaf])} here")
             holder._parameters[leaf] = nn.Parameter(value, requires_grad=False)
-        with _in_words(self._folder), torch.no_grad():
+        with in_words(self._folder, UNMERGEABLE, SERVE), torch.no_grad():
             result = _merged_module(module)
         for name, value in result.named_parameters():
             if not is_placeholder(value):
@@ -163,8 +163,14 @@ def _plain(name: str) -> str:
 
 def _whole_tensors(base: Skeleton, folder: Path) -> Iterator[str]:
     """Parameters of the base itself that an adapter's file holds whole: biases, resized embeddings."""
-    stored = {_plain(one.name.removeprefix("base_model.model.")) for one in stored_in(folder / WEIGHTS)}
+    stored = set(_stored_of_base(base, folder).values())
     yield from (name for name in base.names if name in stored)
+
+
+def _stored_of_base(base: Skeleton, folder: Path) -> dict[str, str]:
+    """The parameters of the base itself in an adapter's file, by their names there."""
+    plain = {one.name: _plain(one.name.removeprefix("base_model.model.")) for one in stored_in(folder / WEIGHTS)}
+    return {name: own for name, own in plain.items() if own in base.names}
 
 
 def _put(model: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -176,45 +182,6 @@ def _needed(value: torch.Tensor | None, name: str, folder: Path) -> torch.Tensor
     if value is None:
         raise ModelError(f"{shown(folder)}: changes '{name}', which the base's files do not hold under this name")
     return value
-
-
-def _check_whole(model: Any, folder: Path) -> None:
-    """Raises ModelError where the file and the adapter that its configuration describes have not the same tensors."""
-    from peft import get_peft_model_state_dict
-
-    stored = {one.name for one in stored_in(folder / WEIGHTS)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if absent := sorted(wanted - stored):
-        raise ModelError(f"{shown(folder)}: its file lacks {len(absent)} of its tensors, first {', '.join(absent[:3])}")
-
-
-@contextmanager
-def _in_words(folder: Path) -> Iterator[None]:
-    """Turn what peft raises about an adapter into one line."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (
-        ValueError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        NotImplementedError,
-        OSError,
-        SafetensorError,
-    ) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        misfits = [line.rstrip(".") for line in lines if line.startswith("size mismatch for")]
-        if misfits:
-            first = "; ".join(line.removeprefix("size mismatch for ") for line in misfits[:3])
-            raise ModelError(
-                f"{shown(folder)}: was not trained on this base: {len(misfits)} tensors have other shapes: {first}"
-            ) from error
-        raise ModelError(f"{shown(folder)}: {lines[0]}; {SERVE}") from error
 
 
 def _shape(value: Any) -> str:

@@ -88,6 +88,7 @@ def write_model(job: Job, writer: ShardWriter, progress: Progress) -> Written:
     """Write all tensors of the merged model. Raises ModelError for one that is empty or not finite."""
     done, base = Written(), job.base
     parameters = _by_file(base, job.model)
+    _check_all_there(job, parameters)
     partners: dict[str, list[str]] = {}
     for partner, other in job.model.ties.items():
         if base.find(partner, job.model.prefix) is None:
@@ -114,18 +115,18 @@ def _write_one(
 ) -> None:
     """A tensor of the base and those that are tied to it, which are written only where they have become different."""
     dtype = _dtype(job, stored)
-    touched = name is not None and any(source.touches(name) for source in job.sources)
+    touched = name is not None and _touched(job, name)
     value = stored.read()
-    partners = [other for other in partners if touched or any(source.touches(other) for source in job.sources)]
+    partners = [other for other in partners if touched or _touched(job, other)]
     if touched and name is not None:
         result = _combined(job, name, value).to(dtype)
         done.changed += 1
     else:
         result = value.to(dtype) if value.is_floating_point() else value
         done.copied += 1
-    writer.write(stored.name, _checked(stored.name, result))
+    writer.write(stored.name, _checked(stored.name, result, stored))
     for other in partners:
-        touched = any(source.touches(other) for source in job.sources)
+        touched = _touched(job, other)
         twin = (_combined(job, other, value) if touched else value).to(dtype)
         if not torch.equal(twin, result):
             writer.write(other, _checked(other, twin))
@@ -170,11 +171,39 @@ def _main_dtype(job: Job) -> torch.dtype:
     return _dtype(job, max(job.base.tensors.values(), key=lambda one: one.size))
 
 
-def _checked(name: str, value: torch.Tensor) -> torch.Tensor:
+def _check_all_there(job: Job, parameters: dict[str, str]) -> None:
+    """Raises ModelError where the base's files lack a parameter that nobody brings along.
+
+    Where they hold tensors of other names too, the model may be stored in another way than it is built.
+    """
+    ties, there = job.model.ties, set(parameters.values())
+    there |= {name for pair in ties.items() if there & set(pair) for name in pair}
+    absent = [name for name in job.model.names if name not in there and not _touched(job, name)]
+    if absent and job.base.tensors.keys() == parameters.keys():
+        names = ", ".join(f"'{name}'" for name in absent[:3])
+        raise ModelError(
+            f"{job.base.folder}: its files lack {len(absent)} tensors, first {names}; fetch the model again"
+        )
+
+
+def _touched(job: Job, name: str) -> bool:
+    return any(source.touches(name) for source in job.sources)
+
+
+def _checked(name: str, value: torch.Tensor, stored: Stored | None = None) -> torch.Tensor:
+    """The value that is written. Raises ModelError for one that is empty or not finite; `stored` is the base's."""
     if value.numel() == 0:
         raise ModelError(f"'{name}' would be empty")
     if value.is_floating_point():
         low, high = (float(end) for end in value.aminmax())
         if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN is refused too
-            raise ModelError(f"'{name}' would hold values that are not finite in {str(value.dtype)[6:]}")
+            raise ModelError(_not_finite(name, value, stored))
     return value
+
+
+def _not_finite(name: str, value: torch.Tensor, stored: Stored | None) -> str:
+    if stored is not None and not bool(stored.read().isfinite().all()):
+        return f"{stored.file}: '{name}' holds values that are not finite; fetch it again"
+    if value.dtype == torch.float16:
+        return f"dtype: '{name}' would hold values that are too large for fp16; choose --dtype bf16 or fp32"
+    return f"'{name}' would hold values that are not finite; look at the weights of the sources"

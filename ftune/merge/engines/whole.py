@@ -25,6 +25,7 @@ class ModelSource:
                 misfits.append(f"'{name}' is not there")
             elif theirs is not None and theirs.shape != ours.shape:
                 misfits.append(f"'{name}' is {theirs.shape}, not {ours.shape}")
+        misfits += _others(checkpoint, base, model)
         if misfits:
             raise ModelError(
                 f"{checkpoint.folder}: does not have the tensors of {base.folder}: {'; '.join(misfits[:3])}"
@@ -48,3 +49,16 @@ class ModelSource:
     @property
     def config(self) -> None:
         """It demands nothing of the base's configuration."""
+
+
+def _others(checkpoint: Checkpoint, base: Checkpoint, model: Skeleton) -> Iterator[str]:
+    """Tensors that are no parameters of the model, and so would be taken from the base: they have to be the same."""
+    known = {
+        one.name for folder in (checkpoint, base) for name in model.names if (one := folder.find(name, model.prefix))
+    }
+    for name in sorted((checkpoint.tensors.keys() | base.tensors.keys()) - known):
+        theirs, ours = checkpoint.tensors.get(name), base.tensors.get(name)
+        if theirs is None or ours is None:
+            yield f"'{name}' is {'not there' if theirs is None else 'not in the base'}"
+        elif not torch.equal(theirs.read(), ours.read()):
+            yield f"'{name}' differs, and is no parameter of a {type(model.model).__name__}"

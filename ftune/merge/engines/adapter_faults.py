@@ -1,0 +1,102 @@
+"""What is wrong with an adapter, in a line: it is not whole, was trained on another base, or peft refuses it."""
+
+import json
+import re
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ftune.core.errors import ModelError
+from ftune.core.paths import shown
+from ftune.merge.tensors import stored_in
+
+MISFIT = re.compile(
+    r"size mismatch for (?:base_model\.model\.)?(?P<name>.+?): .*Size\(\[(?P<theirs>.*?)\]\).*Size\(\[(?P<ours>.*?)\]\)"
+)
+"""torch's line about a tensor of another shape."""
+
+NO_LAYERS = "not found in the base model"
+"""What peft 0.21 says where none of the layers that an adapter names is there."""
+
+
+def check_kind(folder: Path, kind: str) -> None:
+    """Raises ModelError for a kind of adapter that peft does not know."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, __version__
+
+    import ftune.peft.tuners  # noqa: F401 - makes ftune's own known to peft
+
+    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise ModelError(f"{shown(folder)}: is a '{kind}' adapter, which peft {__version__} does not know; update peft")
+
+
+def check_whole(model: Any, weights: Path, of_base: Collection[str]) -> None:
+    """Raises ModelError where the file and the adapter that its configuration describes have not the same tensors.
+
+    `of_base` are parameters of the base itself, as the file names them.
+    """
+    from peft import get_peft_model_state_dict
+
+    stored = {one.name: one for one in stored_in(weights)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if absent := sorted(wanted - stored.keys()):
+        raise ModelError(f"{shown(weights)}: lacks {_first(absent)}; the file is not whole, fetch it again")
+    if homeless := sorted(stored.keys() - wanted - set(of_base)):
+        raise ModelError(
+            f"{shown(weights.parent)}: was trained on another base: this one has no place for {_first(homeless)}; name "
+            "the right one with --base"
+        )
+    for name, one in stored.items():
+        value = one.read()
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ModelError(
+                f"{shown(weights)}: '{name}' holds values that are not finite; take an earlier checkpoint's"
+            )
+
+
+@contextmanager
+def in_words(folder: Path, fails: str, instead: str) -> Iterator[None]:
+    """Turn what peft raises about an adapter into one line: what `fails`, why, and what to do `instead`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ModelError as error:  # of ftune's own kinds of adapter, which do not know their folder
+        raise ModelError(f"{shown(folder)}: {fails}: {error}") from error
+    except (
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        OSError,
+        SafetensorError,
+    ) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        other = "was trained on another base"
+        if misfits := [match for line in lines if (match := MISFIT.match(line))]:
+            shapes = [f"'{one['name']}' is [{one['theirs']}], and [{one['ours']}] there" for one in misfits]
+            fails = f"{other}: {len(misfits)} tensors have other shapes there: {'; '.join(shapes[:3])}"
+        elif NO_LAYERS in lines[0]:
+            fails = f"{other}, which has none of its layers: {_first(_targets(folder))}"
+        else:
+            fails = f"{fails}: {lines[0].rstrip('.')}"
+        raise ModelError(
+            f"{shown(folder)}: {fails}; {'name the right one with --base' if other in fails else instead}"
+        ) from error
+
+
+def _targets(folder: Path) -> list[str]:
+    found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("target_modules")
+    return sorted(found) if isinstance(found, list) else [str(found)]
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"'{name}'" for name in names[:3]) + more
