@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from ftune.core.errors import ModelError
 from ftune.core.paths import shown
+from ftune.merge.settings import read_settings
 from ftune.merge.tensors import Stored, stored_in
 from ftune.models.reference import is_hub_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+GENERATION = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".safetensors", ".index.json", ".ckpt")
@@ -57,6 +59,8 @@ def open_checkpoint(located: str, *, revision: str | None = None, trust_remote_c
             "bit as --base"
         )
     folder = folder_of(located, revision)
+    if (generation := folder / GENERATION).is_file():
+        read_settings(generation)  # a broken one is told now, and not when the weights are written
     return Checkpoint(folder, config, _tensors(folder))
 
 
@@ -86,7 +90,7 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     if not files:
         raise ModelError(f"{shown(folder)}: holds no safetensors files; convert its weights to safetensors first")
     if missing := [file.name for file in files if not file.is_file()]:
-        raise ModelError(f"{shown(folder)}: its index names {_first(missing)}, not there; fetch the model again")
+        raise ModelError(f"{shown(folder)}: its index names {first_of(missing)}, not there; fetch the model again")
     found: dict[str, Stored] = {}
     for file in files:
         for one in stored_in(file):
@@ -96,7 +100,7 @@ def _tensors(folder: Path) -> dict[str, Stored]:
                 raise ModelError(f"{shown(folder)}: '{one.name}' is in {found[one.name].file.name} and in {file.name}")
             found[one.name] = one
     if names is not None and (absent := sorted(names - found.keys())):
-        raise ModelError(f"{shown(folder)}: its index names {_first(absent)}, in none of its files; fetch it again")
+        raise ModelError(f"{shown(folder)}: its index names {first_of(absent)}, in none of its files; fetch it again")
     return found
 
 
@@ -111,6 +115,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     raise ModelError(f"{shown(index)}: is no index of a model's files; fetch it again")
 
 
-def _first(names: list[str]) -> str:
+def first_of(names: list[str]) -> str:
+    """The first three, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(f"'{name}'" for name in names[:3]) + more

@@ -10,10 +10,10 @@ from typing import Any
 from ftune.core.checkpoints import MANIFEST
 from ftune.core.errors import ModelError, StorageError
 from ftune.core.paths import shown
-from ftune.merge.checkpoint import Checkpoint
+from ftune.merge.checkpoint import GENERATION, Checkpoint
 from ftune.merge.settings import read_settings
 
-CONFIG, ADAPTER_CONFIG, GENERATION = "config.json", "adapter_config.json", "generation_config.json"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 OF_ADAPTER = {ADAPTER_CONFIG, "adapter_model.safetensors", "README.md", MANIFEST}
 """Files of an adapter that a merged model does not need."""
 

@@ -12,10 +12,12 @@ from safetensors import SafetensorError
 
 from ftune.core.errors import ModelError
 from ftune.core.paths import shown
+from ftune.merge.checkpoint import first_of
 from ftune.merge.tensors import stored_in
 
 MISFIT = re.compile(
-    r"size mismatch for (?:base_model\.model\.)?(?P<name>.+?): .*Size\(\[(?P<theirs>.*?)\]\).*Size\(\[(?P<ours>.*?)\]\)"
+    r"size mismatch for (?:base_model\.model\.)?(?P<name>.+?)(?:\.default)?(?:\.weight)?: "
+    r".*Size\(\[(?P<theirs>.*?)\]\).*Size\(\[(?P<ours>.*?)\]\)"
 )
 """torch's line about a tensor of another shape."""
 
@@ -45,12 +47,9 @@ def check_whole(model: Any, weights: Path, of_base: Collection[str]) -> None:
         warnings.simplefilter("ignore")
         wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     if absent := sorted(wanted - stored.keys()):
-        raise ModelError(f"{shown(weights)}: lacks {_first(absent)}; the file is not whole, fetch it again")
+        raise ModelError(f"{shown(weights)}: lacks {first_of(absent)}; the file is not whole, fetch it again")
     if homeless := sorted(stored.keys() - wanted - set(of_base)):
-        raise ModelError(
-            f"{shown(weights.parent)}: was trained on another base: this one has no place for {_first(homeless)}; name "
-            "the right one with --base"
-        )
+        raise _other_base(weights.parent, f"this one has no place for {first_of(homeless)}")
     for name, one in stored.items():
         value = one.read()
         if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -79,24 +78,18 @@ def in_words(folder: Path, fails: str, instead: str) -> Iterator[None]:
         SafetensorError,
     ) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        other = "was trained on another base"
         if misfits := [match for line in lines if (match := MISFIT.match(line))]:
-            shapes = [f"'{one['name']}' is [{one['theirs']}], and [{one['ours']}] there" for one in misfits]
-            fails = f"{other}: {len(misfits)} tensors have other shapes there: {'; '.join(shapes[:3])}"
-        elif NO_LAYERS in lines[0]:
-            fails = f"{other}, which has none of its layers: {_first(_targets(folder))}"
-        else:
-            fails = f"{fails}: {lines[0].rstrip('.')}"
-        raise ModelError(
-            f"{shown(folder)}: {fails}; {'name the right one with --base' if other in fails else instead}"
-        ) from error
+            shapes = [f"'{one['name']}' is [{one['theirs']}], not [{one['ours']}]" for one in misfits]
+            raise _other_base(folder, f"{len(misfits)} tensors are of other shapes: {', '.join(shapes[:3])}") from error
+        if NO_LAYERS in lines[0]:
+            raise _other_base(folder, f"this one has no layers called {first_of(_targets(folder))}") from error
+        raise ModelError(f"{shown(folder)}: {fails}: {lines[0].rstrip('.')}; {instead}") from error
+
+
+def _other_base(folder: Path, sign: str) -> ModelError:
+    return ModelError(f"{shown(folder)}: was trained on another base: {sign}; name the right one with --base")
 
 
 def _targets(folder: Path) -> list[str]:
     found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("target_modules")
     return sorted(found) if isinstance(found, list) else [str(found)]
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(f"'{name}'" for name in names[:3]) + more

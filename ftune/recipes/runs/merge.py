@@ -162,7 +162,10 @@ def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
     if recipe.base is not None:
         return "base"
     adapter = next((source.path for source in sources if source.adapter), None)
-    return f"{adapter}: its base (--base names another)" if adapter else sources[0].path
+    if adapter is not None:
+        return f"{adapter}: its base (--base names another)"
+    model = sources[0].path
+    return f"{model}: no such folder here" if is_hub_id(model) else model
 
 
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:

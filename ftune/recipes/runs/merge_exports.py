@@ -25,6 +25,8 @@ def check_exports(plan: "Plan") -> None:
     recipe = plan.recipe
     if recipe.quantize and (fault := quantization_fault(recipe.quantize.type, device_of(plan))):
         raise ModelError(f"quantize: {fault}")
+    if recipe.quantize:
+        check_output(quantized_folder(plan, recipe.quantize.type), [], 0, overwrite=plan.overwrite)
     if recipe.gguf:
         check_kind(recipe.gguf, plan.output, gguf_file(plan))
     if recipe.push and (fault := repo_fault(recipe.push.repo)):

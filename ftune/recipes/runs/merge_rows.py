@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftune.core.errors import FtuneError
+from ftune.core.errors import FtuneError, ModelError
 from ftune.core.say import Say
 from ftune.merge.sources import Found
 from ftune.recipes.load import load_resolved
@@ -87,7 +87,14 @@ def rows_of(sources: Sequence[Found], located: str, say: Say) -> Rows:
     source = sources[0]
     folder = Path(source.folder)
     own = folder.is_dir() and (folder / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(str(folder.resolve()) if own else located)
+    place = str(folder.resolve()) if own else located
+    try:
+        tokenizer = load_tokenizer(place)
+    except ModelError:
+        raise ModelError(
+            f"verify: {place}: holds no tokenizer that can be loaded to try the model on texts; put one there, or "
+            "leave the proof out with --no-verify"
+        ) from None
     if source.run is not None:
         try:
             return _of_run(source.run, tokenizer, say)
