@@ -178,3 +178,11 @@ def test_a_full_disk_is_seen_before_anything_is_written(
     with pytest.raises(StorageError, match=r"needs 0\.1 GiB, 0\.0 GiB are free; make room"):
         write_gguf(llama, tmp_path / "m.gguf", "f16", lambda done, total: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_places_where_no_file_can_be(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "file").touch()
+    for place, reason in (("folder.gguf", "is a folder"), ("file/m.gguf", "File exists")):
+        with pytest.raises(StorageError, match=reason):
+            write_gguf(llama, tmp_path / place, "f16", lambda done, total: None)

@@ -185,5 +185,11 @@ def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
         modelfile(folder, "tiny.gguf")
 
 
+def test_a_model_that_was_never_chatted_with_has_no_modelfile(tmp_path: Path) -> None:
+    chatml().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no chat template"):
+        modelfile(tmp_path, "tiny.gguf")
+
+
 def test_ftunes_own_templates_are_among_the_cases() -> None:
     assert set(shipped()) <= set(CASES)

@@ -44,6 +44,8 @@ def modelfile(folder: Path, gguf_name: str) -> str:
     Raises ModelError where Ollama cannot render the conversations as the chat template does.
     """
     tokenizer = load_tokenizer(str(folder))
+    if not tokenizer.chat_template:
+        raise ModelError(f"modelfile: {shown(folder)}: has no chat template, so Ollama cannot chat with it as trained")
     try:
         rendered = _render_of(tokenizer)
         turns = read_turns(rendered)

@@ -168,22 +168,24 @@ def _write(
 def _appearing(file: Path, size: int) -> Iterator[Path]:
     """A temporary name beside `file`, which gets its own name when it is on the disk, and is removed on a failure."""
     temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        with storage_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            free, needed = shutil.disk_usage(file.parent).free, size + METADATA_BYTES
-            if free < needed:
-                raise StorageError(
-                    f"{shown(file)}: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; make room or "
-                    "write it to another disk"
-                )
+    with storage_errors(file):
+        if file.is_dir():
+            raise StorageError(f"{shown(file)}: is a folder; give the name of a file")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(file.parent).free, size + METADATA_BYTES
+        if free < needed:
+            raise StorageError(
+                f"{shown(file)}: needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; make room or write "
+                "it to another disk"
+            )
+        try:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(file)
             _sync(file.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:
