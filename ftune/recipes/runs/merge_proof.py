@@ -28,6 +28,10 @@ SCORES_DIFFER = {"fp32": 1e-3, "fp16": 0.1, "bf16": 0.3}
 """Largest difference of a classifier's scores, as a share of the adapter's largest effect on them."""
 
 
+PACKED = {"Linear4bit", "Linear8bitLt"}
+"""Layers of bitsandbytes."""
+
+
 @dataclass(slots=True)
 class Tried:
     """What a model gives for the rows."""
@@ -90,46 +94,66 @@ def _compared(plan: "Plan", verify: Verify, merged: Path, rows: Rows) -> dict[st
             model.resize_token_embeddings(plan.base.config.get_text_config().vocab_size)
         return model
 
-    reference = _quantised(plan, device) if plan.recipe.base_weights == "quantized" else base
-    before = tried(base)
+    reference = base if plan.recipe.base_weights == "full" else lambda: _unpacked(_quantised(plan, device)(), base())
+    before = tried(reference)
     trained = tried(lambda: load_adapter(reference(), Path(source.folder)))
     after = tried(lambda: load_model(str(merged.resolve()), dtype="float32", device=device, classes=plan.classes))
     if plan.classes:
         return _scores_compared(plan, before, trained, after)
     both = trained.completions, after.completions
     found = measure(trained.logits, before.logits, after.logits, completions=both)
-    exact: Dtype = "bf16" if plan.recipe.base_weights == "quantized" else dtype  # packed weights compute in 16 bit
-    if problem := verdict(found, exact):
+    if problem := verdict(found, dtype):
         raise _FailedError(problem)
     say.line(
         f"  ok: computes what the adapter does on its base: KL {found.kl:.1e} per token of {found.effect:.1e} that the "
-        f"adapter changes; logits differ by {found.largest:.1e} of the largest ({found.mean:.1e} on average); "
-        f"{found.same_greedy} of {found.rows} greedy completions are the same ({rows.words})"
+        f"adapter changes; logits differ by {found.largest:.1e} of the largest ({found.mean:.1e} on average)"
+        f"{_same(found, verify)} ({rows.words})"
     )
     if hint := advice(found, dtype):
         say.warning(hint)
-    told = _told(found)
-    if source.quantization and plan.recipe.base_weights == "full":
+    told = _told(found, verify)
+    if source.quantization:
         seen = tried(lambda: load_adapter(_quantised(plan, device)(), Path(source.folder)))
         drift = measure(seen.logits, before.logits, after.logits, completions=(seen.completions, after.completions))
-        share = drift.kl / max(drift.effect, 1e-9)
-        say.line(
-            f"  drift: trained on {source.quantization['type']} weights, merged into full ones: KL {drift.kl:.1e} per "
-            f"token to what was trained ({share:.0%} of the adapter's effect), {drift.same_greedy} of {drift.rows} "
-            "greedy completions are the same; 'base_weights=quantized' merges into the weights it was trained on"
-        )
+        say.line(_drift(drift, source.quantization["type"], plan.recipe.base_weights) + _same(drift, verify))
         told["drift to the adapter on quantised weights (KL per token)"] = f"{drift.kl:.1e}"
     return told
 
 
-def _told(found: "Measured") -> dict[str, str]:
+def _same(found: "Measured", verify: Verify) -> str:
+    same = f"; {found.same_greedy} of {found.rows} greedy completions are the same"
+    return same if verify.max_new_tokens else ""
+
+
+def _drift(drift: "Measured", kind: str, base_weights: str) -> str:
+    full = base_weights == "full"
+    weights = "full ones" if full else "what these stand for"
+    hint = " ('base_weights=quantized' merges into the weights it was trained on)" if full else ""
+    return (
+        f"  drift: trained on {kind} weights, merged into {weights}{hint}: KL {drift.kl:.1e} per token to what was "
+        f"trained, of {drift.effect:.1e} in all"
+    )
+
+
+def _unpacked(packed: "PreTrainedModel", model: Any) -> "PreTrainedModel":
+    """`model` with what the quantised weights of `packed` stand for, as bitsandbytes unpacks them."""
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    for path, module in packed.named_modules():
+        if type(module).__name__ in PACKED:
+            weight = dequantize_bnb_weight(module.weight, getattr(module, "state", None))
+            model.get_submodule(path).weight.data = weight.float()
+    unpacked: PreTrainedModel = model
+    return unpacked
+
+
+def _told(found: "Measured", verify: Verify) -> dict[str, str]:
     return {
         "KL per token (nats)": f"{found.kl:.1e}",
         "the adapter's own effect (KL per token)": f"{found.effect:.1e}",
         "share of it lost to rounding": f"{found.lost:.2%}",
         "largest difference of logits, of the largest logit": f"{found.largest:.1e}",
-        "same greedy completions": f"{found.same_greedy} of {found.rows}",
-    }
+    } | ({"same greedy completions": f"{found.same_greedy} of {found.rows}"} if verify.max_new_tokens else {})
 
 
 def _scores_compared(plan: "Plan", before: Tried, trained: Tried, after: Tried) -> dict[str, str]:
