@@ -68,7 +68,9 @@ def vocabulary_of(tokenizer: "PreTrainedTokenizerBase", size: int) -> Vocabulary
     if not model.get("byte_fallback"):
         split = split_name(described)
         return Vocabulary("gpt2", tokens, types, [" ".join(merge) for merge in merges], [], split, prefix=False)
-    _check_scores_say_it(model["vocab"], merges)
+    # a token that is found in the text as a whole is not merged: Gemma's runs of blanks and line breaks
+    whole = {token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED}
+    _check_scores_say_it(model["vocab"], [merge for merge in merges if "".join(merge) not in whole])
     prefix = _blank_first(described)
     for place, (token, kind) in enumerate(zip(tokens, types, strict=True)):
         if kind == NORMAL and len(token) == 6 and token.startswith("<0x"):
