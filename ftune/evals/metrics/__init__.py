@@ -1,0 +1,1 @@
+"""What completions are worth, as text: one file a family of metrics."""
