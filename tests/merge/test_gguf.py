@@ -1,5 +1,6 @@
 """GGUF files: what was written loads again as the same model with the same tokenizer."""
 
+import json
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -10,13 +11,16 @@ import torch
 from gguf import GGUFReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ftune.merge.engines import gguf_tensors
+from ftune.merge.gguf.architectures import UnfitError
+from ftune.merge.gguf.vocabulary import vocabulary_of
 from ftune.merge.gguf.write import write_gguf
 from tests.data.conftest import SENTENCES
-from tests.merge.gguf_models import MARKS, TEMPLATE, TINY, make_model
+from tests.merge.gguf_models import MARKS, TEMPLATE, TINY, make_model, sentence_piece
 
 TEXTS = [
     "The capital of France is Paris.",
@@ -230,3 +234,20 @@ def test_a_file_appears_only_when_complete(folders: dict[str, Path], tmp_path: P
         write_gguf(folders["llama"], file, "f16", stop)
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
     assert file.read_bytes() == b"older"
+
+
+def test_tokens_that_are_found_whole_may_be_merged_in_any_order() -> None:
+    tokenizer = sentence_piece(prefix=False)
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    runs = [["▁▁", "▁▁"], ["\n", "\n\n"], ["▁▁▁", "▁"], ["\n\n", "\n"], ["▁", "▁▁▁"]]  # two tokens by turns, as Gemma's
+    vocab = described["model"]["vocab"]
+    for token in ("▁▁", "▁▁▁", "▁▁▁▁", "\n", "\n\n", "\n\n\n"):
+        vocab.setdefault(token, len(vocab))
+    described["model"]["merges"] = runs
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(described)))
+    with pytest.raises(UnfitError, match="in an order that scores cannot give"):
+        vocabulary_of(tokenizer, 600)
+    tokenizer.add_tokens([AddedToken("▁▁▁▁", normalized=False), AddedToken("\n\n\n", normalized=False)])
+    made = vocabulary_of(tokenizer, 600)
+    assert made.types[vocab["▁▁▁▁"]] == 4
+    assert made.tokens[vocab["▁▁▁▁"]] == "    "
