@@ -72,17 +72,31 @@ class JsonFields(Metric):
         return max((_matched(found, each) for each in wanted), key=_share, default=None)
 
     def _read(self, completion: str) -> Fields | None:
-        block = _FENCED.search(completion) if self.fenced else None
-        return fields_of(block[1] if block else completion)
+        return fields_of(completion, fenced=self.fenced)
 
 
-def fields_of(text: str) -> Fields | None:
+def fields_of(text: str, *, fenced: bool = False) -> Fields | None:
     """The fields of a JSON text, at least one; a text that is no object is one field without a key. None: no JSON."""
     try:
-        value = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_refuse)
-        return dict(_leaves((), value))
-    except (ValueError, ArithmeticError, RecursionError):  # Decimal has the second for an exponent beyond all bounds
+        return dict(_leaves((), read_json(text, fenced=fenced)))
+    except (ValueError, RecursionError):
         return None
+
+
+def read_json(text: str, *, fenced: bool = False) -> object:
+    """What a JSON text says. A number is a pair of a word and its exact value, which no other JSON value is.
+
+    With `fenced`, the first code block is read where there is one. Raises ValueError where it is no JSON, and for NaN
+    and Infinity, which Python would read.
+    """
+    block = _FENCED.search(text) if fenced else None
+    try:
+        value: object = json.loads(
+            block[1] if block else text, parse_int=_number, parse_float=_number, parse_constant=_refuse
+        )
+    except (ArithmeticError, RecursionError) as error:  # the first is an exponent beyond those of Decimal
+        raise ValueError(str(error)) from None
+    return value
 
 
 def _leaves(place: tuple[str, ...], value: object) -> "list[tuple[tuple[str, ...], object]]":
@@ -92,12 +106,11 @@ def _leaves(place: tuple[str, ...], value: object) -> "list[tuple[tuple[str, ...
 
 
 def _number(text: str) -> tuple[str, Decimal]:
-    """Python takes True for 1; a pair, which JSON does not have, is neither."""
+    """Python takes True for 1, and a float for integers beyond its digits."""
     return "number", Decimal(text)
 
 
 def _refuse(constant: str) -> NoReturn:
-    """Python reads NaN and Infinity, which JSON does not have."""
     raise ValueError(constant)
 
 

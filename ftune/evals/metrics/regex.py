@@ -2,12 +2,24 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import field_validator, model_validator
+from pydantic import AfterValidator, model_validator
 
 from ftune.evals.metrics.base import Answer, Metric, References, Row
 from ftune.evals.scored import Better, Kind
+
+
+def _compiles(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return value
+
+
+Pattern: TypeAlias = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression, which a recipe is refused without."""
 
 
 class Regex(Metric):
@@ -15,7 +27,7 @@ class Regex(Metric):
 
     type: Literal["regex"] = "regex"
 
-    pattern: str
+    pattern: Pattern
     """Python's syntax, searched anywhere: `(?i)` ignores case, `(?s)` lets a dot match line ends, `^` and `$` are
     the ends of the completion."""
 
@@ -25,15 +37,6 @@ class Regex(Metric):
 
     better: Better = "higher"
     """Which way is good: `higher`, `lower` for what should not be found, or `neither`."""
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        return value
 
     @model_validator(mode="after")
     def _has_a_group(self) -> Self:
