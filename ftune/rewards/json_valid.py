@@ -1,15 +1,12 @@
 """Completions that a program can read: one JSON object and nothing else."""
 
-import json
-import re
 from collections.abc import Sequence
-from typing import Literal, NoReturn
+from typing import Literal
 
 from pydantic import Field
 
+from ftune.evals.metrics.json_fields import read_json
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
-
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL | re.IGNORECASE)
 
 
 class JsonValid(RewardSource):
@@ -32,14 +29,8 @@ class JsonValid(RewardSource):
         return score
 
     def _is_valid(self, completion: str) -> bool:
-        block = _FENCED.search(completion) if self.fenced else None
         try:
-            value = json.loads(block[1] if block else completion, parse_constant=_refuse)
-        except (ValueError, RecursionError):
+            value = read_json(completion, fenced=self.fenced)
+        except ValueError:
             return False
         return isinstance(value, dict) and all(key in value for key in self.required)
-
-
-def _refuse(constant: str) -> NoReturn:
-    """Python reads NaN and Infinity, which JSON does not have."""
-    raise ValueError(constant)

@@ -1,22 +1,12 @@
 """A number that is right or wrong, as in GSM8K (arXiv:2110.14168)."""
 
-import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Literal
 
 from ftune.core.errors import RewardError
 from ftune.core.suggest import did_you_mean
+from ftune.evals.metrics.numeric import final_number
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
-
-MARK = "####"
-"""GSM8K puts the answer behind this."""
-
-_NUMBER = re.compile(
-    r"(?P<before>(?<![\w.,)\]])[-\u2212])?(?:[$\u20ac\u00a3]\s?(?P<after>[-\u2212])?)?"
-    r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)"
-)
-"""A number with thousands separators, and a minus before or after its currency; one between two terms is none."""
 
 
 class Numeric(RewardSource):
@@ -53,20 +43,3 @@ class Numeric(RewardSource):
                 f"{did_you_mean(self.column, sample.columns.keys() - {self.column})}"
             )
         return str(sample.columns[self.column])
-
-
-def final_number(text: str) -> Decimal | None:
-    """The first number behind the last `####`, or else the last number of all; None without one.
-
-    `$1,200.50`, `1200.5` and `1200.50` are one number, and `50%` is 50.
-    """
-    before, mark, behind = text.rpartition(MARK)
-    if mark and (first := _NUMBER.search(behind)):
-        return _value(first)
-    found = list(_NUMBER.finditer(before if mark else text))
-    return _value(found[-1]) if found else None
-
-
-def _value(match: re.Match[str]) -> Decimal:
-    number = Decimal(match["digits"].replace(",", ""))
-    return -number if match["before"] or match["after"] else number

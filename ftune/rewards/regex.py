@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import field_validator
-
+from ftune.evals.metrics.regex import Pattern
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
 
 
@@ -14,21 +13,12 @@ class Regex(RewardSource):
 
     type: Literal["regex"] = "regex"
 
-    pattern: str
+    pattern: Pattern
     """Python's syntax, searched anywhere: `(?i)` ignores case, `(?s)` lets a dot match line ends, `^` and `$` are
     the ends of the completion."""
 
     score: Literal["match", "count"] = "match"
     """`match`: 1 where it is found and 0 where not; `count`: how often it is found."""
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        return value
 
     def open(self, around: Surroundings) -> Scorer:
         """Ready at once."""

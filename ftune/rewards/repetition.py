@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ftune.evals.metrics.repetition import ngrams_of
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
 
 
@@ -34,5 +35,5 @@ class Repetition(RewardSource):
 
     def _repeated(self, units: Sequence[Hashable]) -> float:
         """1 - distinct / all n-grams, as in distinct-n (arXiv:1510.03055); 0 for a text shorter than one."""
-        ngrams = [tuple(units[start : start + self.ngram]) for start in range(len(units) - self.ngram + 1)]
+        ngrams = ngrams_of(units, self.ngram)
         return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0

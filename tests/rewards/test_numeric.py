@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftune.core.errors import RewardError
+from ftune.evals.metrics.numeric import final_number
 from ftune.rewards.base import Sample, Score, Surroundings
-from ftune.rewards.numeric import Numeric, final_number
+from ftune.rewards.numeric import Numeric
 from tests.rewards.conftest import chat
 
 
