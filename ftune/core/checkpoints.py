@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -25,7 +26,8 @@ MANIFEST = "ftune.json"
 STAGING = ".staging"
 DOOMED = "removed-"
 FORMAT = 1
-PIECE_BYTES = 8 * 2**20
+PIECE_BYTES = 2**20
+SETTLED_AT_ONCE = 4
 FULL_BYTES = 2**20
 
 LOADABLE = {".bin", ".json", ".pkl", ".pt", ".pth", ".safetensors"}
@@ -93,7 +95,9 @@ def commit(staging: Path, target: Path, facts: dict[str, object]) -> None:
             raise CheckpointError(
                 f"{staging}: not regular files: {', '.join(odd)}; a checkpoint holds no links or pipes"
             )
-        listed = {name: _settle(path) for name, path in files.items() if name != MANIFEST}
+        names, mode = [name for name in files if name != MANIFEST], 0o666 & ~_umask()
+        with ThreadPoolExecutor(SETTLED_AT_ONCE) as threads:  # hashing, reading and syncing let the others run
+            listed = dict(zip(names, threads.map(lambda name: _settle(files[name], mode), names), strict=True))
         content = {"format": FORMAT, **facts, "files": listed}
         _write_synced(staging / MANIFEST, json.dumps({**content, "seal": _seal(content)}, indent=1).encode())
         for folder in folders:
@@ -219,10 +223,10 @@ def _differences(found: dict[str, Path], listed: dict[str, Any]) -> list[str]:
 
 
 def _hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            digest.update(piece)
+    digest, piece = xxhash.xxh3_128(), bytearray(PIECE_BYTES)  # memory of its own for every piece takes longer to get
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            digest.update(memoryview(piece)[:count])
     return digest.hexdigest()
 
 
@@ -302,9 +306,9 @@ def _delete(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def _settle(path: Path) -> dict[str, object]:
+def _settle(path: Path, mode: int) -> dict[str, object]:
     """Give a file its mode (safetensors writes 0600 whatever the umask), sync it, and take its size and hash."""
-    path.chmod(0o666 & ~_umask())
+    path.chmod(mode)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return {"size": path.stat().st_size, "xxh3_128": _hash(path)}

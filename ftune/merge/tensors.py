@@ -6,8 +6,11 @@ tensors' bytes. A header may end in spaces, which is how a file is written whose
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,14 +56,17 @@ class Stored:
         """The tensor itself, in its own dtype, in memory of its own."""
         import torch
 
-        with storage_errors(self.file), self.file.open("rb") as opened:
-            opened.seek(self.start)
-            content = bytearray(self.size)
-            if opened.readinto(content) != self.size:
-                raise ModelError(f"{self.file}: ends within '{self.name}'; the file is not whole, fetch it again")
         dtype: torch.dtype = getattr(torch, TORCH_NAMES[self.dtype])
-        if not content:
+        if not self.size:
             return torch.empty(self.shape, dtype=dtype)
+        content = _memory(self.size)
+        with storage_errors(self.file), self.file.open("rb", buffering=0) as opened:
+            opened.seek(self.start)
+            view, filled = memoryview(content), 0
+            while count := opened.readinto(view[filled:]):  # a call reads 2 GiB at most
+                filled += count
+        if filled != self.size:
+            raise ModelError(f"{self.file}: ends within '{self.name}'; the file is not whole, fetch it again")
         return torch.frombuffer(content, dtype=dtype).reshape(self.shape)
 
     def expect(self) -> None:
@@ -68,6 +74,15 @@ class Stored:
         if hasattr(os, "posix_fadvise"):
             with self.file.open("rb") as opened:
                 os.posix_fadvise(opened.fileno(), self.start, self.size, os.POSIX_FADV_WILLNEED)
+
+
+def _memory(size: int) -> mmap.mmap:
+    """Memory of its own for a tensor; in large pages where the system has them, which are made far sooner."""
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def stored_in(file: Path) -> list[Stored]:
@@ -113,29 +128,43 @@ def bytes_of(dtype: str) -> int:
 
 
 class ShardWriter:
-    """Writes tensors as they come into `model-00001-of-0000N.safetensors` and their index, or into one file."""
+    """Writes tensors as they come into `model-00001-of-0000N.safetensors` and their index, or into one file.
+
+    A tensor is written while the next one is computed, and put on the disk while the one after it is written.
+    """
 
     def __init__(self, folder: Path, max_shard_bytes: int, tensors: int) -> None:
         """`tensors` is how many are expected at most: it decides how much room a header gets."""
         self._folder, self._limit = folder, max_shard_bytes
         self._room = 4096 + 320 * tensors
         self._shards: list[_Shard] = []
+        self._writes, self._syncs = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+        self._synced: list[Future[None]] = []
 
     def write(self, name: str, tensor: "torch.Tensor") -> None:
-        """Append a tensor.
+        """Append a tensor, which must not be changed any more. What the disk refuses may be raised at the next call.
 
         It goes into a new file where the current one would become too large, or its place would not suit its dtype.
         """
+        self._wait()
         size, width = tensor.numel() * tensor.element_size(), tensor.element_size()
         filled = self._shards[-1].filled if self._shards else 0
         if not self._shards or (filled and filled + size > self._limit) or filled % width:
             self._end_shard()
             self._shards.append(_Shard(self._folder / f"{len(self._shards)}.part", self._room))
-        self._shards[-1].append(name, tensor)
+        shard = self._shards[-1]
+        shard.enter(name, tensor)
+        self._written = self._writes.submit(self._append, shard, tensor)
 
     def finish(self) -> None:
         """Write the headers and, for several files, the index that transformers reads."""
+        self._wait()
         self._end_shard()
+        for synced in self._synced:
+            synced.result()
+        self._writes.shutdown()
+        self._syncs.shutdown()
         count = len(self._shards)
         if count == 1:
             self._shards[0].file.replace(self._folder / "model.safetensors")
@@ -148,9 +177,19 @@ class ShardWriter:
         index = {"metadata": {"total_size": sum(shard.filled for shard in self._shards)}, "weight_map": weight_map}
         (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
+    def _append(self, shard: "_Shard", tensor: "torch.Tensor") -> None:
+        shard.append(tensor)
+        self._synced.append(self._syncs.submit(shard.sync))
+
+    def _wait(self) -> None:
+        """Until the last tensor is written, so that no more than one waits in memory."""
+        if self._written is not None:
+            self._written.result()
+
     def _end_shard(self) -> None:
         if self._shards:
-            self._shards[-1].end()
+            self._shards[-1].write_header()
+            self._synced.append(self._syncs.submit(self._shards[-1].close))
 
 
 class _Shard:
@@ -158,30 +197,45 @@ class _Shard:
         self.file, self._room = file, room
         self.header: dict[str, dict[str, object]] = {}
         self.filled = 0
-        self._opened = file.open("wb")
+        self._opened = file.open("wb", buffering=0)
         self._opened.seek(8 + room)
 
-    def append(self, name: str, tensor: "torch.Tensor") -> None:
+    def enter(self, name: str, tensor: "torch.Tensor") -> None:
+        """Give a tensor its place, behind the others."""
+        end = self.filled + tensor.numel() * tensor.element_size()
+        about = {"dtype": NAMES[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape)}
+        self.header[name] = {**about, "data_offsets": [self.filled, end]}
+        self.filled = end
+
+    def append(self, tensor: "torch.Tensor") -> None:
+        """Write its content."""
         import torch
 
         flat = tensor.detach().contiguous().reshape(-1)
-        content: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
-        end = self.filled + len(content)
-        about = {"dtype": NAMES[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape)}
-        self.header[name] = {**about, "data_offsets": [self.filled, end]}
-        self._opened.write(content)
-        self.filled = end
+        if flat.numel():
+            self._put(flat.view(torch.uint8).numpy())
 
-    def end(self) -> None:
-        """Fill in the header; to be called more than once does no harm."""
-        if self._opened.closed:
-            return
+    def write_header(self) -> None:
+        """At the beginning, once all tensors are written."""
         header = json.dumps({"__metadata__": {"format": "pt"}, **self.header}, separators=(",", ":")).encode()
         if len(header) > self._room:
             raise ModelError(f"{self.file}: the names of its tensors need {len(header)} bytes, {self._room} were kept")
         self._opened.seek(0)
-        self._opened.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
+        self._put(self._room.to_bytes(8, "little") + header.ljust(self._room))
+
+    def sync(self) -> None:
+        """Have on the disk what is written so far."""
+        os.fsync(self._opened.fileno())
+
+    def close(self) -> None:
+        """To be done last."""
+        self.sync()
         self._opened.close()
+
+    def _put(self, content: Any) -> None:
+        view = memoryview(content)
+        while view:  # a call writes 2 GiB at most
+            view = view[self._opened.write(view) :]
 
 
 def order_of(stored: Mapping[str, Stored]) -> Iterator[Stored]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 from ftune.core.errors import ModelError
 from ftune.core.paths import shown
 from ftune.merge.engines.adapter_faults import check_kind, check_whole, in_words
+from ftune.merge.engines.lora_rows import is_plain, with_update
 from ftune.merge.engines.skeleton import Skeleton, is_placeholder, placeholder
 from ftune.merge.engines.stream import Read
 from ftune.merge.tensors import stored_in
@@ -57,7 +58,7 @@ class AdapterSource:
             if name in own:
                 _put(base.model, name, torch.zeros(base.model.get_parameter(name).shape))
             elif kind_of(folder) in READS_BASE:
-                _put(base.model, name, _needed(read(name), name, folder))
+                _put(base.model, name, _needed(read(name), name, folder).float())
         with in_words(folder, "cannot be put on the base", "fetch or save the adapter again"):
             self._model: Any = load_adapter(base.model, folder)
         check_whole(self._model, folder / WEIGHTS, _stored_of_base(base, folder))
@@ -75,14 +76,19 @@ class AdapterSource:
         """Whether it changes this parameter."""
         return name in self._owner or name in self._whole or name in self._done
 
-    def merged(self, name: str) -> torch.Tensor:
-        """A parameter that it changes, in fp32, with the adapter in it; each can be had once."""
+    def merged(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """A parameter that it changes, with the adapter in it, rounded once to `dtype`; each can be had once."""
         if name in self._whole:
-            whole: torch.Tensor = self._whole[name].detach().float()
+            whole: torch.Tensor = self._whole[name].detach().to(dtype)
             return whole
+        path = self._owner.get(name, "")
+        if name == f"{path}.weight" and is_plain(self._wrappers.get(path)):
+            module: Any = self._wrappers.pop(path)
+            value = self._base(name, module.base_layer.weight.shape)
+            return with_update(value, module, dtype)
         if name not in self._done:
-            self._merge(self._owner[name])
-        return self._done.pop(name)
+            self._merge(path)
+        return self._done.pop(name).to(dtype)
 
     def made(self) -> Iterator[str]:
         """Parameters that the base does not have, such as biases: once all others have been asked for."""
@@ -105,10 +111,8 @@ class AdapterSource:
             raise ModelError(f"{shown(self._folder)}: merging '{path}' gives other parameters than it has")
         holders = list(_placeholders(path, module))
         for name, holder, leaf in holders:
-            value = _needed(self._read(name), name, self._folder)
-            if value.shape != holder._parameters[leaf].shape:  # type: ignore[union-attr]
-                raise ModelError(f"'{name}' is {_shape(value)} in the base, {_shape(holder._parameters[leaf])} here")
-            holder._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+            value = self._base(name, holder._parameters[leaf].shape)  # type: ignore[union-attr]
+            holder._parameters[leaf] = nn.Parameter(value.float(), requires_grad=False)
         with in_words(self._folder, UNMERGEABLE, SERVE), torch.no_grad():
             result = _merged_module(module)
         for name, value in result.named_parameters():
@@ -116,6 +120,13 @@ class AdapterSource:
                 self._done[f"{path}.{name}"] = value.detach().float()
         for _, holder, leaf in holders:
             holder._parameters[leaf] = placeholder(holder._parameters[leaf].shape)  # type: ignore[union-attr]
+
+    def _base(self, name: str, shape: torch.Size) -> torch.Tensor:
+        """A parameter of the base, in its own dtype."""
+        value = _needed(self._read(name), name, self._folder)
+        if value.shape != shape:
+            raise ModelError(f"'{name}' is {_shape(value.shape)} in the base, {_shape(shape)} here")
+        return value
 
 
 def _merged_module(module: Any) -> nn.Module:
@@ -184,5 +195,5 @@ def _needed(value: torch.Tensor | None, name: str, folder: Path) -> torch.Tensor
     return value
 
 
-def _shape(value: Any) -> str:
-    return " x ".join(map(str, value.shape))
+def _shape(shape: torch.Size) -> str:
+    return " x ".join(map(str, shape))

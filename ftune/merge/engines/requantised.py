@@ -11,8 +11,8 @@ from ftune.merge.engines.stream import Read
 def requantised(read: Read, model: Skeleton, kind: str, *, double: bool, dtype: str) -> Read:
     """Reads parameters as `read` does, those that transformers would quantise as nf4 or int8 with what that loses.
 
-    `dtype` is torch's name of the one that the base was loaded in before it was quantised. Raises ModelError without
-    bitsandbytes.
+    These come in fp32. `dtype` is torch's name of the one that the base was loaded in before it was quantised. Raises
+    ModelError without bitsandbytes.
     """
     try:
         import bitsandbytes.functional as bnb
@@ -38,10 +38,10 @@ def requantised(read: Read, model: Skeleton, kind: str, *, double: bool, dtype: 
     return read_quantised
 
 
-def quantised_names(model: Skeleton) -> set[str]:
+def quantised_names(model: Skeleton) -> frozenset[str]:
     """The weights that transformers quantises: of all linear layers but the output layer."""
     from transformers.quantizers.base import get_keys_to_not_convert
 
     kept = set(get_keys_to_not_convert(model.model))
     linears = [path for path, module in model.model.named_modules() if isinstance(module, nn.Linear)]
-    return {f"{path}.weight" for path in linears if path not in kept}
+    return frozenset(f"{path}.weight" for path in linears if path not in kept)

@@ -17,7 +17,7 @@ Combine = Callable[[Sequence[torch.Tensor], torch.Generator], torch.Tensor]
 """One tensor of the tensors of several sources, all in fp32."""
 
 Read = Callable[[str], torch.Tensor | None]
-"""A parameter of the base in fp32, by its name; None for one that the base does not have."""
+"""A parameter of the base in its own dtype, by its name, in memory of its own; None for one that the base has not."""
 
 Progress = Callable[[int], None]
 """Told the bytes of each tensor of the base that is done."""
@@ -29,8 +29,8 @@ class Source(Protocol):
     def touches(self, name: str) -> bool:
         """Whether it changes this parameter."""
 
-    def merged(self, name: str) -> torch.Tensor:
-        """A parameter that it changes, in fp32; each is asked for once."""
+    def merged(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """A parameter that it changes, computed in fp32 and rounded once to `dtype`; each is asked for once."""
 
     def made(self) -> Iterator[str]:
         """Parameters that only it has, once all others have been asked for."""
@@ -56,6 +56,8 @@ class Job:
     """Torch's name of the dtype that is written; empty for the base's own."""
     seed: int
     read: Read
+    replaced: frozenset[str] = frozenset()
+    """Parameters that `read` gives otherwise than the files hold them, and that are written so."""
 
 
 @dataclass(slots=True)
@@ -73,13 +75,13 @@ class Written:
 
 
 def read_base(base: Checkpoint, model: Skeleton) -> Read:
-    """Reads parameters of the base in fp32; tied ones where the files hold them."""
+    """Reads parameters of the base; tied ones where the files hold them."""
 
     def read(name: str) -> torch.Tensor | None:
         stored = base.find(name, model.prefix)
         if stored is None and name in model.ties:
             stored = base.find(model.ties[name], model.prefix)
-        return stored.read().float() if stored else None
+        return stored.read() if stored else None
 
     return read
 
@@ -104,8 +106,7 @@ def write_model(job: Job, writer: ShardWriter, progress: Progress) -> Written:
             _write_one(job, writer, stored, name, partners.get(name, []) if name else [], done)
         progress(stored.size)
     for name in dict.fromkeys(name for source in job.sources for name in source.made()):
-        value = _combined(job, name, None)
-        writer.write(name, _checked(name, value.to(_main_dtype(job))))
+        writer.write(name, _checked(name, _combined(job, name, _main_dtype(job))))
         done.made.append(name)
     return done
 
@@ -116,37 +117,38 @@ def _write_one(
     """A tensor of the base and those that are tied to it, which are written only where they have become different."""
     dtype = _dtype(job, stored)
     touched = name is not None and _touched(job, name)
-    value = stored.read()
     partners = [other for other in partners if touched or _touched(job, other)]
     if touched and name is not None:
-        result = _combined(job, name, value).to(dtype)
+        result = _combined(job, name, dtype)
         done.changed += 1
     else:
-        result = value.to(dtype) if value.is_floating_point() else value
-        done.copied += 1
+        replaced = job.read(name) if name in job.replaced else None
+        result = (stored.read() if replaced is None else replaced).to(dtype)
+        done.copied += replaced is None
+        done.changed += replaced is not None
     writer.write(stored.name, _checked(stored.name, result, stored))
     for other in partners:
-        touched = _touched(job, other)
-        twin = (_combined(job, other, value) if touched else value).to(dtype)
+        twin = _combined(job, other, dtype) if _touched(job, other) else stored.read().to(dtype)
         if not torch.equal(twin, result):
             writer.write(other, _checked(other, twin))
             done.made.append(other)
             done.untied = True
 
 
-def _combined(job: Job, name: str, value: torch.Tensor | None) -> torch.Tensor:
-    """A parameter that some source changes, in fp32; `value` is the base's, None where it has none."""
-    merged = [source.merged(name) if source.touches(name) else None for source in job.sources]
+def _combined(job: Job, name: str, dtype: torch.dtype) -> torch.Tensor:
+    """A parameter that some source changes, rounded once to `dtype`; the base's is zero where it has none."""
+    sources = [source if source.touches(name) else None for source in job.sources]
     if job.combine is None:
-        return next(one for one in merged if one is not None)
-    base = job.read(name) if value is not None else None
+        return next(source for source in sources if source).merged(name, dtype)
+    merged = [source.merged(name, torch.float32) if source else None for source in sources]
+    base = job.read(name)
     shape = next(one for one in merged if one is not None).shape
-    base = torch.zeros(shape) if base is None else base
+    base = torch.zeros(shape) if base is None else base.float()
     draw = torch.Generator().manual_seed(_seed(job.seed, name))
     tensors = [base if one is None else one for one in merged]
     if job.whole:
-        return job.combine(tensors, draw)
-    return base + job.combine([one - base for one in tensors], draw)
+        return job.combine(tensors, draw).to(dtype)
+    return (base + job.combine([one - base for one in tensors], draw)).to(dtype)
 
 
 def _seed(seed: int, name: str) -> int:

@@ -36,11 +36,11 @@ class ModelSource:
         """Whether the model has this parameter."""
         return name in self._names
 
-    def merged(self, name: str) -> torch.Tensor:
-        """The model's own parameter, in fp32. Raises ModelError where its files lack it."""
+    def merged(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """The model's own parameter. Raises ModelError where its files lack it."""
         if (value := self._read(name)) is None:
             raise ModelError(f"'{name}' is in no file of one of the models")
-        return value
+        return value.to(dtype)
 
     def made(self) -> Iterator[str]:
         """It has nothing that the base does not have."""
