@@ -40,9 +40,14 @@ def run(
     """
     given = {"base": base, "output": output, "dtype": dtype, "max_shard_size": max_shard_size}
     given |= {"quantize": quantize, "gguf": gguf, "push": push}
-    words = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    words = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
     words += [] if verify else ["verify=null"]
     path = Path(target)
     is_recipe = path.suffix in (".yaml", ".yml")
-    text = None if is_recipe else f"sources: {json.dumps(target)}\n"
+    text = None if is_recipe else f"sources: {_quoted(target)}\n"
     run_recipe("merge", path, [*(overrides or []), *words], text=text, dry_run=dry_run, overwrite=overwrite)
+
+
+def _quoted(text: str) -> str:
+    """As YAML reads it; it does not know the two escapes in which JSON writes a character beyond U+FFFF."""
+    return json.dumps(text, ensure_ascii=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftune.core.checkpoints import MANIFEST
+from ftune.core.checkpoints import MANIFEST, commit_folder
 from ftune.core.errors import ModelError, StorageError
 from ftune.core.paths import shown
 from ftune.merge.checkpoint import GENERATION, Checkpoint
@@ -57,6 +57,13 @@ def check_output(output: Path, inputs: Sequence[Path], need: int, *, overwrite: 
 
 def _size(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def put_in_place(staging: Path, output: Path) -> None:
+    """Make the staged folder durable and give it its name. An empty folder there gives way; it is nobody's model."""
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+    commit_folder(staging, output)
 
 
 def copy_beside(base: Checkpoint, adapter: Path | None, target: Path) -> None:

@@ -387,6 +387,28 @@ def test_exports_without_their_packages(refused: Refused, monkeypatch: pytest.Mo
         assert f"quantize: '{kind}' needs the {package} package; pip install 'ftune[{extra}]'" in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(refused: Refused) -> None:
+    assert "verify.device: there is no GPU here" in refused("adapter", "verify.device=cuda")
+
+
+def test_an_empty_folder_or_a_link_to_one_is_an_output(ftune: Run, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk/large").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/large")
+    for _ in range(2):
+        assert ftune("merge", "adapter", "--output", "link", "--no-verify", "--overwrite").code == 0
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "disk/large/model.safetensors").is_file()
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["large"]
+
+
+def test_names_in_any_letters(ftune: Run, adapter: Path) -> None:
+    adapter.rename("mise à jour 🙂")
+    done = ftune("merge", "mise à jour 🙂", "--output", "новая 🙂/модель", "--no-verify")
+    assert done.code == 0, done.err
+    assert Path("новая 🙂/модель/model.safetensors").is_file()
+
+
 def test_exports_whose_place_is_taken(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "out/merged-int8").mkdir(parents=True)
     (tmp_path / "out/merged-int8/note.txt").write_text("mine")

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftune.core.checkpoints import commit_folder, stage_folder, writing
+from ftune.core.checkpoints import stage_folder, writing
 from ftune.core.errors import ModelError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.merge.checkpoint import Checkpoint, open_checkpoint
-from ftune.merge.folder import OF_ADAPTER, add_stop, check_output, copy_beside, write_config
+from ftune.merge.folder import OF_ADAPTER, add_stop, check_output, copy_beside, put_in_place, write_config
 from ftune.merge.sources import Found, find_source, told_of
 from ftune.merge.tensors import ShardWriter, bytes_of, stored_in
 from ftune.models.dtype import torch_name
@@ -106,7 +106,7 @@ def run_merge(recipe: MergeRecipe, options: RunOptions) -> None:
             say.line(f"  generation ends with {rows.tokenizer.decode(rows.stops[:1])!r} too, as in training")
         say.line(f"  written in {time.monotonic() - started:.0f} s")
         _write_card(plan, staging, prove(plan, staging, rows))
-    commit_folder(staging, plan.output)
+    put_in_place(staging, plan.output)
     say.result(f"model: {shown(plan.output)}")
     export(plan, rows)
 
@@ -170,7 +170,8 @@ def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
 
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
     if recipe.output is not None:
-        return Path(recipe.output).expanduser()
+        output = Path(recipe.output).expanduser()
+        return output.resolve() if output.is_symlink() else output  # a link may lead to a larger disk
     if (run := sources[0].run) is not None:
         return run / "merged"
     raise ModelError(f"output: '{sources[0].path}' is no run folder; say where the model goes with --output FOLDER")
@@ -211,10 +212,9 @@ def _write(plan: Plan, staging: Path, rows: "Rows | None") -> None:
     recipe, say, base = plan.recipe, plan.say, plan.base
     build = partial(skeleton, classes=plan.classes, trust_remote_code=recipe.trust_remote_code)
     job = _job(plan, lambda: build(deepcopy(base.config)))
-    say.line(
-        f"merging {', '.join(source.path for source in plan.sources)} into {plan.located} "
-        f"({len(base.tensors):,} tensors, {base.size / 1e9:.2f} GB)"
-    )
+    paths = ", ".join(source.path for source in plan.sources)
+    doing = f"copying {paths}" if plan.only and plan.whole else f"merging {paths} into {plan.located}"
+    say.line(f"{doing} ({len(base.tensors):,} tensors, {base.size / 1e9:.2f} GB)")
     writer = ShardWriter(staging, bytes_in(recipe.max_shard_size), len(base.tensors) + 2 * len(job.model.names))
     with _progress(say, base.size) as advance:
         written = write_model(job, writer, advance)
@@ -226,6 +226,7 @@ def _write(plan: Plan, staging: Path, rows: "Rows | None") -> None:
 
 def _job(plan: Plan, build: "Callable[[], Skeleton]") -> "Job":
     from ftune.merge.engines.adapter import AdapterSource
+    from ftune.merge.engines.requantised import quantised_names
     from ftune.merge.engines.stream import Job, read_base
     from ftune.merge.engines.whole import ModelSource
 
@@ -250,6 +251,7 @@ def _job(plan: Plan, build: "Callable[[], Skeleton]") -> "Job":
         dtype="" if recipe.dtype == "keep" else torch_name(recipe.dtype),
         seed=recipe.seed,
         read=read,
+        replaced=quantised_names(model) if recipe.base_weights == "quantized" else frozenset(),
     )
 
 
@@ -372,5 +374,5 @@ def _join(plan: Plan) -> None:
         for file in sorted(Path(plan.sources[0].folder).iterdir()):
             if file.is_file() and file.name not in OF_ADAPTER:
                 shutil.copyfile(file, staging / file.name)
-    commit_folder(staging, plan.output)
+    put_in_place(staging, plan.output)
     plan.say.result(f"adapter: {shown(plan.output)}")

@@ -41,9 +41,11 @@ class Tried:
 
 
 def check_room(plan: "Plan") -> None:
-    """Raises LaunchError where the proof would not fit into memory, before hours are spent on a merge."""
+    """Raises LaunchError where the proof would not fit into memory or has no GPU, before hours are spent on a merge."""
     if plan.recipe.verify is None:
         return
+    if plan.recipe.verify.device == "cuda" and not has_cuda():
+        raise LaunchError("verify.device: there is no GPU here; use 'auto' or 'cpu'")
     numbers = sum(one.numel for one in plan.base.tensors.values())
     need = SPARE * 4 * numbers
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -230,10 +232,17 @@ def _written_dtype(plan: "Plan") -> "Dtype":
     return "bf16" if "BF16" in found else "fp16" if "F16" in found else "fp32"
 
 
+def has_cuda() -> bool:
+    """Whether there is a GPU of NVIDIA's or AMD's."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _device(verify: Verify, need: float) -> str:
     import torch
 
-    if verify.device == "cpu" or not torch.cuda.is_available():
+    if verify.device == "cpu" or not has_cuda():
         return "cpu"
     return "cuda" if verify.device == "cuda" or need < torch.cuda.mem_get_info()[0] else "cpu"
 
