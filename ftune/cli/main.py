@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ftune import __version__
-from ftune.cli import data, doctor, eval, launch, merge, ppo, recipes, rm, schema, sft
+from ftune.cli import chat, data, doctor, eval, launch, merge, ppo, recipes, report, rm, runs, schema, sft
 from ftune.core.errors import FtuneError
 from ftune.core.quiet import quiet_upstream
 
@@ -23,6 +23,10 @@ app.command("rm", help=rm.run.__doc__)(rm.run)
 app.command("ppo", help=ppo.run.__doc__)(ppo.run)
 app.command("merge", help=merge.run.__doc__)(merge.run)
 app.command("eval", help=eval.run.__doc__)(eval.run)
+app.command("chat", help=chat.run.__doc__)(chat.run)
+app.command("report", help=report.run.__doc__)(report.run)
+app.command("runs", help=runs.list_runs.__doc__)(runs.list_runs)
+app.command("plot", help=runs.plot.__doc__)(runs.plot)
 app.add_typer(data.app, name="data")
 app.command("doctor", help=doctor.run.__doc__)(doctor.run)
 app.add_typer(launch.app, name="launch")
