@@ -81,7 +81,7 @@ def _quantize(plan: "Plan", wanted: "Quantize", rows: "Rows") -> None:
         load = partial(load_model, dtype="auto", device=device)
         before, after = (measure(_evaluated(load(str(folder.resolve())))) for folder in (plan.output, target))
         say.line(
-            f"  perplexity of {len(labelled)} held-out rows: {before.perplexity:.3f} before, {after.perplexity:.3f} "
+            f"  perplexity of {len(labelled)} {rows.words}: {before.perplexity:.3f} before, {after.perplexity:.3f} "
             f"after; token accuracy {before.accuracy:.2%} and {after.accuracy:.2%}"
         )
     say.result(f"{wanted.type}: {shown(target)}")

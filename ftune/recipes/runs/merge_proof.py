@@ -117,7 +117,7 @@ def _compared(plan: "Plan", verify: Verify, merged: Path, rows: Rows) -> dict[st
     if source.quantization:
         seen = tried(lambda: load_adapter(_quantised(plan, device)(), Path(source.folder)))
         drift = measure(seen.logits, before.logits, after.logits, completions=(seen.completions, after.completions))
-        say.line(_drift(drift, source.quantization["type"], plan.recipe.base_weights) + _same(drift, verify))
+        say.line(_drift(drift, source.quantization["type"], plan.recipe.base_weights, _same(drift, verify)))
         told["drift to the adapter on quantised weights (KL per token)"] = f"{drift.kl:.1e}"
     return told
 
@@ -127,13 +127,13 @@ def _same(found: "Measured", verify: Verify) -> str:
     return same if verify.max_new_tokens else ""
 
 
-def _drift(drift: "Measured", kind: str, base_weights: str) -> str:
+def _drift(drift: "Measured", kind: str, base_weights: str, same: str) -> str:
     full = base_weights == "full"
     weights = "full ones" if full else "what these stand for"
-    hint = " ('base_weights=quantized' merges into the weights it was trained on)" if full else ""
+    hint = "; 'base_weights=quantized' merges into the weights it was trained on" if full else ""
     return (
-        f"  drift: trained on {kind} weights, merged into {weights}{hint}: KL {drift.kl:.1e} per token to what was "
-        f"trained, of {drift.effect:.1e} in all"
+        f"  drift: trained on {kind} weights, merged into {weights}: KL {drift.kl:.1e} per token to what was trained, "
+        f"which is {drift.effect:.1e} from the base{same}{hint}"
     )
 
 
