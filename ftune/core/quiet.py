@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 
 
@@ -29,12 +30,13 @@ def quiet_upstream(*, debug: bool = False) -> None:
 
 def quiet_bars() -> None:
     """Turn off the progress bars of transformers and datasets."""
-    import datasets
     import torch
     import transformers
 
     # or DeepSpeed, which accelerate imports where it is installed, looks for a device and talks about it on stdout
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
-    datasets.disable_progress_bars()
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # read when datasets is imported
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
