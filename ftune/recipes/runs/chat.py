@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ftune.core.errors import RecipeError
-from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 
 
@@ -46,7 +45,6 @@ def run_chat(asked: Asked) -> None:
     from ftune.recipes.runs.chat_turns import Chat
 
     say = Say()
-    quiet_bars()
     with say.console.status(f"loading {asked.target}"):
         opened = open_chat(asked.target, asked.adapters, asked.plain, say)
     sampling = opened.usual.changed(asked.settings)

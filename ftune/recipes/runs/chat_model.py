@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import DataError, ModelError, RecipeError
+from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.merge.sources import Found, find_source, told_of
 from ftune.models.dtype import resolve_dtype
@@ -78,9 +79,6 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
     `plain` continues texts without a template; None does so where the model was trained so, or has no template. Raises
     ModelError for what is not there, does not fit or gives no text, RecipeError for a word that is no NAME=FOLDER.
     """
-    from ftune.data.stops import stop_ids
-    from ftune.merge.engines.switching import Switch
-
     found = find_source(target)
     others = [_named_adapter(word) for word in adapters]
     for source in (found, *(other for _, other in others)):
@@ -89,6 +87,10 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
         raise ModelError(
             f"{target}: does not say what it was trained on; name it: ftune chat MODEL --adapter NAME={target}"
         )
+    from ftune.data.stops import stop_ids
+    from ftune.merge.engines.switching import Switch
+
+    quiet_bars()
     section = _section(found)
     with told_of(target):
         located = locate_model(section.path)
@@ -216,13 +218,21 @@ def _tell_adapter(
     name: str, source: Found, found: Found, template: "Template | None", switch: "Switch", say: Say
 ) -> None:
     base = found.base if found.adapter else found.folder
-    if source is not found and source.base and source.base != base and locate_model(source.base) != locate_model(base):
+    if source is not found and source.base and _place(source.base) != _place(base):
         say.warning(f"adapter '{name}' was trained on '{source.base}', which may be another model than '{base}'")
     beside = Path(source.folder) / "chat_template.jinja"
     if source is not found and template and beside.is_file() and beside.read_text(encoding="utf-8") != template.text:
         say.warning(f"adapter '{name}' was trained with another chat template than the one in use")
     if reason := switch.unmerged(name):
         say.line(f"adapter '{name}' slows replies down a little: {reason}")
+
+
+def _place(base: str) -> str:
+    """Where a model is; its name where it is not on this machine."""
+    try:
+        return locate_model(base)
+    except ModelError:
+        return base
 
 
 def _tell_model(opened: Opened, model: "PreTrainedModel", say: Say) -> None:
