@@ -1,6 +1,7 @@
 """`ftune chat`: what the model is given, who replies, how replies are drawn and where they end."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from ftune.recipes.runs.chat_reply import Reply, _Written, write_reply
 from ftune.recipes.runs.chat_sampling import Sampling, sampling_of
 from ftune.recipes.runs.chat_turns import Chat
 from tests.conftest import Done
-from tests.recipes.chat_models import GREEDY, by_transformers, quietly
+from tests.recipes.chat_models import GREEDY, by_transformers, quietly, write_run
 
 Ftune = Callable[..., Done]
 
@@ -218,3 +219,46 @@ def test_a_conversation_is_saved_as_a_row_to_train_on(chat: Chat, tmp_path: Path
     row = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[1])
     example = MessagesFormat().to_example(row)
     assert example == chat.asked([Message("user", "the cat"), Message("assistant", reply.text)])
+
+
+def test_virtual_tokens_are_asked_as_peft_has_them(chat: Chat, tiny_model: Path, tmp_path: Path) -> None:
+    from peft import PeftModel, PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    )
+    model.save_pretrained(str(tmp_path / "prompt"))
+    opened = open_chat(str(tmp_path / "prompt"), [], None, Say())
+    reply = Chat(opened, GREEDY, Say(), seed=0).ask("the cat", quietly)
+    ids = torch.tensor([rendered(chat, ("user", "the cat"))])
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tmp_path / "prompt"))
+    made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+    assert reply.text == opened.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    assert opened.room == 256 - 3
+
+
+def test_a_run_of_plain_text_continues_texts_unless_it_is_told_otherwise(tiny_model: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tiny_model)
+    shutil.copytree(tiny_model, run / "model")
+    (run / "data.json").write_text(json.dumps({"train": {"format": "text"}}))
+    assert [open_chat(str(run), [], plain, Say()).template is None for plain in (None, False)] == [True, False]
+    for file in (run / "model").glob("chat_template*"):
+        file.unlink()
+    (run / "data.json").unlink()
+    assert open_chat(str(run), [], None, Say()).template is None
+    with pytest.raises(ModelError, match=r"--chat: .* has no chat template"):
+        open_chat(str(run), [], False, Say())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_broken_model_gives_no_reply(tiny_model: Path, temperature: float) -> None:
+    opened = open_chat(str(tiny_model), [], None, Say())
+    with torch.no_grad():
+        opened.switch.model.get_input_embeddings().weight[:, 3] = float("nan")
+    chat = Chat(opened, Sampling(temperature=temperature), Say(), seed=0)
+    with pytest.raises(ModelError, match="logits are not numbers"):
+        chat.ask("the cat", quietly)
+    assert chat.turns == []

@@ -102,6 +102,7 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
         tokenizer = load_tokenizer(str(beside.resolve())) if own else load_tokenizer(located, **how)
         template = _template(found, tokenizer, plain, say)
         model = _load(section, located)
+    parameters = model.num_parameters()
     switch = Switch(model)
     name = _short_name(found)
     for adapter, source in [*([(name, found)] if found.adapter else []), *others]:
@@ -116,7 +117,7 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
         name, switch, tokenizer, template, tuple(sorted(stops)), positions, sampling_of(model.generation_config)
     )
     opened.base = None if found.adapter or found.run is None else _base_of_run(found)
-    _tell_model(opened, model, say)
+    _tell_model(opened, model, parameters, say)
     return opened
 
 
@@ -235,8 +236,8 @@ def _place(base: str) -> str:
         return base
 
 
-def _tell_model(opened: Opened, model: "PreTrainedModel", say: Say) -> None:
+def _tell_model(opened: Opened, model: "PreTrainedModel", parameters: int, say: Say) -> None:
     where = "CPU" if model.device.type == "cpu" else "GPU"
     dtype = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(str(model.dtype).removeprefix("torch."), "")
     names = f"; adapters: {', '.join(opened.switch.names)}" if opened.switch.names else ""
-    say.line(f"model: {model.num_parameters():,} parameters, {dtype} on {where}{names}")
+    say.line(f"model: {parameters:,} parameters, {dtype} on {where}{names}")

@@ -35,7 +35,8 @@ class Reply:
     def measured(self) -> str:
         """Size and speed for people."""
         ended = {"stop": "", "length": ", cut there", "interrupted": ", stopped"}[self.stop]
-        return f"{self.tokens} tokens{ended}, {self.tokens / max(self.seconds, 1e-9):.1f} per second"
+        tokens = f"{self.tokens} token{'' if self.tokens == 1 else 's'}"
+        return f"{tokens}{ended}, {self.tokens / max(self.seconds, 1e-9):.1f} per second"
 
 
 @dataclass(slots=True)
