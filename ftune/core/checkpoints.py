@@ -80,6 +80,8 @@ def writing(staging: Path) -> Iterator[None]:
             yield
     except Exception:
         shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):
+            staging.parent.rmdir()
         raise
 
 

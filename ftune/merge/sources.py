@@ -14,6 +14,7 @@ from ftune.models.reward_facts import read_reward_facts
 from ftune.report.run_folder import read_state
 
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 RECIPE = "recipe.resolved.json"
 HEADS = ("score.weight", "classifier.weight")
 
@@ -58,7 +59,9 @@ class Found:
     def classes(self) -> tuple[str, ...]:
         """The names of a classifier's outputs; none of a language model."""
         folder = Path(self.folder)
-        if not self.adapter or not folder.is_dir():
+        if not self.adapter:
+            return _classes_of(folder)
+        if not folder.is_dir():
             return ()
         if read_settings(folder / ADAPTER).get("task_type") != "SEQ_CLS":
             return ()
@@ -112,7 +115,7 @@ def _of_run(path: str, folder: Path) -> Found:
 
 
 def _adapter(path: str, folder: Path) -> Found:
-    if not (folder / "adapter_model.safetensors").is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"{path}: holds no adapter_model.safetensors; only safetensors are read")
     config = read_settings(folder / ADAPTER)
     kind, base, revision = (config.get(key) for key in ("peft_type", "base_model_name_or_path", "revision"))
@@ -133,11 +136,20 @@ def _adapter_of_hub(path: str) -> Path | None:
     return folder if (folder / ADAPTER).is_file() else None
 
 
+def _classes_of(folder: Path) -> tuple[str, ...]:
+    """The names of the outputs of a whole model that is a classifier."""
+    config = read_settings(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+        return ()
+    names: dict[str, str] = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # what transformers leaves out
+    return tuple(names[key] for key in sorted(names, key=int))
+
+
 def _outputs(folder: Path) -> int:
     """Outputs of the head that lies in an adapter's file."""
     from ftune.merge.tensors import stored_in
 
-    for one in stored_in(folder / "adapter_model.safetensors"):
+    for one in stored_in(folder / ADAPTER_WEIGHTS):
         if one.name.endswith(HEADS):
             return one.shape[0]
     return 1

@@ -14,7 +14,7 @@ STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "
 """What Python tells of changes on the disk; reading is left out below."""
 
 IMPORTED = [
-    *("ftune.recipes.runs.merge", "ftune.recipes.runs.merge_proof", "ftune.merge.engines.adapter"),
+    *("ftune.recipes.runs.merge_write", "ftune.recipes.runs.merge_proof", "ftune.merge.engines.adapter"),
     *("ftune.merge.engines.compared", "ftune.peft.tuners", "transformers.models.llama.modeling_llama"),
 ]
 """What a merge imports in the end."""

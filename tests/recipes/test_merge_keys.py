@@ -157,7 +157,8 @@ def test_the_words_of_the_command_line_are_keys(ftune: Run, adapter: Path, tiny_
     done = ftune("merge", adapter, *words, *more, "--dry-run")
     assert done.code == 0, done.err
     wanted = {
-        "base": str(tiny_model), "output": str(tmp_path / "m"), "dtype": "bf16", "max_shard_size": "1MB", "gguf": "q8_0",
+        "base": str(tiny_model), "output": str(tmp_path / "m"), "dtype": "bf16", "max_shard_size": "1MB",
+        "gguf": "q8_0",
         "quantize.type": "nf4", "push.repo": "me/it", "verify": None, "seed": 3, "sources[0].path": str(adapter),
     }  # fmt: skip
     lines = dict(line.rpartition("#")[0].strip().split(": ", 1) for line in done.out.splitlines())

@@ -44,15 +44,25 @@ def write_gguf(folder: Path, file: Path, kind: str, progress: Callable[[int, int
         tensors = list(_tensors(model, architecture, chosen))
         frequencies = write_rope(writer, model.config)
     except UnfitError as unfit:
-        command = llama_cpp_command(folder, file, kind)
-        raise ModelError(
-            f"gguf: {shown(folder)}: {unfit}, which is not written here; with llama.cpp: {command}"
-        ) from None
+        raise _refused(unfit, folder, file, kind) from None
     with _appearing(file, sum(tensor.nbytes for tensor in tensors)) as temporary:
         try:
             _write(writer, temporary, tensors, frequencies, progress)
         finally:
             writer.close()
+
+
+def check_architecture(model: Checkpoint, folder: Path, file: Path, kind: str) -> None:
+    """Raises ModelError, with the command of llama.cpp, where `write_gguf` could not write what `model` becomes."""
+    try:
+        _architecture(model)
+    except UnfitError as unfit:
+        raise _refused(unfit, folder, file, kind) from None
+
+
+def _refused(unfit: UnfitError, folder: Path, file: Path, kind: str) -> ModelError:
+    command = llama_cpp_command(folder, file, kind)
+    return ModelError(f"gguf: {shown(folder)}: {unfit}, which is not written here; with llama.cpp: {command}")
 
 
 def _architecture(model: Checkpoint) -> Architecture:

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ftune.recipes.merge import Quantize
-    from ftune.recipes.runs.merge import Plan
+    from ftune.recipes.runs.merge_plan import Plan
     from ftune.recipes.runs.merge_rows import Rows
 
 
 def check_exports(plan: "Plan") -> None:
     """What can be told before any work. Raises ModelError."""
     from ftune.merge.gguf.kinds import check_kind
+    from ftune.merge.gguf.write import check_architecture
     from ftune.merge.quantized.kind import quantization_fault
     from ftune.models.push import repo_fault
 
@@ -28,7 +29,10 @@ def check_exports(plan: "Plan") -> None:
     if recipe.quantize:
         check_output(quantized_folder(plan, recipe.quantize.type), [], 0, overwrite=plan.overwrite)
     if recipe.gguf:
+        if plan.classes:
+            raise ModelError("gguf: a classifier has no place for its head in a GGUF file; serve it with transformers")
         check_kind(recipe.gguf, plan.output, gguf_file(plan))
+        check_architecture(plan.base, plan.output, gguf_file(plan), recipe.gguf)
     if recipe.push and (fault := repo_fault(recipe.push.repo)):
         raise ModelError(f"push: {fault}")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ftune.merge.engines.compared import Dtype, Measured
-    from ftune.recipes.runs.merge import Plan
+    from ftune.recipes.runs.merge_plan import Plan
 
 SPARE = 1.25
 """Room for a model and what it computes, as a multiple of its weights in fp32."""
@@ -204,7 +204,7 @@ def _quantised(plan: "Plan", device: str) -> "Callable[[], PreTrainedModel]":
     """Loads the base with its weights quantised as in training."""
     from ftune.core.variants import variants_of
     from ftune.models.quantization.base import Quantization
-    from ftune.recipes.runs.merge import trained_dtype
+    from ftune.recipes.runs.merge_plan import trained_dtype
 
     source = plan.sources[0]
     section = variants_of(Quantization)[source.quantization["type"]].model_validate(source.quantization)
