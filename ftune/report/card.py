@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from ftune.report.markdown import block, code, escape, table
+from ftune.report.measures import duration_in_words
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class CardFacts:
 def model_card(facts: CardFacts) -> str:
     """The `README.md` of a run: front matter for the model hub, results, loading, training."""
     kind = f"{facts.method} adapter for" if facts.is_adapter else "fine-tuned version of"
-    machine = {"hardware": facts.hardware, "training time": _duration(facts.duration_s)} | facts.versions
+    machine = {"hardware": facts.hardware, "training time": duration_in_words(facts.duration_s)} | facts.versions
     sections = [
         _front_matter(facts),
         f"# {escape(facts.title)}",
@@ -143,11 +144,3 @@ def _scoring(facts: CardFacts, loader: str) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

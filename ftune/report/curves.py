@@ -43,15 +43,17 @@ SMOOTHED_FROM = 40
 """A noisy curve of at least so many points steps back behind its moving average."""
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits, more where there are more before the point."""
     return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """0.421 as 42.1%."""
     return f"{100 * value:.3g}%"
 
 
-def _power(value: float) -> str:
+def power(value: float) -> str:
     """2e-4 rather than 0.0002 or 2.000e-04."""
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}" if value else "0"
@@ -62,7 +64,7 @@ class Panel(NamedTuple):
 
     field: str
     title: str
-    number: Callable[[float], str] = _short
+    number: Callable[[float], str] = short
     noisy: bool = True
 
 
@@ -70,15 +72,15 @@ PANELS = [
     Panel("loss", "Loss"),
     Panel("score", "Score"),
     Panel("kl", "KL, nats a completion"),
-    Panel("token_accuracy", "Token accuracy", _percent),
-    Panel("accuracy", "Accuracy", _percent),
+    Panel("token_accuracy", "Token accuracy", percent),
+    Panel("accuracy", "Accuracy", percent),
     Panel("margin", "Margin"),
     Panel("entropy", "Entropy, nats a token"),
     Panel("length", "Tokens a completion"),
-    Panel("stopped", "Ended by themselves", _percent),
-    Panel("clip_fraction", "Clipped tokens", _percent),
+    Panel("stopped", "Ended by themselves", percent),
+    Panel("clip_fraction", "Clipped tokens", percent),
     Panel("explained_variance", "Explained variance of the value"),
-    Panel("learning_rate", "Learning rate", _power, noisy=False),
+    Panel("learning_rate", "Learning rate", power, noisy=False),
     Panel("grad_norm", "Gradient norm"),
     Panel("tokens_per_s", "Tokens per second"),
 ]
@@ -88,7 +90,7 @@ PARTS = {"reward/": "Reward", "gold/": "Only logged"}
 """Beginnings of fields that a run names itself: its reward sources."""
 
 
-def _panels(events: list[Event]) -> list[Panel]:
+def panels_of(events: list[Event]) -> list[Panel]:
     """The charts that there is something to draw for. The one reward of a run is its score, so it has no own chart."""
     fields = dict.fromkeys(field for event in events if event["kind"] in ("step", "eval") for field in event)
     own = [
@@ -100,7 +102,7 @@ def _panels(events: list[Event]) -> list[Panel]:
     ]
     place = [panel.field for panel in PANELS].index("kl") + 1
     known = [*PANELS[:place], *own, *PANELS[place:]]
-    return [panel for panel in known if any(_points(events, kind, panel.field)[0] for kind in ("step", "eval"))]
+    return [panel for panel in known if any(points_of(events, kind, panel.field)[0] for kind in ("step", "eval"))]
 
 
 def draw_curves(events: list[Event], png: Path, title: str) -> bool:
@@ -109,7 +111,7 @@ def draw_curves(events: list[Event], png: Path, title: str) -> bool:
     Each panel shows one field over the steps, and only panels with data are drawn. Skipped steps and resumes are
     marked.
     """
-    panels = _panels(events)
+    panels = panels_of(events)
     if not panels:
         return False
     from matplotlib import rc_context
@@ -185,14 +187,14 @@ def _draw(axes: "Axes", panel: Panel, events: list[Event]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     latest = {}
-    steps, values = _points(events, "step", panel.field)
+    steps, values = points_of(events, "step", panel.field)
     if values:
-        smooth = _smoothed(values) if panel.noisy and len(values) >= SMOOTHED_FROM else values
+        smooth = smoothed(values) if panel.noisy and len(values) >= SMOOTHED_FROM else values
         if smooth is not values:
             axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1)
         axes.plot(steps, smooth, color=BLUE, linewidth=2, marker="o" if len(values) == 1 else "", label="train")
         latest["train"] = panel.number(smooth[-1])
-    steps, values = _points(events, "eval", panel.field)
+    steps, values = points_of(events, "eval", panel.field)
     if values:
         axes.plot(steps, values, color=ORANGE, linewidth=2, marker="o", markersize=4.5, label="validation")
         latest["validation"] = panel.number(values[-1])
@@ -214,13 +216,13 @@ def _mark(axes: "Axes", events: list[Event]) -> None:
         marks[0].set(label="skipped step", markersize=7, markeredgewidth=2)
 
 
-def _points(events: list[Event], kind: str, field: str) -> tuple[list[int], list[float]]:
+def points_of(events: list[Event], kind: str, field: str) -> tuple[list[int], list[float]]:
     """Steps and values of a field, without those that were not finite."""
     found = [event for event in events if event["kind"] == kind and event.get(field) is not None]
     return [event["step"] for event in found], [event[field] for event in found]
 
 
-def _smoothed(values: list[float]) -> list[float]:
+def smoothed(values: list[float]) -> list[float]:
     """The mean over a window of a twentieth of the curve around each point."""
     half = max(len(values) // 40, 1)
     sums = [0.0, *accumulate(values)]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from ftune.report.card import CardFacts, _duration, model_card
+from ftune.report.card import CardFacts, model_card
+from ftune.report.measures import duration_in_words
 
 FACTS = CardFacts(
     title="orders_lora",
@@ -144,4 +145,4 @@ def test_secrets_and_the_home_folder_are_masked(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, ""), (5.4, "5 s"), (65, "1 min 5 s"), (7300, "2 h 1 min")])
 def test_durations_are_for_people(seconds: float | None, text: str) -> None:
-    assert _duration(seconds) == text
+    assert duration_in_words(seconds) == text

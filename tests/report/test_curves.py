@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftune.report.curves import PANELS, _panels, _points, _power, _rows, _smoothed, draw_curves, terminal_chart
+from ftune.report.curves import PANELS, _rows, draw_curves, panels_of, points_of, power, smoothed, terminal_chart
 from ftune.report.events import Event
 
 
@@ -51,8 +51,8 @@ def test_only_panels_with_data_take_space(tmp_path: Path) -> None:
 
 def test_the_rewards_of_ppo_have_panels_of_their_own_unless_the_score_is_the_only_one() -> None:
     step: Event = {"kind": "step", "step": 1, "score": 1.0, "kl": 2.0, "gold/judge": 0.5, "reward/model": 1.0}
-    assert [panel.field for panel in _panels([step])] == ["score", "kl", "gold/judge"]
-    several = [panel.field for panel in _panels([step | {"reward/length": 0.0}])]
+    assert [panel.field for panel in panels_of([step])] == ["score", "kl", "gold/judge"]
+    several = [panel.field for panel in panels_of([step | {"reward/length": 0.0}])]
     assert several == ["score", "kl", "reward/model", "reward/length", "gold/judge"]
 
 
@@ -61,7 +61,7 @@ def test_marks_gaps_and_validation_alone_are_drawn(tmp_path: Path) -> None:
     events[2]["loss"] = None
     assert draw_curves(events, tmp_path / "curves.png", "title")
     assert draw_curves([{"kind": "eval", "step": 0, "loss": 3.0}], tmp_path / "curves.png", "title")
-    assert _points(events, "step", "loss") == ([1, 2, 4, 5], [2.0] * 4)
+    assert points_of(events, "step", "loss") == ([1, 2, 4, 5], [2.0] * 4)
 
 
 def test_matplotlib_is_imported_only_for_drawing() -> None:
@@ -77,13 +77,13 @@ def test_a_lone_last_panel_gets_the_whole_width() -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (2e-4, "2e-4"), (1.5e-5, "1.5e-5"), (1.0, "1e0")])
 def test_learning_rates_are_short(value: float, text: str) -> None:
-    assert _power(value) == text
+    assert power(value) == text
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=200))
 def test_smoothing_is_the_mean_of_the_window(values: list[float]) -> None:
     half = max(len(values) // 40, 1)
-    for index, smooth in enumerate(_smoothed(values)):
+    for index, smooth in enumerate(smoothed(values)):
         window = [value for place, value in enumerate(values) if abs(place - index) <= half]
         assert smooth == pytest.approx(sum(window) / len(window), abs=1e-6)
 
