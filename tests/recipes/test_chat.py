@@ -253,6 +253,17 @@ def test_a_run_of_plain_text_continues_texts_unless_it_is_told_otherwise(tiny_mo
         open_chat(str(run), [], False, Say())
 
 
+def test_the_first_adapter_brings_its_template_to_a_base_without_one(
+    chat_folders: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "bare")
+    (tmp_path / "bare/chat_template.jinja").unlink()
+    polite = f"polite={chat_folders / 'polite'}"
+    opened = open_chat(str(tmp_path / "bare"), [polite, f"other={chat_folders / 'other'}"], None, Say())
+    assert opened.template is not None
+    assert opened.speaker == "polite"
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_broken_model_gives_no_reply(tiny_model: Path, temperature: float) -> None:
     opened = open_chat(str(tiny_model), [], None, Say())

@@ -81,6 +81,7 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
     """
     found = find_source(target)
     others = [_named_adapter(word) for word in adapters]
+    words = found if found.adapter or not others else others[0][1]  # it knows how it was trained, and replies first
     for source in (found, *(other for _, other in others)):
         _check_writes(source)
     if found.adapter and not found.base:
@@ -97,10 +98,9 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
         how: dict[str, Any] = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
         config = load_config(located, **how)
         _check_causal(target, config.architectures or ())
-        beside = Path(found.folder)
-        own = found.adapter and (beside / "tokenizer_config.json").is_file()
-        tokenizer = load_tokenizer(str(beside.resolve())) if own else load_tokenizer(located, **how)
-        template = _template(found, tokenizer, plain, say)
+        beside = _beside(words)
+        tokenizer = load_tokenizer(beside) if beside else load_tokenizer(located, **how)
+        template = _template(words, tokenizer, plain, say)
         model = _load(section, located)
     parameters = model.num_parameters()
     switch = Switch(model)
@@ -113,10 +113,8 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
     if not stops:
         say.warning("no token is known that ends a reply; each goes on up to max_new_tokens")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    opened = Opened(
-        name, switch, tokenizer, template, tuple(sorted(stops)), positions, sampling_of(model.generation_config)
-    )
-    opened.base = None if found.adapter or found.run is None else _base_of_run(found)
+    usual, base = sampling_of(model.generation_config), _base_of_run(found)
+    opened = Opened(name, switch, tokenizer, template, tuple(sorted(stops)), positions, usual, base)
     _tell_model(opened, model, parameters, say)
     return opened
 
@@ -160,7 +158,16 @@ def _section(found: Found) -> Model:
     return Model.model_validate_json(json.dumps(known))
 
 
-def _base_of_run(found: Found) -> Model:
+def _beside(found: Found) -> str:
+    """The folder of an adapter that has its tokenizer with it; empty without one."""
+    folder = Path(found.folder)
+    return str(folder.resolve()) if found.adapter and (folder / "tokenizer_config.json").is_file() else ""
+
+
+def _base_of_run(found: Found) -> Model | None:
+    """What a whole model was tuned from."""
+    if found.adapter or found.run is None:
+        return None
     written: Mapping[str, Any] = found.settings.get("model", {})
     keys = ("path", "revision", "dtype", "trust_remote_code")
     return Model.model_validate_json(json.dumps({key: written[key] for key in keys if key in written}))
