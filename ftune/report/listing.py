@@ -1,6 +1,5 @@
 """The runs below a folder, one line each."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,13 +11,14 @@ from ftune.core.paths import shown
 from ftune.report.curves import percent, short
 from ftune.report.measures import duration_in_words
 from ftune.report.run_folder import STATE
-from ftune.report.run_record import RunRecord, finite, read_run
+from ftune.report.run_record import RunRecord, dig, finite, read_run
+from ftune.report.terminal import printable
 
 DEPTH = 4
 """Runs are looked for so many folders deep, and never inside of a run."""
 
 METRICS = (("score", "score", short), ("accuracy", "accuracy", percent), ("token_accuracy", "token accuracy", percent))
-"""The first of these that was measured is shown; on held-out rows if it was measured there."""
+"""Shown where `ftune eval` has not run: the first of these that was measured, on held-out rows if it was there."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _listed(path: Path) -> Listed:
         command=run.kind,
         steps=run.steps,
         loss=finite(run.last("step").get("loss")),
-        validation_loss=finite(run.last("eval").get("loss")),
+        validation_loss=finite(run.result_look.get("loss")),
         metric=metric,
         metric_value=value,
         seconds=round(run.seconds, 1),
@@ -88,9 +88,12 @@ def _listed(path: Path) -> Listed:
 
 
 def _metric(run: RunRecord) -> tuple[str, float | None]:
-    """The name of a metric and its last value."""
-    for kind in ("eval", "step"):
-        event = run.last(kind)
+    """A metric and its value for the result: the first one of `ftune eval`, else one of METRICS."""
+    evaluated = run.evaluation.get("metrics")
+    for name, values in evaluated.items() if isinstance(evaluated, dict) else ():
+        if (value := finite(dig(values, "after"))) is not None:
+            return str(name), value
+    for event in (run.result_look, run.last("step")):
         for field, words, _ in METRICS:
             if (value := finite(event.get(field))) is not None:
                 return words, value
@@ -111,7 +114,7 @@ def table_of(runs: list[Listed], now: datetime | None = None) -> str:
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([*table, *(f"damaged: {run.fault}" for run in runs if run.fault)])
+    return "\n".join([*table, *(printable(f"damaged: {run.fault}") for run in runs if run.fault)])
 
 
 def _cells(run: Listed, now: datetime) -> tuple[str, ...]:
@@ -120,8 +123,8 @@ def _cells(run: Listed, now: datetime) -> tuple[str, ...]:
     sign = f"{_ago(now - datetime.fromisoformat(run.updated))} ago" if run.updated else ""
     losses = ("" if loss is None else f"{loss:.4g}" for loss in (run.loss, run.validation_loss))
     time = duration_in_words(run.seconds) if run.seconds else ""
-    name = json.dumps(run.run)[1:-1] if not run.run.isprintable() else run.run  # no control codes from names
-    return (name, run.state, run.command, f"{run.steps:,}" if run.steps else "", *losses, metric, time, sign)
+    cells = (run.run, run.state, run.command, f"{run.steps:,}" if run.steps else "", *losses, metric, time, sign)
+    return tuple(map(printable, cells))
 
 
 def _ago(gap: timedelta) -> str:

@@ -114,6 +114,17 @@ class RunRecord:
         """Machine and versions."""
         return self.read("environment.json")
 
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """What `ftune eval` found."""
+        return self.read("eval/eval.json")
+
+    @property
+    def result_look(self) -> Event:
+        """How the result did on held-out rows: the iteration that PPO kept, else the last look; empty without one."""
+        kept = self.last("kept").get("step")
+        return next((event for event in self.of_kind("eval") if event["step"] == kept), self.last("eval"))
+
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the folder that holds an object."""
         try:

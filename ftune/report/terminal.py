@@ -21,7 +21,7 @@ def draw_run(run: RunRecord, fields: Sequence[str], width: int, *, braille: bool
     each = (width - GAP * (across - 1)) // across
     charts = [_chart(panel, run, each, braille=braille) for panel in panels]
     rows = (charts[start : start + across] for start in range(0, len(charts), across))
-    head = f"{run.name}: {run.state}, {'iteration' if run.iterates else 'step'} {run.steps:,}"
+    head = f"{printable(run.name)}: {printable(run.state)}, {'iteration' if run.iterates else 'step'} {run.steps:,}"
     return "\n\n".join([head, *(_beside(row, each) for row in rows)])
 
 
@@ -53,9 +53,14 @@ def _chart(panel: Panel, run: RunRecord, width: int, *, braille: bool) -> list[s
     if drawn.values and looks.values:
         path = [panel.number(value) for value in looks.values]
         held_out = f"{'':{margin}}validation " + (f"{path[0]} to {path[-1]}" if len(path) > 1 else path[0])
-    return [f"{panel.title}  {panel.number(values[-1])}", *lines, feet, held_out]
+    return [f"{printable(panel.title)}  {panel.number(values[-1])}", *lines, feet, held_out]
 
 
 def _beside(charts: Sequence[Sequence[str]], width: int) -> str:
     lines = ((" " * GAP).join(f"{line[:width]:<{width}}" for line in row).rstrip() for row in zip(*charts, strict=True))
     return "\n".join(lines).rstrip()
+
+
+def printable(text: str) -> str:
+    """A text of a run in one line without control codes, which a terminal would obey."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

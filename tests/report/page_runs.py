@@ -66,7 +66,23 @@ def evaluated(folder: Path, text: str = "") -> Path:
     metrics = {
         "rouge1": rouge,
         "perplexity": {"before": 20.0, "after": 25.0, "low": 1.0, "high": 9.0, "higher_is_better": False},
-        f"chrf{text}": {"before": 30.0, "after": 30.4, "difference": 0.4, "low": -0.5, "high": 1.2},
+        f"chrf{text}": {
+            "before": 30.0,
+            "after": 30.4,
+            "difference": 0.4,
+            "low": -0.5,
+            "high": 1.2,
+            "signature": "nrefs:1|case:mixed",
+        },
+        "length": {
+            "before": 12.0,
+            "after": 20.0,
+            "low": 7.0,
+            "high": 9.0,
+            "kind": {"better": "neither"},
+            "better": None,
+        },
+        "ter": {"before": 80.0, "after": 60.0, "low": -30.0, "high": -10.0, "kind": {"better": "lower"}},
     }
     (folder / "eval" / "eval.json").write_text(
         json.dumps({"rows": 100, "source": f"test{text}.jsonl", "metrics": metrics})

@@ -1,6 +1,7 @@
 """`ftune runs` and `ftune plot`: what they show of whole, killed and broken runs."""
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def runs(tmp_path: Path) -> Path:
     sft_run(tmp_path / "sft")
     ppo_run(tmp_path / "deep" / "ppo")
     killed_run(tmp_path / "killed")
+    shutil.rmtree(sft_run(tmp_path / "plain") / "eval")
     start_run(tmp_path / "empty", "failed", {"type": "rm"}, "")
     start_run(tmp_path / "broken", "done", {}, "")
     (tmp_path / "broken" / "events.jsonl").write_text('x\n{"time": "2026-11-22T10:00:00+00:00", "kind": "end"}\n')
@@ -33,10 +35,15 @@ def runs(tmp_path: Path) -> Path:
 
 def test_every_run_is_listed_whatever_its_state(runs: Path) -> None:
     listed = {Path(run.run).name: run for run in find_runs(runs)}
-    assert listed.keys() == {"sft", "ppo", "killed", "empty", "broken", "stateless"}
-    assert (listed["sft"].state, listed["sft"].steps, listed["sft"].metric_value) == ("done", 60, 0.7)
+    assert listed.keys() == {"sft", "plain", "ppo", "killed", "empty", "broken", "stateless"}
+    assert (listed["sft"].state, listed["sft"].steps, listed["sft"].metric, listed["sft"].metric_value) == (
+        "done",
+        60,
+        "rouge1",
+        0.4,
+    )
     assert listed["sft"].validation_loss == pytest.approx(0.2453, abs=1e-3)
-    assert (listed["ppo"].command, listed["ppo"].metric, listed["ppo"].metric_value) == ("ppo", "score", 0.7)
+    assert (listed["ppo"].command, listed["ppo"].metric, listed["ppo"].metric_value) == ("ppo", "score", 0.9)
     assert (listed["killed"].state, listed["killed"].loss) == ("running", 2.5)
     assert (listed["empty"].state, listed["empty"].command, listed["empty"].updated) == ("failed", "rm", "")
     assert listed["broken"].state == "damaged"
@@ -53,7 +60,9 @@ def test_the_table_is_aligned_and_says_when(runs: Path) -> None:
     place = lines[0].index("state")
     assert all(line[place - 1] == " " and line[place] != " " for line in lines[1:-1])
     assert lines[1].endswith("3 h ago")
-    assert "score 0.7" in table
+    assert "score 0.9" in table
+    assert "rouge1 0.4" in table
+    assert "token accuracy 70%" in table
 
 
 def test_json_is_for_machines(runs: Path) -> None:
@@ -62,8 +71,12 @@ def test_json_is_for_machines(runs: Path) -> None:
 
 
 def test_names_bring_no_control_codes_to_the_terminal(tmp_path: Path) -> None:
-    killed_run(tmp_path / "a\x1b[31mb")
-    assert "\x1b" not in table_of(find_runs(tmp_path))
+    folder = killed_run(tmp_path / "a\x1b[31mb")
+    (folder / "eval").mkdir()
+    (folder / "eval" / "eval.json").write_text(json.dumps({"metrics": {"\x1b]0;x": {"after": 1}}}))
+    texts = [table_of(find_runs(tmp_path)), draw_run(read_run(folder), (), 80, braille=True)]
+    assert not [sign for text in texts for sign in text if not sign.isprintable() and sign != "\n"]
+    assert "\\x1b[31mb" in texts[0]
 
 
 def test_no_runs_is_said(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftune.core.errors import DataError, RecipeError
+from ftune.report.page.evaluation import comparison
 from ftune.report.page.write import DETAIL, LARGEST_BYTES, render, write_page, write_report_page
 from ftune.report.run_record import read_run
 from tests.report.page_runs import killed_run, ppo_run, sft_run, start_run
@@ -104,6 +105,16 @@ def test_a_run_with_everything(tmp_path: Path) -> None:
     assert text.count("beware of it") == 1
 
 
+def test_the_verdict_follows_the_interval_and_the_good_way(tmp_path: Path) -> None:
+    found = comparison(read_run(sft_run(tmp_path / "run", steps=1)))
+    assert found
+    verdicts = {row.metric: row.verdict for row in found.rows}
+    assert verdicts == {"Rouge1": "better", "Perplexity": "worse", "Chrf": "unsure", "Length": "", "Ter": "better"}
+    rouge, _, chrf, *_ = found.rows
+    assert (rouge.before, rouge.after, rouge.difference, rouge.better) == ("0.210", "0.400", "+0.190", "71")
+    assert (chrf.interval, chrf.signature) == ("−0.50 to +1.20", "nrefs:1|case:mixed")
+
+
 def test_charts_say_in_words_what_they_show(tmp_path: Path) -> None:
     text = words(page_of(sft_run(tmp_path / "run", steps=20)))
     assert "training: 2.2 at step 1, 0.847 at step 20; lowest 0.471 at step 18, highest 2.2 at step 1." in text
@@ -122,7 +133,7 @@ def test_a_run_that_was_killed_after_its_first_step(tmp_path: Path) -> None:
 
 def test_a_run_without_any_event(tmp_path: Path) -> None:
     start_run(tmp_path / "run", "failed", {}, "")
-    assert page_of(tmp_path / "run").headings == ["Summary", "Incidents", "Environment and recipe"]
+    assert page_of(tmp_path / "run").headings == ["Summary", "Incidents"]
 
 
 def test_ppo_tells_the_kept_iteration_and_the_first_and_last_completions(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from ftune.report.page.axis import decimal
 from ftune.report.run_record import RunRecord, dig, finite
 
-FOLDER = "eval"
 MOST_METRICS = 60
+
+WAYS = {"higher": 1, "lower": -1, "neither": 0}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Row:
     better: str
     worse: str
     missing: str
+    signature: str
+    """How it was computed, as sacrebleu says it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Comparison:
 
 def comparison(run: RunRecord) -> Comparison | None:
     """The evaluation of a run; None where there is none with a number in it."""
-    content = run.read(f"{FOLDER}/eval.json")
+    content = run.evaluation
     metrics = content.get("metrics")
     if not isinstance(metrics, dict):
         return None
@@ -58,13 +61,6 @@ def _row(name: str, values: dict[str, Any]) -> Row:
     difference, low, high = (finite(values.get(key)) for key in ("difference", "low", "high"))
     if difference is None and before is not None and after is not None:
         difference = after - before
-    verdict = ""
-    if low is not None and high is not None:
-        better = -1 if values.get("higher_is_better") is False else 1
-        verdict = "better" if min(low * better, high * better) > 0 else ""
-        verdict = verdict or ("worse" if max(low * better, high * better) < 0 else "unsure")
-        if values.get("higher_is_better", True) is None:  # such as a length: more is neither better nor worse
-            verdict = ""
     numbers = [abs(value) for value in (before, after) if value is not None]
     apart = 0.001 if max(numbers, default=0) < 10 else 0.01 if max(numbers) < 1000 else 1.0
     return Row(
@@ -73,11 +69,27 @@ def _row(name: str, values: dict[str, Any]) -> Row:
         after=_plain(after, apart),
         difference=_signed(difference, apart),
         interval=f"{_signed(low, apart)} to {_signed(high, apart)}" if low is not None and high is not None else "",
-        verdict=verdict,
+        verdict=_verdict(_good_way(values), low, high),
         better=_count(values.get("better")),
         worse=_count(values.get("worse")),
         missing=_count(values.get("missing")),
+        signature=str(values.get("signature") or ""),
     )
+
+
+def _good_way(values: dict[str, Any]) -> int:
+    """1 where more is better, -1 where less is, 0 where neither way is good, as of a length."""
+    named = dig(values, "kind", "better")
+    if named in WAYS:
+        return WAYS[named]
+    higher = values.get("higher_is_better", True)
+    return 0 if higher is None else 1 if higher else -1
+
+
+def _verdict(way: int, low: float | None, high: float | None) -> str:
+    if low is None or high is None or not way:
+        return ""
+    return "unsure" if low <= 0 <= high else "better" if low * way > 0 else "worse"
 
 
 def _plain(value: float | None, apart: float) -> str:

@@ -9,7 +9,7 @@ from ftune.report.curves import SMOOTHED_FROM, percent, short, smoothed
 from ftune.report.events import Event
 from ftune.report.measures import duration_in_words
 from ftune.report.page.data_summary import PARTS
-from ftune.report.page.evaluation import comparison
+from ftune.report.page.evaluation import Row, comparison
 from ftune.report.run_record import RunRecord, dig, finite
 
 TASKS = {
@@ -54,7 +54,7 @@ def results(run: RunRecord) -> list[Headline]:
 def costs(run: RunRecord) -> list[Headline]:
     """What it took."""
     found = [
-        Headline("Time", duration_in_words(run.seconds) if run.seconds else ""),
+        Headline("Time", duration_in_words(run.seconds) if run.seconds >= 1 else ""),
         Headline("Throughput", f"{speed:,.0f}" if (speed := throughput(run)) else "", "tokens per second, median"),
         Headline("Peak memory", f"{memory:.3g} GiB" if (memory := peak_memory(run)) else "", _device(run)),
     ]
@@ -64,7 +64,13 @@ def costs(run: RunRecord) -> list[Headline]:
 def _evaluated(run: RunRecord) -> list[Headline]:
     evaluation = comparison(run)
     rows = evaluation.rows[:2] if evaluation else []
-    return [Headline(row.metric, row.after, f"from {row.before}; {row.difference}") for row in rows if row.after]
+    return [Headline(row.metric, row.after, _gain(row)) for row in rows if row.after]
+
+
+def _gain(row: Row) -> str:
+    """From where, and by how much; with its interval where there is one."""
+    gain = f"95 %: {row.interval}" if row.interval else row.difference
+    return "; ".join(filter(None, [f"from {row.before}" if row.before else "", gain]))
 
 
 def _held_out(run: RunRecord) -> list[Headline]:
@@ -78,11 +84,11 @@ def _held_out(run: RunRecord) -> list[Headline]:
     ]
     found = []
     for field, label, number in wanted:
-        steps, values = run.series("eval", field)
+        values = run.series("eval", field).values
         if not values:
             continue
-        kept = run.last("kept").get("step")
-        end = values[steps.index(kept)] if kept in steps else values[-1]
+        end = finite(run.result_look.get(field))
+        end = values[-1] if end is None else end
         notes = [_from([values[0], end] if len(values) > 1 else [], number)]
         if field == "loss" and run.kind == "sft" and end < 20:
             notes.append(f"perplexity {short(math.exp(end))}")
@@ -114,7 +120,7 @@ def facts(runs: Sequence[RunRecord]) -> list[Fact]:
     above: list[tuple[str, Callable[[RunRecord], object]]] = [
         ("Task", task),
         ("State", lambda run: run.state),
-        ("Time", lambda run: duration_in_words(run.seconds) if run.seconds else None),
+        ("Time", lambda run: duration_in_words(run.seconds) if run.seconds >= 1 else None),
         ("Median tokens/s", lambda run: f"{speed:,.0f}" if (speed := throughput(run)) else None),
         ("Peak memory", lambda run: f"{memory:.3g} GiB" if (memory := peak_memory(run)) else None),
     ]
@@ -149,7 +155,7 @@ def _precision(run: RunRecord) -> str:
     words = [str(event[key]) for key in ("dtype", "device") if event.get(key)]
     several = finite(event.get("processes")) or 1
     if several > 1:
-        words.append(f"{several:,} processes ({event.get('backend', 'ppo')})")
+        words.append(f"{several:,} processes" + (f" ({event['backend']})" if event.get("backend") else ""))
     return ", ".join(words)
 
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from ftune.report.curves import short
 from ftune.report.markdown import private
-from ftune.report.page.evaluation import FOLDER
 from ftune.report.run_record import RunRecord, finite
 
 LONGEST = 1200
@@ -63,7 +62,7 @@ class Samples:
 
 def samples_of(run: RunRecord, most: int) -> Samples | None:
     """At most `most` samples: of `ftune eval` where there are any, else those that the run itself has left."""
-    if rows := run.rows(f"{FOLDER}/samples.jsonl"):
+    if rows := run.rows("eval/samples.jsonl"):
         picked, chosen = _spread(rows, most)
         return Samples([_evaluated(row) for row in picked], chosen)
     if run.iterates and (pairs := _first_and_last(run.rows("samples.jsonl"))):
