@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:  # noqa: D102
         assert self.open.pop() == tag
-        self.text += " " if tag in ("td", "th", "dt", "dd", "h4", "p", "b", "span") else ""
+        self.text += " " if tag in ("td", "th", "dt", "dd", "h3", "h4", "p", "b", "span") else ""
 
     def handle_data(self, data: str) -> None:  # noqa: D102
         if "style" not in self.open:
@@ -71,13 +72,14 @@ def checked(html: str) -> Page:
         assert name not in ("script", "img", "iframe", "object", "link", "base", "form")
         if "href" in attributes:
             assert attributes["href"] in [f"#{each}" for each in ids]
-        for key in ("aria-labelledby",):
-            assert set((attributes.get(key) or "").split()) <= set(ids)
+        assert set((attributes.get("aria-labelledby") or "").split()) <= set(ids)
     charts = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
     assert all(svg["role"] == "img" and svg["aria-labelledby"] for svg in charts)
     assert len(page.all("title")) == len(charts) + 1
     assert len(page.all("caption")) == len(page.all("table"))
     assert len(page.all("h1")) == len(page.all("main")) == len(page.all("nav")) == 1
+    levels = [int(name[1]) for name, _ in page.elements if re.fullmatch(r"h[1-6]", name)]
+    assert all(deeper - level <= 1 for level, deeper in pairwise(levels))
     assert page.all("html") == [{"lang": "en"}]
     assert not re.search(r"url\(|@import|https?:", re.search(r"<style>.*?</style>", html, re.DOTALL).group())
     return page
@@ -185,8 +187,6 @@ def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
     assert "3 runs beside each other" in text
     assert "a/run" in text
     assert re.search(r"optim\.learning_rate\s+0.0002\s+0.5\s+–", page.text)
-    loss = [svg for svg in page.all("svg") if svg.get("aria-labelledby")][1]
-    assert loss
     styles = Counter(attributes.get("class") for attributes in page.all("path"))
     assert styles["dashed c0"]
     assert styles["dashed c1"]
