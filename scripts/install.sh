@@ -24,6 +24,7 @@ torch=()
 if ! ls /dev/nvidia[0-9]* >/dev/null 2>&1 && [ -n "${TORCH_INDEX_URL:-}" ]; then
   torch=(--index-url "$TORCH_INDEX_URL")
 fi
-$pip install "${torch[@]}" --constraint scripts/constraints.txt torch
-$pip install --constraint scripts/constraints.txt --editable . "$@"
+# a file is compiled when it is first imported, and most of them never are: a third of the time
+$pip install --no-compile "${torch[@]}" --constraint scripts/constraints.txt torch
+$pip install --no-compile --constraint scripts/constraints.txt --editable . "$@"
 echo "$wanted" >>"$stamp"

@@ -19,7 +19,6 @@ from tests.contract.cases import method
 from tests.contract.test_peft import able, logits, relative, trained
 
 MERGEABLE = [case for case in able("merge") if method(case).library == "peft"]
-OTHERS = ["trainable_tokens", "adapter, resized"]
 
 Merge = Callable[..., Path]
 

@@ -9,7 +9,6 @@ import yaml
 
 from ftune.core.say import Say
 from ftune.peft.base import Material
-from ftune.peft.library import LibraryMethod
 from ftune.recipes.load import load_recipe
 from ftune.recipes.runs.inputs import Inputs, load_inputs
 from ftune.recipes.sft import SftRecipe
@@ -20,14 +19,9 @@ from ftune.trainers.sft import train_sft
 from ftune.trainers.training import Around
 from tests.conftest import chat_rows, write_rows
 from tests.contract.cases import method
-from tests.contract.test_peft import PLAIN
+from tests.contract.test_peft import PLAIN, rarely
 
 STEPS = 3
-
-
-def often(case: str) -> bool:
-    """Whether the gate resumes it: ftune's own methods, and some of peft's that keep more than matrices."""
-    return not isinstance(method(case), LibraryMethod) or method(case).type in ("vera", "oft", "osf", "fourierft")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +68,7 @@ def weights(
     return trained | (hook.state() if hook else {})
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=[] if often(case) else pytest.mark.slow) for case in PLAIN])
+@pytest.mark.parametrize("case", rarely(PLAIN))
 def test_a_resumed_run_ends_in_the_same_weights(case: str, loaded: tuple[SftRecipe, Inputs], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     whole = weights(case, loaded, tmp_path / "run", None)

@@ -8,13 +8,16 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ftune.models.load import load_tokenizer
+from ftune.recipes.runs.chat_reply import _Written
 from ftune.recipes.runs.chat_turns import Chat
 from tests.conftest import Done
 from tests.recipes.chat_models import by_transformers, quietly, write_run
@@ -196,6 +199,13 @@ def test_a_chat_at_the_terminal(chat_folders: Path, tmp_path: Path, monkeypatch:
     ]
     monkeypatch.setattr(sys, "argv", ["ftune", *map(str, words)])
     monkeypatch.setenv("TERM", "dumb")
+    put = _Written.put
+
+    def slowly(written: _Written, tokens: Any) -> None:
+        time.sleep(0.02)  # so that a reply can be stopped in the middle
+        put(written, tokens)
+
+    monkeypatch.setattr(_Written, "put", slowly)
     ready = "\r\n> "
     script = [
         ("", ready),
