@@ -44,17 +44,20 @@ def prepare(
     num_proc: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
+    reader: RowTokenizer | None = None,
 ) -> Part:
     """Understand, tokenise, count and check rows.
 
-    `format` None tells it from the first rows. `template` is needed for conversations only. The tables are written to
+    `format` None tells it from the first rows. `template` is needed for conversations only; a `reader` encodes by
+    itself, for models that read rows in another way than language models do. The tables are written to
     `folder` (empty) and mapped from there, so that memory does not grow with the rows; without one they are read into
     memory. `num_proc` processes tokenise; the result is the same for any number. `seed` is for formats that draw.
     `progress` is called with the number of rows read so far. Raises DataError with up to ten faulty rows, or when no
     row is left.
     """
     layout, rows = understood(rows, format, tolerant=rules.on_bad_row == "drop", seed=seed)
-    encoder = Encoder(layout, RowTokenizer(tokenizer, template, mask=rules.mask), rules.answers, rules.classes)
+    reader = reader or RowTokenizer(tokenizer, template, mask=rules.mask)
+    encoder = Encoder(layout, reader, rules.answers, rules.classes)
     with ExitStack() as stack:
         target = folder or Path(stack.enter_context(TemporaryDirectory(prefix="ftune-")))
         (target / REJECTED).mkdir()

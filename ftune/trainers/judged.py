@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ftune.data.prepared import Prepared
+from ftune.evals.pairs import Floats, ScoredPairs
 from ftune.trainers.feed import Example
 
 
@@ -136,6 +137,25 @@ def answers_of(example: Example) -> list[list[int]]:
     """The answers of an example, each as its token ids."""
     ends = [sum(example["lengths"][: place + 1]) for place in range(len(example["lengths"]))]
     return [example["input_ids"][end - length : end] for end, length in zip(ends, example["lengths"], strict=True)]
+
+
+def scored_pairs(data: PairDataset, score: Callable[[list[list[int]]], torch.Tensor]) -> tuple[Floats, ScoredPairs]:
+    """The scores of all answers, and the pairs with theirs, prompt after prompt.
+
+    `score` gives the scores of rows of token ids, shape (rows,); an answer of several pairs is scored once.
+    """
+    rows, better, worse, prompts = list[list[int]](), list[int](), list[int](), list[int]()
+    indexes: list[int] = []
+    for number in range(len(data)):
+        example = data[number]
+        better += [len(rows) + place for place in example["better"]]
+        worse += [len(rows) + place for place in example["worse"]]
+        prompts += [number] * len(example["better"])
+        indexes += example["row"]
+        rows += answers_of(example)
+    scores: Floats = score(rows).double().numpy()
+    better_tokens, worse_tokens = (side.trained_counts[indexes] for side in (data.prepared, data.rejected))
+    return scores, ScoredPairs(scores[better], scores[worse], better_tokens, worse_tokens, np.array(prompts))
 
 
 def _prompts(prepared: Prepared) -> Sequence[list[int]]:

@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 
 from ftune.evals.pairs import ScoredPairs, pair_report
-from ftune.trainers.judged import PairCollator, PairDataset, answers_of
+from ftune.trainers.judged import PairCollator, PairDataset, scored_pairs
 from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.scoring import logits_of, score_spread
 from ftune.trainers.tally import Tally
@@ -86,25 +86,10 @@ class ReliablePairwiseTrainer(ReliableTrainer, PairwiseTrainer):
         data = self.eval_dataset
         if data is None:
             raise ValueError("there are no held-out pairs")
-        rows, better, worse, prompts = list[list[int]](), list[int](), list[int](), list[int]()
-        indexes: list[int] = []
-        for number in range(len(data)):
-            example = data[number]
-            better += [len(rows) + place for place in example["better"]]
-            worse += [len(rows) + place for place in example["worse"]]
-            prompts += [number] * len(example["better"])
-            indexes += example["row"]
-            rows += answers_of(example)
-        scores = self.score(rows)[:, 0]
-        self.scores = scores.double().numpy()
-        self.pairs = ScoredPairs(
-            self.scores[better],
-            self.scores[worse],
-            data.prepared.trained_counts[indexes],
-            data.rejected.trained_counts[indexes],
-            np.array(prompts),
-        )
-        losses = pair_losses(scores[better], scores[worse], torch.zeros(len(better))).numpy()
+        self.scores, self.pairs = scored_pairs(data, lambda rows: self.score(rows)[:, 0])
+        better, worse = (torch.from_numpy(side).float() for side in (self.pairs.better, self.pairs.worse))
+        losses = pair_losses(better, worse, torch.zeros(len(better))).numpy()
+        prompts = self.pairs.prompts
         weights = 1 / np.bincount(prompts)[prompts]
         return {"loss": float((losses * weights).sum() / len(data)), **pair_report(self.pairs)}
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from ftune.core.errors import DataError, RewardError
-from ftune.data.example import Conversation, PromptCompletion, Text
+from ftune.data.example import Conversation, Text
 from ftune.data.template import choose_template
-from ftune.data.tokenize import RowTokenizer
 from ftune.rewards.base import Sample, Surroundings
 from ftune.rewards.classifiers.load import LoadedClassifier
+from ftune.rewards.classifiers.reading import tokenizer_of
 
 Input: TypeAlias = Literal["conversation", "completion"]
 
@@ -20,46 +20,43 @@ class RowReader:
         self._name = name
         self._around = around
         self._tokenizer = loaded.tokenizer
-        self._causal = loaded.causal
         self._positions = loaded.positions
         self._read = read
         self._template = choose_template(loaded.tokenizer) if loaded.tokenizer.chat_template else None
-        self._encoder = RowTokenizer(loaded.tokenizer, self._template)
+        self._encoder = tokenizer_of(loaded)
         self._said_cut = False
         if read == "conversation":
             self._tell_differences(loaded)
 
     def rows(self, samples: Sequence[Sample]) -> list[list[int]]:
         """The token ids of each sample, at most as many as the classifier can read."""
-        whole = [self._ids(sample) for sample in samples]
-        fitted = [self._fitted(ids) for ids in whole]
+        return self.fitted([self._ids(sample) for sample in samples])
+
+    def fitted(self, whole: Sequence[list[int]]) -> list[list[int]]:
+        """Rows of token ids, of each at most as many as the classifier can read; what was cut is said once."""
+        fitted = [self._last(ids) for ids in whole]
         cut = sum(len(ids) < len(before) for ids, before in zip(fitted, whole, strict=True))
         if cut and not self._said_cut:
             self._said_cut = True
             self._around.remark(
-                f"'{self._name}' reads {self._positions:,} tokens at most: {cut} of these {len(samples)} rows lost the "
+                f"'{self._name}' reads {self._positions:,} tokens at most: {cut} of these {len(whole)} rows lost the "
                 "beginning of their prompt, and later ones may"
             )
         return fitted
 
     def _ids(self, sample: Sample) -> list[int]:
         example = Text(sample.completion) if self._read == "completion" else sample.example
-        if isinstance(example, Conversation):
-            if self._template is None:
-                raise RewardError(
-                    f"{sample.origin}: the prompt is a conversation and the tokenizer of '{self._name}' has no chat "
-                    "template; score the completion alone (type: classifier, input: completion)"
-                )
-        elif not self._causal:  # an encoder's tokenizer knows what stands around a text
-            text = example.prompt + example.completion if isinstance(example, PromptCompletion) else example.text
-            ids = list(self._tokenizer(text, verbose=False)["input_ids"])
-            return ids or [int(self._tokenizer.pad_token_id)]  # nothing around an empty text, and a model reads a token
+        if isinstance(example, Conversation) and self._template is None:
+            raise RewardError(
+                f"{sample.origin}: the prompt is a conversation and the tokenizer of '{self._name}' has no chat "
+                "template; score the completion alone (type: classifier, input: completion)"
+            )
         try:
             return self._encoder.encode(example).input_ids
         except DataError as error:
             raise RewardError(f"{sample.origin}: '{self._name}' cannot read this row: {error}") from None
 
-    def _fitted(self, ids: list[int]) -> list[int]:
+    def _last(self, ids: list[int]) -> list[int]:
         """A row's last tokens, behind the token that every row begins with."""
         if self._positions is None or len(ids) <= self._positions:
             return ids
