@@ -194,6 +194,14 @@ def test_nobody_there() -> None:
     assert "did not answer: [Errno" in remarks[0]
 
 
+def test_what_was_said_once_is_not_said_of_later_rows(service: Service) -> None:
+    service.replies(says("Who knows?"))
+    remarks: list[str] = []
+    opened = Endpoint(url=service.url, model="big").open(Surroundings(remark=remarks.append))
+    assert opened(SIX[:1]) == opened(SIX[1:2]) == [None]
+    assert len(remarks) == 1
+
+
 def test_a_few_failures_end_nothing(service: Service) -> None:
     service.replies(Reply(b"", 500), *[says("Verdict: tie")] * 3, Reply(b"flagged", 403), says("Verdict: tie"))
     verdicts, remarks = judge(service, SIX, retries=0)
@@ -211,7 +219,7 @@ def test_a_refused_key_or_model_is_asked_once_and_the_key_is_never_said(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    service.replies(Reply(f"{'_' * 190}{KEY} is no key\x1b[2J".encode(), status))
+    service.replies(Reply(f"\x1b[2J{'_' * 186}{KEY} is no key".encode(), status))
     with caplog.at_level(logging.DEBUG):
         verdicts, (remark,) = judge(service, SIX, api_key_env="JUDGE_KEY")
     assert verdicts == [None] * 6
@@ -238,6 +246,20 @@ def test_an_end_from_outside_leaves_nothing_asked(service: Service) -> None:
     assert opened(SIX, seen.append) == ["inconsistent"] * 6
     assert seen[-1] == 6
     assert len(service.asked) == 12
+
+
+def test_an_end_from_outside_waits_for_no_busy_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "LONGEST_WAIT_S", 5.0)
+    busy = Reply(b"", 429, {"Retry-After": "30"})
+    service.reply = lambda question: says("Verdict: A") if answers(question)[0] == "a" else busy
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Endpoint(url=service.url, model="big", prompt=SHORT, concurrency=2).open(Surroundings())(SIX[:1], stop)
+    assert time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize(
