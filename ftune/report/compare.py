@@ -17,7 +17,7 @@ FILES = ("eval/eval.json", "eval.json")
 """Where an evaluation lies in the folder of a run, and in one that it was told to write to."""
 
 WIDTH = 80
-LONGEST_NAME = 26
+LONGEST_NAME = 24
 BEST = "*"
 
 
@@ -177,29 +177,35 @@ def _column(name: str, compared: RunComparison, width: int) -> list[str]:
     """The head of a metric and the cell of each run: value, mark of the best, difference and its interval."""
     best = compared.best(name)
     found = [(run.metrics.get(name), run.run in best) for run in compared.evaluated]
-    values = [f"{_number(value.after, value)}{BEST if top else ' '}" if value else "- " for value, top in found]
-    changes = [_change(value) if value else "" for value, _ in found]
-    wide = max(map(len, values))
-    cells = [f"{value:>{wide}} {change}".rstrip() for value, change in zip(values, changes, strict=True)]
-    return [_cut(_words(name), width), *cells]
+    parts = [
+        [f"{_number(value.after, value)}{BEST if top else ' '}" if value else "- " for value, top in found],
+        [_change(value.difference, value, sign="+") if value else "" for value, _ in found],
+        [_interval(value) if value else "" for value, _ in found],
+    ]
+    widths = [max(map(len, part)) for part in parts]
+    rows = zip(*parts, strict=True)
+    return [_cut(_words(name), width), *(" ".join(map(str.rjust, row, widths)).rstrip() for row in rows)]
 
 
-def _change(value: Value) -> str:
-    if value.difference is None:
-        return ""
-    change = _number(value.difference, value, signed=True)
+def _interval(value: Value) -> str:
     if value.low is None or value.high is None:
-        return change
-    return f"{change} ({_number(value.low, value, signed=True)} to {_number(value.high, value, signed=True)})"
+        return ""
+    return f"[{_change(value.low, value)}, {_change(value.high, value)}]"
 
 
-def _number(number: float | None, value: Value, *, signed: bool = False) -> str:
+def _number(number: float | None, value: Value) -> str:
     if number is None:
         return "-"
+    return {"share": f"{number:.1%}", "points": f"{number:.1f}"}.get(value.scale) or short(number)
+
+
+def _change(number: float | None, value: Value, *, sign: str = "") -> str:
+    """A difference; of shares in percentage points, without the sign of percent."""
+    if number is None:
+        return ""
     if value.scale == "number":
-        return f"+{short(number)}" if signed and number > 0 else short(number)
-    sign = "+" if signed else ""
-    return f"{number:{sign}.1%}" if value.scale == "share" else f"{number:{sign}.1f}"
+        return f"{sign if number > 0 else ''}{short(number)}"
+    return f"{100 * number if value.scale == 'share' else number:{sign}.1f}"
 
 
 def _in_blocks(columns: Sequence[list[str]], width: int) -> Iterator[list[list[str]]]:
@@ -227,7 +233,7 @@ def _legend(compared: RunComparison) -> list[str]:
     every = [value for run in compared.evaluated for value in run.metrics.values()]
     found = [f"{BEST} the best value"] if any(map(compared.best, compared.metrics)) else []
     if any(value.difference is not None for value in every):
-        found.append("beside it the difference to the model before (95 % interval)")
+        found.append("beside it the difference to the model before [95 % interval]")
     return ["; ".join(found)] if found else []
 
 

@@ -51,11 +51,11 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_one_line_a_run_one_column_a_metric_and_the_best_marked(three: list[Path]) -> None:
     assert comparison_table(compare_runs(three)).split("\n") == [
-        "run        rouge1                            perplexity  length  extra",
-        "runs/lora  40.0%* +19.0% (+17.0% to +90.0%)  12.5        20          -",
-        "runs/full  35.2%  +14.2% (+12.2% to +90.0%)  8.25*        -      50.0%",
+        "run        rouge1                     perplexity  length  extra",
+        "runs/lora  40.0%* +19.0 [17.0, 90.0]  12.5        20          -",
+        "runs/full  35.2%  +14.2 [12.2, 90.0]  8.25*        -      50.0%",
         "",
-        "* the best value; beside it the difference to the model before (95 % interval)",
+        "* the best value; beside it the difference to the model before [95 % interval]",
         "not evaluated: runs/raw (no evaluation yet: ftune eval runs/raw)",
     ]
 
