@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 from ftune.core.section import Section, field_docs
 from ftune.core.variants import class_of, variants_of
 from ftune.peft.base import FEATURES, PeftMethod
+from ftune.recipes.eval import EvalRecipe
 from ftune.recipes.merge import MergeRecipe
 from ftune.recipes.ppo import PpoRecipe
 from ftune.recipes.rm import RmRecipe
@@ -93,12 +94,13 @@ def shown(default: object) -> str:
 
 
 def reference() -> str:
-    """The whole reference: all keys of `sft`, and of the other commands those that are not as there."""
+    """The whole reference: all keys of `sft`, and of the other commands those that are not as above."""
     known = list(rows(SftRecipe, ""))
     lines = [BEGIN, *HEADER, *known]
-    for command, recipe in (("rm", RmRecipe), ("ppo", PpoRecipe), ("merge", MergeRecipe)):
+    for command, recipe in (("rm", RmRecipe), ("ppo", PpoRecipe), ("merge", MergeRecipe), ("eval", EvalRecipe)):
         own = [row for row in rows(recipe, "") if row not in known and not row.startswith("| `type`")]
         lines += ["", f"`ftune {command}` has, or understands otherwise:", "", *HEADER, *own]
+        known += own
     return "\n".join([*lines, END])
 
 

@@ -83,6 +83,8 @@ def test_a_shipped_recipe_runs_on_the_tiny_model(
     tiny = [f"model.path={tiny_model}", f"output_dir={tmp_path / 'run'}", *SMALL.get(kind, ["schedule={max_steps: 2}"])]
     if kind == "merge":
         tiny = [f"base={tiny_model}", f"output={tmp_path / 'merged'}"]
+    if kind == "eval":
+        tiny = [f"model={tiny_model}", "against=none", f"output={tmp_path / 'eval'}", "limit=2", "max_new_tokens=4"]
     tiny += ["peft.layers=[0]"] if "layers:" in text else []
     done = ftune(kind, path, *tiny)
     assert done.code == 0, done.err

@@ -1,12 +1,11 @@
 """`ftune merge`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ftune.cli.sft import DryRun, Overrides, run_recipe
+from ftune.cli.sft import DryRun, Overrides, quoted, run_recipe
 
 EXPORT = "Export"
 Text = str | None
@@ -40,14 +39,9 @@ def run(
     """
     given = {"base": base, "output": output, "dtype": dtype, "max_shard_size": max_shard_size}
     given |= {"quantize": quantize, "gguf": gguf, "push": push}
-    words = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    words = [f"{key}={quoted(value)}" for key, value in given.items() if value is not None]
     words += [] if verify else ["verify=null"]
     path = Path(target)
     is_recipe = path.suffix in (".yaml", ".yml")
-    text = None if is_recipe else f"sources: {_quoted(target)}\n"
+    text = None if is_recipe else f"sources: {quoted(target)}\n"
     run_recipe("merge", path, [*(overrides or []), *words], text=text, dry_run=dry_run, overwrite=overwrite)
-
-
-def _quoted(text: str) -> str:
-    """As YAML reads it; it does not know the two escapes in which JSON writes a character beyond U+FFFF."""
-    return json.dumps(text, ensure_ascii=False)

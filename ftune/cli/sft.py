@@ -61,3 +61,10 @@ def run_recipe(
         raise typer.Exit(code)
     command = os.environ.get(LAUNCHER) or shlex.join(["ftune", *words])
     loaded.recipe.execute(RunOptions(loaded.text, command, resume=resume, overwrite=overwrite))
+
+
+def quoted(text: str) -> str:
+    """A text as YAML reads it, which does not know the two escapes in which JSON writes a character beyond U+FFFF."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)

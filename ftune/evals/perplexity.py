@@ -33,46 +33,82 @@ class Perplexity:
     """Share of them that the model holds for the likeliest."""
 
 
+@dataclass(frozen=True, slots=True)
+class RowLoss:
+    """What a model makes of one row."""
+
+    loss: float
+    """Sum of the negative log-likelihoods of its counted tokens, in nats."""
+    tokens: int
+    """Counted tokens."""
+    right: int
+    """How many of them the model holds for the likeliest."""
+
+
 def perplexity(
     model: "PreTrainedModel",
     rows: Sequence[LabelledRow],
     *,
     batch_size: int,
-    progress: Callable[[int], None] | None = None,
+    told: Callable[[int], None] | None = None,
 ) -> Perplexity:
     """Loss over all counted tokens, the mean of -log p(token | tokens before it), and exp(loss) (Jelinek et al., 1977).
 
-    The mean is over tokens, not over rows or batches, and a row's first token, which nothing predicts, is never
-    counted; so it is the loss of training with the same mask. Rows are batched by length and padded on the right, and
-    only counted positions get logits, POSITIONS at a time. `model` may be a PeftModel too. `progress` is called with
-    the number of rows done.
+    The mean is over tokens, not over rows or batches, so it is the loss of training with the same mask. See
+    `row_losses`. Raises DataError where no token is counted.
+    """
+    import torch
 
-    Raises DataError where no token is counted.
+    found = row_losses(model, rows, batch_size=batch_size, told=told)
+    counted = sum(row.tokens for row in found)
+    if not counted:
+        raise DataError("perplexity: no token of these rows is counted; give rows with answers")
+    loss = sum(row.loss for row in found) / counted
+    exponential = torch.tensor(loss, dtype=torch.float64).exp().item()  # inf where math.exp would raise
+    return Perplexity(loss, exponential, counted, sum(row.right for row in found) / counted)
+
+
+def row_losses(
+    model: "PreTrainedModel",
+    rows: Sequence[LabelledRow],
+    *,
+    batch_size: int,
+    told: Callable[[int], None] | None = None,
+) -> list[RowLoss]:
+    """The loss of each row, in the order of the rows; one without a counted token has none.
+
+    A row's first token, which nothing predicts, is never counted. Rows are batched by length and padded on the right,
+    and only counted positions get logits, POSITIONS at a time. `model` may be a PeftModel too. `told` is called with
+    the number of rows of each batch that is done.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
     counts = [sum(label != IGNORED for label in labels[1:]) for _, labels in rows]
-    order = sorted((index for index, count in enumerate(counts) if count), key=lambda index: len(rows[index][0]))
-    counted, done = sum(counts), len(rows) - len(order)
-    if not counted:
-        raise DataError("perplexity: no token of these rows is counted; give rows with answers")
+    order = sorted((index for index, count in enumerate(counts) if count), key=lambda index: -len(rows[index][0]))
+    losses, rights = [0.0] * len(rows), [0] * len(rows)
+    if not order:
+        return [RowLoss(0.0, 0, 0) for _ in rows]
     model.eval()
-    loss, right = 0.0, 0
     with torch.inference_mode():
-        states_of, head = _parts(model, rows[order[-1]][0])
+        states_of, head = _parts(model, rows[order[0]][0])
         for start in range(0, len(order), batch_size):
-            ids, mask, labels = _padded([rows[index] for index in order[start : start + batch_size]], model.device)
+            chosen = order[start : start + batch_size]
+            ids, mask, labels = _padded([rows[index] for index in chosen], model.device)
             kept = labels[:, 1:] != IGNORED
             states, targets = states_of(ids, mask)[:, :-1][kept], labels[:, 1:][kept]
-            for piece, target in zip(torch.split(states, POSITIONS), torch.split(targets, POSITIONS), strict=True):
+            of_row = kept.nonzero()[:, 0]
+            sums = torch.zeros(2, len(chosen), dtype=torch.float64, device=model.device)
+            pieces = (torch.split(each, POSITIONS) for each in (states, targets, of_row))
+            for piece, target, place in zip(*pieces, strict=True):
                 logits = head(piece).float()
-                loss += cross_entropy(logits, target, reduction="none").double().sum().item()
-                right += int((logits.argmax(-1) == target).sum())
-            if progress:
-                progress(done + min(start + batch_size, len(order)))
-        exponential = torch.tensor(loss / counted, dtype=torch.float64).exp().item()  # inf where math.exp would raise
-    return Perplexity(loss / counted, exponential, counted, right / counted)
+                sums[0].index_add_(0, place, cross_entropy(logits, target, reduction="none").double())
+                sums[1].index_add_(0, place, (logits.argmax(-1) == target).double())
+            for index, loss, right in zip(chosen, *sums.tolist(), strict=True):
+                losses[index], rights[index] = loss, int(right)
+            if told:
+                told(len(chosen))
+    return [RowLoss(*each) for each in zip(losses, counts, rights, strict=True)]
 
 
 def _padded(rows: Sequence[LabelledRow], device: Any) -> tuple["Tensor", "Tensor", "Tensor"]:

@@ -1,15 +1,19 @@
-"""`ftune eval`: what a run's model does on rows that training never saw, before and after."""
+"""`ftune eval`: what a model does on rows that training never saw, beside what its base does."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ftune.core.section import Location
+from ftune.core.variants import union_of
+from ftune.evals.metrics.base import Metric, clash
+from ftune.judges.base import Judge
 from ftune.recipes.base import Recipe, RunOptions
 from ftune.recipes.data_section import Source, bare_path
-from ftune.report.run_folder import read_command, read_state
+from ftune.report.run_folder import read_state
+from ftune.rewards.base import RewardSource
 
 
 class EvalRecipe(Recipe):
@@ -18,14 +22,36 @@ class EvalRecipe(Recipe):
     type: Literal["eval"] = "eval"
     """The command."""
 
-    run: str
-    """Folder of a finished run."""
+    model: str
+    """What is evaluated: a run folder, an adapter, or a model (folder, hub id, `.gguf` file, wheel)."""
+
+    against: str = "base"
+    """What it is compared with on the same rows: `base` (what it was tuned from), `none`, or another run, adapter or
+    model."""
 
     rows: Annotated[Source | None, BeforeValidator(bare_path, json_schema_input_type=str | Source | None)] = None
-    """Rows with the answers that are wanted; by default the run's own validation source."""
+    """Rows with the answers that are wanted; by default the run's own validation rows."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest completion in tokens."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Take so many rows, drawn by the seed."""
+
+    metrics: Literal["auto"] | list[union_of(Metric)] = "auto"  # type: ignore[valid-type]
+    """What completions are scored by; `auto` takes what the answers can feed."""
+
+    likelihood: bool = True
+    """Measure loss, perplexity and token accuracy of the wanted answers too, and of label words which is likeliest."""
+
+    forgetting: bool = True
+    """Measure the perplexity of general text too, which rises where a model forgets."""
+
+    rewards: list[union_of(RewardSource)] = Field(default_factory=list)  # type: ignore[valid-type]
+    """Score completions by these reward sources too: reward models, classifiers (as of toxicity), functions, rules."""
+
+    judge: union_of(Judge) | None = None  # type: ignore[valid-type]
+    """Who says which of two completions is better, for a win rate."""
+
+    max_new_tokens: Annotated[int, Field(ge=0)] = 256
+    """Longest completion in tokens; 0 completes nothing and measures likelihoods alone."""
 
     micro_batch_size: Annotated[int, Field(ge=1)] = 16
     """Rows that are completed at once; it does not change the result."""
@@ -33,22 +59,32 @@ class EvalRecipe(Recipe):
     samples: Annotated[int, Field(ge=0)] = 2
     """Rows shown below the table."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models compute; `auto` takes a GPU where there is one."""
+
+    output: str | None = None
+    """Folder of the results; by default `eval` in the run's folder."""
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> Self:
+        if self.metrics != "auto" and (problem := clash(self.metrics)):
+            raise ValueError(f"metrics: {problem}")
+        return self
+
     def faults(self) -> Iterator[tuple[Location, str]]:
-        """A run that is not there or not finished."""
-        state = read_state(Path(self.run))
-        if not state:
-            yield ("run",), f"'{self.run}' is no run of ftune; give the folder that 'ftune sft' has written"
-        elif state != "done":
-            yield ("run",), f"the run in '{self.run}' is {state}, not done; finish it with --resume"
-        elif (command := read_command(Path(self.run))) not in ("sft", ""):
-            yield (
-                ("run",),
-                f"'{self.run}' is a run of 'ftune {command}', whose own report says what it reached (README.md there); "
-                "'ftune eval' takes runs of 'ftune sft'",
-            )
+        """A run that is not done; results without a folder."""
+        folder = Path(self.model).expanduser()
+        if (state := read_state(folder)) and state != "done":
+            yield ("model",), f"the run in '{self.model}' is {state}, not done; finish it with --resume"
+        if self.judge is not None and self.against == "none":
+            yield ("judge",), "compares two models; name another one with 'against'"
+        if self.max_new_tokens == 0:
+            wanted: dict[str, Any] = {"judge": self.judge, "rewards": self.rewards}
+            for key in (key for key, value in wanted.items() if value):
+                yield (key,), "looks at completions, and 'max_new_tokens: 0' makes none"
 
     def execute(self, options: RunOptions) -> None:
-        """Generate, score, print the table and write it to the run's folder."""
+        """Complete, score, compare; print the table and write it to the folder of results."""
         from ftune.recipes.runs.eval import run_eval
 
         run_eval(self)

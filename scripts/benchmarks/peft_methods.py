@@ -31,6 +31,7 @@ RECIPES = ROOT / "recipes" / "sft"
 ORDERS = ROOT / "recipes" / "data" / "orders"
 UNTIMED = 5
 """The first steps of a run, which warm up, and the last ones, whose mean is the final training loss."""
+EVALUATED = {"max_new_tokens": 48, "micro_batch_size": 64, "likelihood": False, "forgetting": False}
 
 TURNS = [
     complex(cos(pi * turn / 8), sin(pi * turn / 8)) for turn in (0, 8, 4, 12, 2, 14, 6, 10, 1, 15, 7, 9, 3, 13, 5, 11)
@@ -111,7 +112,7 @@ def measure(method: str, given: argparse.Namespace) -> Record:
             loaded.recipe.execute(RunOptions(loaded.text, " ".join(sys.argv), overwrite=True))
             if not given.no_eval:
                 test = {"path": str(ORDERS / "test.jsonl")}
-                recipe = EvalRecipe(run=str(run), rows=test, max_new_tokens=48, micro_batch_size=64)  # type: ignore[arg-type]
+                recipe = EvalRecipe.model_validate({"model": str(run), "rows": test, **EVALUATED})
                 recipe.execute(RunOptions("", ""))
             return {"method": method, "error": None, **found(run)}
         except Exception as error:  # one broken method must not cost the others
@@ -145,10 +146,10 @@ def found(run: Path) -> Record:
             "steps": len(steps),
             "loss": statistics.mean(event["loss"] for event in steps[-UNTIMED:]),
             "validation_loss": [event["loss"] for event in events if event["kind"] == "eval"][-1],
-            "exact": metrics["exact match"]["after"],
-            "fields": metrics["JSON fields right"]["after"],
-            "base_exact": metrics["exact match"]["before"],
-            "base_fields": metrics["JSON fields right"]["before"],
+            "exact": metrics["exact_match"]["after"],
+            "fields": metrics["json_recall"]["after"],
+            "base_exact": metrics["exact_match"]["before"],
+            "base_fields": metrics["json_recall"]["before"],
         }
     return record
 

@@ -104,8 +104,8 @@ def test_progress_and_rows_that_count_nothing(llama: Any) -> None:
     done: list[int] = []
     some = rows(3)
     nothing: list[LabelledRow] = [([5], [5]), ([], []), ([5, 6], [5, -100])]
-    both = perplexity(llama, [*nothing, *some], batch_size=2, progress=done.append)
-    assert done == [5, 6]
+    both = perplexity(llama, [*nothing, *some], batch_size=2, told=done.append)
+    assert done == [2, 1]
     assert both.loss == pytest.approx(perplexity(llama, some, batch_size=2).loss, rel=1e-6)
     with pytest.raises(DataError, match="no token of these rows is counted"):
         perplexity(llama, nothing, batch_size=2)

@@ -186,7 +186,10 @@ def own_terminal() -> Iterator[Terminal]:
             found.close()
 
 
-def test_a_chat_at_the_terminal(chat_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow  # a prompt does not notice signals in pytest's parallel workers
+def test_a_chat_at_the_terminal(
+    chat_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     from ftune.cli.main import main
 
     words = [
@@ -199,6 +202,8 @@ def test_a_chat_at_the_terminal(chat_folders: Path, tmp_path: Path, monkeypatch:
     ]
     monkeypatch.setattr(sys, "argv", ["ftune", *map(str, words)])
     monkeypatch.setenv("TERM", "dumb")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     put = _Written.put
 
     def slowly(written: _Written, tokens: Any) -> None:

@@ -103,7 +103,8 @@ def test_a_run_leaves_a_policy_that_peft_loads(recipe: Write, ftune: Ftune, tmp_
     run = tmp_path / "runs/tiny"
     assert {file.name for file in run.iterdir() if not file.name.startswith(".")} == {
         "README.md", "adapter", "checkpoint-1", "checkpoint-2", "curves.png", "data.json", "environment.json",
-        "events.jsonl", "ftune.json", "logs", "recipe.resolved.json", "recipe.yaml", "samples.jsonl", "value",
+        "events.jsonl", "ftune.json", "logs", "recipe.resolved.json", "recipe.yaml", "report.html", "samples.jsonl",
+        "value",
     }  # fmt: skip
     assert read_state(run) == "done"
     assert bytes_of(tiny_model) == before

@@ -39,7 +39,8 @@ def test_a_run_leaves_everything_a_person_and_a_library_need(
     assert done.code == 0, done.err
     run = tmp_path / "runs" / "tiny"
     assert f"result: {Path('runs/tiny/adapter')}" in done.out
-    for name in ("recipe.yaml", "recipe.resolved.json", "environment.json", "data.json", "curves.png", "README.md"):
+    pictures = ("curves.png", "report.html", "README.md")
+    for name in ("recipe.yaml", "recipe.resolved.json", "environment.json", "data.json", *pictures):
         assert (run / name).stat().st_size > 0
     assert (run / "recipe.yaml").read_text() == path.read_text()
     assert json.loads((run / "data.json").read_text())["train"]["counts"]["kept"] == 20

@@ -1,7 +1,7 @@
 """What `ftune chat` talks to: a model, the adapters that can be switched on it, and how it reads and writes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,11 @@ from ftune.core.errors import DataError, ModelError, RecipeError
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.merge.sources import Found, find_source, told_of
-from ftune.models.dtype import resolve_dtype
 from ftune.models.load import load_config, load_tokenizer, locate_model
 from ftune.models.reward_facts import read_reward_facts
 from ftune.recipes.model_section import Model
 from ftune.recipes.runs.chat_sampling import Sampling, sampling_of
+from ftune.recipes.runs.found_model import base_of, load_section, section_of
 from ftune.report.run_folder import read_command
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Opened:
                 "or its base with --adapter"
             )
         if self._loaded_base is None:
-            self._loaded_base = _load(self.base).eval()
+            self._loaded_base = load_section(self.base).eval()
         return [(BASE, nullcontext(self._loaded_base)), (self.name, nullcontext(self.switch.model))]
 
 
@@ -92,7 +92,7 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
     from ftune.merge.engines.switching import Switch
 
     quiet_bars()
-    section = _section(found)
+    section = section_of(found)
     with told_of(target):
         located = locate_model(section.path)
         how: dict[str, Any] = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
@@ -101,7 +101,7 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
         beside = _beside(words)
         tokenizer = load_tokenizer(beside) if beside else load_tokenizer(located, **how)
         template = _template(words, tokenizer, plain, say)
-        model = _load(section, located)
+        model = load_section(section, located=located)
     parameters = model.num_parameters()
     switch = Switch(model)
     name = _short_name(found)
@@ -113,7 +113,7 @@ def open_chat(target: str, adapters: Sequence[str], plain: bool | None, say: Say
     if not stops:
         say.warning("no token is known that ends a reply; each goes on up to max_new_tokens")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    usual, base = sampling_of(model.generation_config), _base_of_run(found)
+    usual, base = sampling_of(model.generation_config), base_of(found)
     opened = Opened(name, switch, tokenizer, template, tuple(sorted(stops)), positions, usual, base)
     _tell_model(opened, model, parameters, say)
     return opened
@@ -145,41 +145,10 @@ def _check_causal(target: str, architectures: Sequence[str]) -> None:
         raise ModelError(f"{target}: is a classifier, which scores texts and writes none; see 'ftune eval'")
 
 
-def _section(found: Found) -> Model:
-    """How to load what is under the adapter, or the whole model."""
-    written: Mapping[str, Any] = found.settings.get("model", {})
-    if found.adapter:
-        known = {key: written[key] for key in ("dtype", "quantization") if key in written}
-        known |= {"path": found.base, "revision": found.revision}
-    else:
-        known = {"path": found.folder} | {key: written[key] for key in ("dtype", "revision") if key in written}
-    if written.get("trust_remote_code"):
-        known["trust_remote_code"] = True
-    return Model.model_validate_json(json.dumps(known))
-
-
 def _beside(found: Found) -> str:
     """The folder of an adapter that has its tokenizer with it; empty without one."""
     folder = Path(found.folder)
     return str(folder.resolve()) if found.adapter and (folder / "tokenizer_config.json").is_file() else ""
-
-
-def _base_of_run(found: Found) -> Model | None:
-    """What a whole model was tuned from."""
-    if found.adapter or found.run is None:
-        return None
-    written: Mapping[str, Any] = found.settings.get("model", {})
-    keys = ("path", "revision", "dtype", "trust_remote_code")
-    return Model.model_validate_json(json.dumps({key: written[key] for key in keys if key in written}))
-
-
-def _load(section: Model, located: str | None = None) -> "PreTrainedModel":
-    """On the GPU where there is one, with the attention of this machine and not of the one that trained."""
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    dtype = resolve_dtype(section.dtype, on_gpu=on_gpu)
-    return section.load(located or locate_model(section.path), dtype, "cuda" if on_gpu else "cpu")
 
 
 def _template(found: Found, tokenizer: "PreTrainedTokenizerBase", plain: bool | None, say: Say) -> "Template | None":

@@ -1,16 +1,14 @@
 """The files of a merged model: weights as a stream, configuration, tokenizer, card."""
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import ModelError
-from ftune.core.say import Say
+from ftune.core.ticking import gigabytes, ticking
 from ftune.merge.checkpoint import open_checkpoint
 from ftune.merge.folder import copy_beside, write_config
 from ftune.merge.sources import ADAPTER_WEIGHTS, told_of
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from ftune.merge.engines.stream import Job, Read, Source, Written
     from ftune.recipes.runs.merge_rows import Rows
 
-TELL_S = 10.0
-"""Seconds between two lines of progress."""
-
 OWN_KEYS = {"architectures", "dtype", "torch_dtype", "transformers_version"}
 """Of a configuration that transformers fills in when it builds a model."""
 
@@ -47,7 +42,7 @@ def write_merged(plan: Plan, staging: Path, rows: "Rows | None") -> None:
     doing = f"copying {paths}" if plan.only and plan.whole else f"merging {paths} into {plan.named}"
     say.line(f"{doing} ({len(base.tensors):,} tensors, {base.size / 1e9:.2f} GB)")
     writer = ShardWriter(staging, bytes_in(recipe.max_shard_size), len(base.tensors) + 2 * len(job.model.names))
-    with _progress(say, base.size) as advance:
+    with ticking(say, "merging", base.size, gigabytes) as advance:
         written = write_model(job, writer, advance)
         writer.finish()
     copy_beside(base, plan.adapter, staging)
@@ -155,29 +150,3 @@ def _tell(plan: Plan, written: "Written") -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-@contextmanager
-def _progress(say: Say, total: int) -> Iterator[Callable[[int], None]]:
-    """Bytes that are done, with speed and time left: a bar on a terminal, a line every ten seconds elsewhere."""
-    if say.console.is_terminal:
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=say.console, transient=True) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    done, started = 0, time.monotonic()
-    told = started
-
-    def advance(count: int) -> None:
-        nonlocal done, told
-        done += count
-        if (now := time.monotonic()) - told >= TELL_S and done < total:
-            speed = done / (now - started)
-            left = (total - done) / speed
-            say.line(f"  {done / 1e9:.1f} of {total / 1e9:.1f} GB, {speed / 1e6:,.0f} MB/s, {left:.0f} s left")
-            told = now
-
-    yield advance

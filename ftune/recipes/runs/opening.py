@@ -2,12 +2,14 @@
 
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import Found, write_atomically
-from ftune.core.errors import LaunchError
+from ftune.core.errors import FtuneError, LaunchError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe, RunOptions
@@ -44,6 +46,21 @@ def open_run(
     found = Found(Path(seen["checkpoint"]) if seen["checkpoint"] else None, seen["step"], seen["facts"])
     _check_shared(path, seen["mark"])
     return RunFolder(path, found, finished=False, writes=False)
+
+
+@contextmanager
+def reported(folder: RunFolder, say: Say) -> Iterator[None]:
+    """However the work inside ends, the run's page tells it. To be opened before the folder's `recording`."""
+    try:
+        yield
+    finally:
+        if folder.writes:
+            from ftune.report.page.write import write_report_page
+
+            try:
+                write_report_page(folder.path)
+            except FtuneError as error:
+                say.warning(f"the page of the run was not written: {error}")
 
 
 def _open(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) -> RunFolder | None:

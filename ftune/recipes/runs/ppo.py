@@ -12,7 +12,7 @@ from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.core.signals import StopSignal
 from ftune.recipes.base import RunOptions
-from ftune.recipes.runs.opening import open_run
+from ftune.recipes.runs.opening import open_run, reported
 from ftune.recipes.runs.ppo_asked import Asked, ask
 from ftune.recipes.runs.ppo_assembly import assemble
 from ftune.recipes.runs.ppo_report import report
@@ -37,7 +37,7 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
         folder = open_run(recipe, path, options, say, "iteration", ranks)
         if folder is None:
             return
-        with folder.recording() as events, closing(RankLog(path, ranks.rank, say)):
+        with reported(folder, say), folder.recording() as events, closing(RankLog(path, ranks.rank, say)):
             quiet_bars()
             ranks.before_the_end(partial(folder.set_state, "failed"))
             asked = ranks.first_then_all(partial(ask, recipe, say))
@@ -58,8 +58,8 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
                 report(recipe, folder, asked, options)
     result = path / ("adapter" if recipe.shared else "model")
     say.result(
-        f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nsamples: {shown(path / 'samples.jsonl')}\n"
-        f"model card: {shown(path / 'README.md')}"
+        f"result: {shown(result)}\nreport: {shown(path / 'report.html')}\ncurves: {shown(path / 'curves.png')}\n"
+        f"samples: {shown(path / 'samples.jsonl')}\nmodel card: {shown(path / 'README.md')}"
     )
 
 

@@ -20,7 +20,7 @@ from ftune.data.reference import is_hub_id as is_hub_data
 from ftune.models.reference import is_hub_id
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import Inputs, load_inputs, tell_rows, tell_stream
-from ftune.recipes.runs.opening import open_run
+from ftune.recipes.runs.opening import open_run, reported
 from ftune.recipes.runs.place import Place, find_place
 from ftune.recipes.runs.proof import Proof
 from ftune.report.card import CardFacts, model_card
@@ -90,7 +90,7 @@ def run_training(
         folder = open_run(recipe, path, options, say, "step", ranks)
         if folder is None:
             return
-        with folder.recording() as events, closing(RankLog(path, ranks.rank, say)) as log:
+        with reported(folder, say), folder.recording() as events, closing(RankLog(path, ranks.rank, say)) as log:
             quiet_bars()
             ranks.before_the_end(partial(folder.set_state, "failed"))
             inputs = ranks.first_then_all(partial(load_inputs, recipe, say))
@@ -105,7 +105,8 @@ def run_training(
                 if ranks.first:
                     report(run, trained.outcome)
     say.result(
-        f"result: {shown(result)}\ncurves: {shown(path / 'curves.png')}\nmodel card: {shown(path / 'README.md')}"
+        f"result: {shown(result)}\nreport: {shown(path / 'report.html')}\ncurves: {shown(path / 'curves.png')}\n"
+        f"model card: {shown(path / 'README.md')}"
     )
 
 
