@@ -150,7 +150,7 @@ def test_saved_and_loaded_it_gives_the_same_logits(case: str, base: Build, wrap:
     assert relative(logits(reloaded(model, case, base, tmp_path)), logits(model)) < 1e-5
 
 
-@pytest.mark.parametrize("case", ADAPTERS)
+@pytest.mark.parametrize("case", rarely(ADAPTERS))
 def test_adapters_are_switched_at_run_time(case: str, base: Build, wrap: Wrap, tmp_path: Path) -> None:
     wanted = {}
     for name, steps in (("first", 3), ("second", 8)):
@@ -169,7 +169,7 @@ def test_adapters_are_switched_at_run_time(case: str, base: Build, wrap: Wrap, t
     assert relative(wanted["first"], wanted["second"]) > 1e-4
 
 
-@pytest.mark.parametrize("case", able("merge"))
+@pytest.mark.parametrize("case", rarely(able("merge")))
 def test_merged_it_gives_the_same_logits(case: str, base: Build, wrap: Wrap) -> None:
     model: Any = wrap(case, base)
     trained(model, case, steps=4)

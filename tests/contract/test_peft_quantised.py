@@ -16,7 +16,7 @@ from ftune.peft.adapters import load_adapter
 from ftune.peft.base import Material, count_parameters
 from ftune.peft.lora import Lora
 from tests.contract.cases import cases, method
-from tests.contract.test_peft import IDS, Build, logits, relative, trained
+from tests.contract.test_peft import IDS, Build, logits, often, relative, trained
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WAYS = ("nf4", "int8")
@@ -71,7 +71,9 @@ def test_a_look_at_held_out_rows_leaves_the_gradients_as_they_are(way: str, tiny
     assert all(bool(gradient.abs().max() > 0) for gradient in plain.values())
 
 
-@pytest.mark.parametrize(("case", "way"), ABLE)
+@pytest.mark.parametrize(
+    ("case", "way"), [pytest.param(case, way, marks=[] if often(case) else pytest.mark.slow) for case, way in ABLE]
+)
 def test_on_a_quantised_base_only_its_parameters_train_and_are_loaded_again(
     case: str, way: str, tiny_model: Path, tmp_path: Path, material: Material
 ) -> None:

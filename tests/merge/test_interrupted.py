@@ -83,7 +83,7 @@ every_step = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("earlier", "stride"),
-    [(True, 5), pytest.param(True, 1, marks=every_step), pytest.param(False, 1, marks=every_step)],
+    [(True, 9), pytest.param(True, 1, marks=every_step), pytest.param(False, 1, marks=every_step)],
 )
 def test_killed_at_any_step_there_is_a_whole_model_or_none(
     earlier: bool, stride: int, ftune: Run, adapter: Path, tmp_path: Path

@@ -10,6 +10,8 @@ from ftune.peft.lora import Lora
 from tests.pair import once, run_pair
 from tests.ppo.models import llama, lora, sequences, stir
 
+pytestmark = pytest.mark.slow  # the update on two ranks is in the gate
+
 
 def compute(place: Path) -> None:
     from transformers import LlamaForSequenceClassification
