@@ -11,22 +11,19 @@ class Adapter:
     """New parameters that train; they are kept in fp32."""
     base: int = 0
     """Of the model's own parameters, how many train; they are kept in fp32."""
-    copied: int = 0
-    """Of `parameters`, how many are whole copies of the model's own modules (`modules_to_save`)."""
     frozen: int = 0
     """New numbers in fp32 that do not train: shared random projections, masks."""
+    low_rank: tuple[tuple[str, int], ...] = ()
+    """Of one decoder layer: the linear layers (by `Linear.name`) that have a path of its own from their input, and how
+    wide its middle is. For LoRA the rank."""
     saved: float = 0.0
-    """Numbers that a token's forward pass keeps for the backward pass, over all layers, beside what the model itself
-    keeps; each in the dtype of products. For LoRA on a linear layer: the layer's input and its rank (`saved_low_rank`).
-    """
+    """Numbers that a token's forward pass keeps in one decoder layer beside those of the model and of `low_rank`: of
+    networks between sublayers, for instance; each in the dtype of products."""
     virtual_tokens: int = 0
     """Tokens put before each row, as inputs (prompt tuning)."""
     prefix_tokens: int = 0
     """Tokens put before each row as keys and values alone (prefix tuning)."""
     lowest_layer: int = 0
     """The lowest decoder layer whose parameters train; those below it keep nothing for the backward pass."""
-
-
-def saved_low_rank(inputs: int, rank: int) -> float:
-    """Numbers a token that low-rank factors beside one linear layer keep: their input and their inner vector."""
-    return inputs + rank
+    dora: bool = False
+    """Whether the norms of adapted weights are computed at each pass (DoRA, arXiv:2402.09353)."""
