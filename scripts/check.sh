@@ -7,4 +7,5 @@ ruff format --check .
 ruff check .
 mypy
 lint-imports --no-logo
-pytest -n 2 --dist worksteal "$@"  # heavy tests at the end are shared
+# one worker more than cores: tests that wait for processes leave a core idle; heavy ones at the end are shared
+pytest -n "$(($(nproc) + 1))" --dist worksteal "$@"

@@ -83,7 +83,8 @@ def chaos(
     return kill
 
 
-@pytest.mark.parametrize(("ranks", "crash_rank", "points"), [(1, 0, 1), pytest.param(2, 1, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "crash_rank", "points"), [(1, 0, 1), (2, 1, 2)])
 def test_killed_at_some_points(chaos: Callable[..., int], ranks: int, crash_rank: int, points: int) -> None:
     assert chaos(points, ranks=ranks, crash_rank=crash_rank) == points
 

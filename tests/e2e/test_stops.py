@@ -63,7 +63,7 @@ def test_kill_9_then_resume_is_the_run_that_never_stopped(
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_saves_says_how_to_go_on_and_exits_75(
     whole: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -198,7 +198,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", ["NaN", *(pytest.param(each, marks=pytest.mark.slow) for each in ("raises", "too few"))]
+)
 def test_a_reward_function_that_fails_loses_nothing(recipe: Write, ftune: Ftune, tmp_path: Path, fault: str) -> None:
     """The third call is that of the second iteration; the first tries the function before any rollout."""
     code, words = FAULTS[fault]

@@ -136,7 +136,7 @@ def test_plain_transformers_pools_at_the_true_last_token_where_pad_was_eos(
     assert torch.allclose(pooled[:1], at_the_end, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["scalar", pytest.param("classifier", marks=pytest.mark.slow)])
 def test_resume_is_bit_for_bit_the_run_that_never_stopped(head: str, write: Write, ftune: Run, tmp_path: Path) -> None:
     path = write(peft={"type": "lora", "rank": 4, "dropout": 0.2}, **HEADS[head])
     assert ftune("rm", path).code == 0
@@ -211,7 +211,7 @@ def test_a_classifier_learns_and_says_how_well(write: Write, ftune: Run, tmp_pat
     assert facts["labels"] == ["bad", "good"]
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [pytest.param("scalar", marks=pytest.mark.slow), "classifier"])
 def test_accumulation_changes_nothing(head: str, write: Write, ftune: Run, tmp_path: Path) -> None:
     path = write(**HEADS[head], checkpoint={"every": "never"}, schedule={"epochs": 1})
     for name, batch in (("whole", "{micro_batch_size: 7}"), ("parts", "{micro_batch_size: 1, global_batch_size: 7}")):

@@ -45,7 +45,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "adapter/adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("packing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_resume_is_bit_for_bit_the_run_that_never_stopped(
     streamed: Write, ftune: Run, tmp_path: Path, packing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
