@@ -21,6 +21,7 @@ from typing import Any
 import xxhash
 
 from ftune.core.errors import CheckpointError, StorageError
+from ftune.core.held import held_by_another, hold, in_turn, let_go
 
 MANIFEST = "ftune.json"
 STAGING = ".staging"
@@ -58,15 +59,23 @@ def stage(run_dir: Path, step: int) -> Path:
 def stage_folder(target: Path) -> Path:
     """An empty folder in which `target` is to be written: `.staging/NAME` beside it.
 
-    Whatever a killed run left in `.staging` is removed first, so a run writes one folder at a time.
+    What a killed run left in `.staging` is removed first, and so is what this process was writing there: a process
+    writes one folder at a time. What another process is writing beside it stays. Raises CheckpointError where another
+    one is writing the same.
     """
     root = _staging_of(target.parent)
+    staging = root / target.name
     with storage_errors(root):
-        if root.exists():
-            shutil.rmtree(root)
-        root.mkdir(parents=True)
-        (root / target.name).mkdir()
-    return root / target.name
+        root.mkdir(parents=True, exist_ok=True)
+        with in_turn(target.parent):
+            if held_by_another(staging):
+                raise CheckpointError(f"{target}: another process is writing it; wait until that ends, or stop it")
+            for left in [left for left in root.iterdir() if not held_by_another(left)]:
+                let_go(left)
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            staging.mkdir(parents=True)
+            hold(staging)
+    return staging
 
 
 @contextmanager
@@ -79,6 +88,7 @@ def writing(staging: Path) -> Iterator[None]:
         with storage_errors(staging):
             yield
     except Exception:
+        let_go(staging)
         shutil.rmtree(staging, ignore_errors=True)
         with suppress(OSError):
             staging.parent.rmdir()
@@ -105,7 +115,9 @@ def commit(staging: Path, target: Path, facts: dict[str, object]) -> None:
         for folder in folders:
             folder.chmod(0o777 & ~_umask())
             _sync_folder(folder)
-        _install(staging, target)
+        with in_turn(target.parent):
+            _install(staging, target)
+    let_go(staging)
 
 
 def commit_folder(staging: Path, target: Path) -> None:
