@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
+from ftune.core.post import NoAnswerError, Service
 from ftune.judges.base import Progress
 from ftune.judges.orders import Choice
-from ftune.judges.post import NoAnswerError, Service
 from ftune.judges.replies import REMINDER, choice_of, reply_of
 
 PATIENCE = 2

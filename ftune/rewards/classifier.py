@@ -1,16 +1,14 @@
 """One class of a sequence classifier, such as a detector of toxic text."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import ValidationInfo, field_validator
+from typing import TYPE_CHECKING, Literal
 
 from ftune.core.errors import ModelError
 from ftune.core.section import Location
 from ftune.core.suggest import did_you_mean
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
 from ftune.rewards.classifiers.find import check_classifier_path
-from ftune.rewards.paths import looked_up
+from ftune.rewards.paths import LookedUp
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +19,7 @@ class Classifier(RewardSource):
 
     type: Literal["classifier"] = "classifier"
 
-    path: str
+    path: LookedUp
     """Folder or hub id of any sequence classifier; run folder of `ftune rm`."""
 
     label: str | int
@@ -32,11 +30,6 @@ class Classifier(RewardSource):
 
     input: Literal["completion", "conversation"] = "completion"
     """What it reads: the completion alone, or the prompt too, which needs a chat template where prompts are chats."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _find(cls, value: Any, info: ValidationInfo) -> Any:
-        return looked_up(value, info) if isinstance(value, str) else value
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A path without a model."""

@@ -1,16 +1,14 @@
 """A reward model of `ftune rm`, or any other that gives a text one number."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import ValidationInfo, field_validator
+from typing import TYPE_CHECKING, Literal
 
 from ftune.core.errors import ModelError
 from ftune.core.section import Location
 from ftune.core.suggest import did_you_mean
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
 from ftune.rewards.classifiers.find import check_classifier_path
-from ftune.rewards.paths import looked_up
+from ftune.rewards.paths import LookedUp
 
 if TYPE_CHECKING:
     from ftune.models.reward_facts import RewardFacts
@@ -25,7 +23,7 @@ class RewardModel(RewardSource):
 
     type: Literal["model"] = "model"
 
-    path: str
+    path: LookedUp
     """Run folder of `ftune rm`, folder of a model or adapter, or hub id."""
 
     share_base: Literal["auto", "always", "never"] = "auto"
@@ -38,11 +36,6 @@ class RewardModel(RewardSource):
 
     positive_class: str | None = None
     """The class whose logit is the reward, of a model with several; by default the one it was trained for."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _find(cls, value: Any, info: ValidationInfo) -> Any:
-        return looked_up(value, info) if isinstance(value, str) else value
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A path without a model."""

@@ -7,21 +7,22 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ftune.core import post
 from ftune.core.errors import LaunchError
-from ftune.judges import post
 from ftune.judges.base import Pair, Verdict
 from ftune.judges.endpoint import Endpoint
 from ftune.judges.orders import Choice
 from ftune.judges.replies import choice_of
 from ftune.judges.win_rate import win_rate
 from ftune.rewards.base import Surroundings
-from tests.judges.conftest import SHORT, Reply, Service, pair, says
+from tests.judges.conftest import SHORT, pair, says
+from tests.stand_in_server import Reply, StandIn
 
 KEY = "sk-secret-0123456789abcdef"
 SIX = [pair("a", "b", origin=f"rows.jsonl:{line}") for line in range(1, 7)]
 
 
-def judge(service: Service, pairs: list[Pair], **keys: Any) -> tuple[list[Verdict], list[str]]:
+def judge(service: StandIn, pairs: list[Pair], **keys: Any) -> tuple[list[Verdict], list[str]]:
     """The verdicts, and what was remarked."""
     remarks: list[str] = []
     given = {"url": service.url, "model": "big", "prompt": SHORT, "retries": 1, "concurrency": 1} | keys
@@ -44,7 +45,7 @@ def longer(question: dict[str, Any]) -> Reply:
     return says("Let me see.\n\nVerdict: " + ("tie" if len(first) == len(second) else "AB"[len(second) > len(first)]))
 
 
-def test_each_pair_has_its_verdict_however_many_are_asked_at_once(service: Service) -> None:
+def test_each_pair_has_its_verdict_however_many_are_asked_at_once(service: StandIn) -> None:
     service.reply = longer
     pairs = [pair("aaaa", "a"), pair("a", "bbb"), pair("aa", "bb"), pair("x", "a"), pair("c", "c"), pair("b", "dd")]
     for concurrency in (1, 8):
@@ -56,7 +57,7 @@ def test_each_pair_has_its_verdict_however_many_are_asked_at_once(service: Servi
         assert "rows.jsonl:1: no verdict in 'I cannot say.'" in remarks[0]
 
 
-def test_what_is_sent(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_sent(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", f"{KEY}\n")
     judge(service, [pair("one", "two")], api_key_env="JUDGE_KEY")
     (path, headers, first), (_, _, second) = service.asked
@@ -78,7 +79,7 @@ def test_what_is_sent(service: Service, monkeypatch: pytest.MonkeyPatch) -> None
     assert asked.keys() == {"model", "messages"}
 
 
-def test_a_judge_that_prefers_a_place_gives_ties(service: Service) -> None:
+def test_a_judge_that_prefers_a_place_gives_ties(service: StandIn) -> None:
     service.replies(says("Verdict: A"))
     verdicts, remarks = judge(service, SIX)
     assert verdicts == ["inconsistent"] * 6
@@ -106,7 +107,7 @@ def test_only_the_last_line_is_a_verdict(reply: str, choice: Choice) -> None:
     assert choice_of(reply) == choice
 
 
-def test_a_reply_without_a_verdict_is_sent_back_once(service: Service) -> None:
+def test_a_reply_without_a_verdict_is_sent_back_once(service: StandIn) -> None:
     service.replies(says("Both are fine."), says("verdict: a"), says("Verdict: B"))
     assert judge(service, [pair("one", "two")]) == (["first"], [])
     turns = service.asked[1][2]["messages"]
@@ -131,7 +132,7 @@ def test_a_reply_without_a_verdict_is_sent_back_once(service: Service) -> None:
     ],
     ids=lambda reply: repr(reply.body[:30]),
 )
-def test_what_is_no_verdict_is_missing_and_never_guessed(service: Service, reply: Reply) -> None:
+def test_what_is_no_verdict_is_missing_and_never_guessed(service: StandIn, reply: Reply) -> None:
     service.replies(reply)
     verdicts, remarks = judge(service, [pair("one", "two")])
     assert verdicts == [None]
@@ -142,7 +143,7 @@ def test_what_is_no_verdict_is_missing_and_never_guessed(service: Service, reply
     )
 
 
-def test_a_busy_service_is_asked_again_when_it_wants_to(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_service_is_asked_again_when_it_wants_to(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post, "LONGEST_WAIT_S", 0.2)
     busy = Reply(b"slow down", 429, {"Retry-After": "30"})
     service.replies(busy, Reply(b"", 503), says("Verdict: B"), says("Verdict: A"))
@@ -150,22 +151,6 @@ def test_a_busy_service_is_asked_again_when_it_wants_to(service: Service, monkey
     assert judge(service, [pair("one", "two")], retries=2) == (["second"], [])
     assert time.monotonic() - started >= 0.2
     assert len(service.asked) == 4
-
-
-def test_waits_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    asked = post.Service("http://127.0.0.1:9/", "", 1.0, retries=6)
-    monkeypatch.setattr(type(asked.closed), "wait", lambda _, seconds: waits.append(seconds))
-    monkeypatch.setattr(post.Service, "_once", _no_answer)
-    with pytest.raises(post.NoAnswerError, match=r"nobody \(after 7 tries\)"):
-        asked.post({})
-    for attempt, wait in enumerate(waits):
-        assert 0.25 * 2**attempt <= wait <= 0.75 * 2**attempt
-    assert len({wait / 2**attempt for attempt, wait in enumerate(waits)}) == 6
-
-
-def _no_answer(*_: object) -> bytes:
-    raise post.NoAnswerError("nobody")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +162,7 @@ def _no_answer(*_: object) -> bytes:
     ],
     ids=["broken", "dripping", "refusing"],
 )
-def test_a_service_that_answers_nobody_is_asked_no_more(service: Service, reply: Reply, reason: str) -> None:
+def test_a_service_that_answers_nobody_is_asked_no_more(service: StandIn, reply: Reply, reason: str) -> None:
     service.replies(reply)
     verdicts, remarks = judge(service, SIX, timeout_s=0.15)
     assert verdicts == [None] * 6
@@ -189,12 +174,12 @@ def test_a_service_that_answers_nobody_is_asked_no_more(service: Service, reply:
 
 
 def test_nobody_there() -> None:
-    verdicts, remarks = judge(Service("http://127.0.0.1:9/v1"), SIX[:1], retries=0)
+    verdicts, remarks = judge(StandIn(says, "http://127.0.0.1:9/v1"), SIX[:1], retries=0)
     assert verdicts == [None]
     assert "did not answer: [Errno" in remarks[0]
 
 
-def test_what_was_said_once_is_not_said_of_later_rows(service: Service) -> None:
+def test_what_was_said_once_is_not_said_of_later_rows(service: StandIn) -> None:
     service.replies(says("Who knows?"))
     remarks: list[str] = []
     opened = Endpoint(url=service.url, model="big").open(Surroundings(remark=remarks.append))
@@ -202,7 +187,7 @@ def test_what_was_said_once_is_not_said_of_later_rows(service: Service) -> None:
     assert len(remarks) == 1
 
 
-def test_a_few_failures_end_nothing(service: Service) -> None:
+def test_a_few_failures_end_nothing(service: StandIn) -> None:
     service.replies(Reply(b"", 500), *[says("Verdict: tie")] * 3, Reply(b"flagged", 403), says("Verdict: tie"))
     verdicts, remarks = judge(service, SIX, retries=0)
     assert verdicts == [None, "tie", None, "tie", "tie", "tie"]
@@ -212,7 +197,7 @@ def test_a_few_failures_end_nothing(service: Service) -> None:
 
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_refused_key_or_model_is_asked_once_and_the_key_is_never_said(
-    service: Service,
+    service: StandIn,
     status: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -233,7 +218,7 @@ def test_a_refused_key_or_model_is_asked_once_and_the_key_is_never_said(
     assert KEY not in repr(opened)
 
 
-def test_an_end_from_outside_leaves_nothing_asked(service: Service) -> None:
+def test_an_end_from_outside_leaves_nothing_asked(service: StandIn) -> None:
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
@@ -248,7 +233,7 @@ def test_an_end_from_outside_leaves_nothing_asked(service: Service) -> None:
     assert len(service.asked) == 12
 
 
-def test_an_end_from_outside_waits_for_no_busy_service(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_from_outside_waits_for_no_busy_service(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post, "LONGEST_WAIT_S", 5.0)
     busy = Reply(b"", 429, {"Retry-After": "30"})
     service.reply = lambda question: says("Verdict: A") if answers(question)[0] == "a" else busy

@@ -1,9 +1,7 @@
 """What every reward source promises, run on each file of `ftune/rewards` by discovery."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from ftune.core.variants import union_of, variants_of
 from ftune.rewards.base import RewardSource, Sample, Scorer, Surroundings
 from tests.rewards.conftest import chat, text
+from tests.stand_in_server import Reply, serving
 
 SOURCES = variants_of(RewardSource)
 
@@ -39,21 +38,10 @@ BAD: dict[str, dict[str, object]] = {
 COMPLETIONS = ["", "the cat sat", "Ünïcödé 猫が座った 🐈", "nice " * 9, '{"a": 1}', "#### 42", "the mat\n\n\tend"]
 
 
-class _Lengths(BaseHTTPRequestHandler):
-    """Answers with the length of each completion."""
-
-    def do_POST(self) -> None:
-        """One answer."""
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        lengths = [len(answer[0]["content"] if isinstance(answer, list) else answer) for answer in asked["completions"]]
-        body = json.dumps({"rewards": lengths}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+def lengths(asked: dict[str, Any]) -> Reply:
+    """The length of each completion."""
+    found = [len(answer[0]["content"] if isinstance(answer, list) else answer) for answer in asked["completions"]]
+    return Reply(json.dumps({"rewards": found}).encode())
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +49,20 @@ def settings(scalar: Path, bert: Path, tmp_path_factory: pytest.TempPathFactory)
     """What each source needs, by its `type`."""
     file = tmp_path_factory.mktemp("functions") / "mine.py"
     file.write_text(FUNCTION)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Lengths)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield {
-        "classifier": {"path": str(bert), "label": "toxic"},
-        "contains": {"words": ["cat", "猫"]},
-        "function": {"function": f"{file}:by_length"},
-        "http": {"url": f"http://127.0.0.1:{server.server_port}/"},
-        "json_valid": {},
-        "length": {"min": 2, "max": 4},
-        "lexicon": {"positive": ["nice"], "negative": ["cat"]},
-        "model": {"path": str(scalar)},
-        "numeric": {},
-        "regex": {"pattern": "[a-z]+"},
-        "repetition": {"ngram": 2},
-    }
-    server.shutdown()
-    server.server_close()
+    with serving(lengths, "/") as service:
+        yield {
+            "classifier": {"path": str(bert), "label": "toxic"},
+            "contains": {"words": ["cat", "猫"]},
+            "function": {"function": f"{file}:by_length"},
+            "http": {"url": service.url},
+            "json_valid": {},
+            "length": {"min": 2, "max": 4},
+            "lexicon": {"positive": ["nice"], "negative": ["cat"]},
+            "model": {"path": str(scalar)},
+            "numeric": {},
+            "regex": {"pattern": "[a-z]+"},
+            "repetition": {"ngram": 2},
+        }
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.deadline import within
-from ftune.rewards.http import TEMPORARY
 
 if TYPE_CHECKING:
     from urllib.error import HTTPError
@@ -16,6 +15,9 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 LONGEST_ANSWER = 2**22
 """Bytes of an answer that are read; one that is longer is no answer."""
+
+TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
+"""Answers after which it is worth while to ask again."""
 
 LASTING = {401, 402, 403, 404, 405}
 """Refusals of a wrong key, address or model's name; from a service that has answered others, of one question."""
@@ -61,7 +63,7 @@ class Service:
         Waits between tries are twice as long each time, and by chance up to half longer or shorter, so that questions
         which were refused together do not come back together.
         """
-        body = json.dumps(question).encode()
+        body = json.dumps(question, default=str).encode()  # a row's columns may hold dates
         for attempt in range(self.retries + 1):
             try:
                 return self._once(body)
@@ -69,7 +71,7 @@ class Service:
                 if not error.temporary or attempt == self.retries or self.closed.is_set():
                     tries = f" (after {attempt + 1} tries)" if attempt else ""
                     raise NoAnswerError(f"{error}{tries}", error.status) from None
-                wait = FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                wait = FIRST_WAIT_S * 2 ** min(attempt, 16) * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
                 self.closed.wait(min(max(wait, error.wait_s), LONGEST_WAIT_S))
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -78,7 +80,8 @@ class Service:
 
         try:  # the time-out of a socket begins anew with every byte, so it alone is no limit
             content = within(self.timeout_s, lambda: self._exchange(body))
-        except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
+        # URLError and time-outs are OSErrors; the others come of an address that the service points to and that is none
+        except (OSError, HTTPException, ValueError, OverflowError) as error:
             cause = getattr(error, "reason", None) or error or type(error).__name__
             raise NoAnswerError(f"did not answer: {self.shown(cause)}") from None
         if len(content) > LONGEST_ANSWER:
