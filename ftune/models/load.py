@@ -124,7 +124,7 @@ def _local_first(path: str, load: Callable[..., T]) -> T:
     try:
         return load(local_files_only=True)
     except (OSError, ValueError):
-        _ask_hub(path)
+        ask_hub(path)
     return _plainly(path, load)
 
 
@@ -138,7 +138,7 @@ def _plainly(path: str, load: Callable[..., T], **where: Any) -> T:
         raise ModelError(f"model.path: '{path}' cannot be loaded: {cause[0]}") from error
 
 
-def _ask_hub(path: str) -> None:
+def ask_hub(path: str) -> None:
     """One short question before any long download. Raises ModelError when the hub has no answer or no such model."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

