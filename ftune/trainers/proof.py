@@ -1,7 +1,6 @@
 """Proof that what lies on the disk is the model that was trained: it is loaded anew and computes the same."""
 
 import gc
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 
 from ftune.backends.engines.sharding import device_of
 from ftune.core.errors import ModelError
+from ftune.core.memory import free_memory
 
 ROWS, TOKENS = 2, 64
 """How many rows are computed, and how much of each."""
@@ -66,8 +66,7 @@ def room_for(model: torch.nn.Module) -> str | None:
         torch.cuda.empty_cache()
         if need < torch.cuda.mem_get_info(device)[0]:
             return str(device)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return "cpu" if need < free else None
+    return "cpu" if need < free_memory() else None
 
 
 def _bytes(parameter: torch.nn.Parameter) -> int:

@@ -1,13 +1,13 @@
 """Whether a merged model computes what its adapter does on its base: each is loaded in turn, and they are compared."""
 
 import gc
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import FtuneError, LaunchError
+from ftune.core.memory import free_memory
 from ftune.core.paths import shown
 from ftune.models.dtype import torch_name
 from ftune.models.load import load_model
@@ -26,7 +26,6 @@ SPARE = 1.25
 
 SCORES_DIFFER = {"fp32": 1e-3, "fp16": 0.1, "bf16": 0.3}
 """Largest difference of a classifier's scores, as a share of the adapter's largest effect on them."""
-
 
 PACKED = {"Linear4bit", "Linear8bitLt"}
 """Layers of bitsandbytes."""
@@ -48,7 +47,7 @@ def check_room(plan: "Plan") -> None:
         raise LaunchError("verify.device: there is no GPU here; use 'auto' or 'cpu'")
     numbers = sum(one.numel for one in plan.base.tensors.values())
     need = SPARE * 4 * numbers
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = free_memory()
     if _device(plan.recipe.verify, need) == "cpu" and need > free:
         raise LaunchError(
             f"verify: the proof loads the model in fp32 and needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} "
