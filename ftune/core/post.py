@@ -79,7 +79,7 @@ class Service:
         from http.client import HTTPException
 
         try:  # the time-out of a socket begins anew with every byte, so it alone is no limit
-            content = within(self.timeout_s, lambda: self._exchange(body))
+            content = within(self.timeout_s, lambda: self._exchange(body), self.closed)
         # URLError and time-outs are OSErrors; the others come of an address that the service points to and that is none
         except (OSError, HTTPException, ValueError, OverflowError) as error:
             cause = getattr(error, "reason", None) or error or type(error).__name__

@@ -233,9 +233,9 @@ def test_an_end_from_outside_leaves_nothing_asked(service: StandIn) -> None:
     assert len(service.asked) == 12
 
 
-def test_an_end_from_outside_waits_for_no_busy_service(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("busy", [Reply(b"", 429, {"Retry-After": "30"}), Reply(b"", drips=True)], ids=["busy", "slow"])
+def test_an_end_from_outside_waits_for_nobody(service: StandIn, busy: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post, "LONGEST_WAIT_S", 5.0)
-    busy = Reply(b"", 429, {"Retry-After": "30"})
     service.reply = lambda question: says("Verdict: A") if answers(question)[0] == "a" else busy
 
     def stop(_: int) -> None:
