@@ -46,17 +46,3 @@ def ask(recipe: "PpoRecipe", say: Say) -> Asked:
         )
     room = positions and positions - recipe.rollout.max_new_tokens
     return Asked(located, text, *load_prompts(recipe.data, text, recipe.seed, room))
-
-
-def stop_ids(recipe: "PpoRecipe", asked: Asked) -> tuple[int, ...]:
-    """The tokens that end a completion: the end of text, and what the template puts behind an answer."""
-    from ftune.data.example import Conversation, Message
-    from ftune.data.tokenize import RowTokenizer
-
-    tokenizer = asked.text.tokenizer
-    found = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()
-    if asked.text.template is not None:
-        asks = Conversation((Message("user", "a"), Message("assistant", "b")))
-        labels = RowTokenizer(tokenizer, asked.text.template, mask="last").encode(asks).labels
-        found.add(next(label for label in reversed(labels) if label != -100))
-    return tuple(sorted(found))

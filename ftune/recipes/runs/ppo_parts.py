@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ftune.core.say import Say
 from ftune.models.dtype import torch_name
-from ftune.recipes.runs.ppo_asked import Asked, stop_ids
+from ftune.recipes.runs.ppo_asked import Asked
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +110,7 @@ def open_engine(
     """The rollout engine, opened on the policy; where that is split over ranks, the only one that can serve it."""
     import torch
 
+    from ftune.data.stops import stop_ids
     from ftune.ppo.rollout.base import Policy, RolloutEngine
     from ftune.ppo.rollout.generate import Generate
 
@@ -118,7 +119,7 @@ def open_engine(
     policy = Policy(
         model=actor.model,
         pad_id=int(asked.text.tokenizer.pad_token_id),
-        stop_ids=stop_ids(recipe, asked),
+        stop_ids=stop_ids(asked.text.tokenizer, asked.text.template),
         autocast=torch.bfloat16 if dtype == "bf16" else None,
     )
     rollout: RolloutEngine = recipe.rollout
