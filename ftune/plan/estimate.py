@@ -1,26 +1,16 @@
 """What a run needs: bytes by part and by phase, on each rank."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ftune.plan.job import Job
+from ftune.plan.overhead import reserved
+from ftune.plan.phase import Parts, Phase, phase
+from ftune.plan.rollouts import ppo_phases
+from ftune.plan.states import states
+from ftune.plan.training import training_phases
+from ftune.plan.weights import stored_bytes
 
-Parts = Mapping[str, int]
-"""Bytes by the name of what they hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A moment of a run, with everything that is in the device's memory then."""
-
-    name: str
-    """`loading`, `forward`, `backward`, `step`, `rollout`, `scoring`."""
-    parts: Parts
-
-    @property
-    def bytes(self) -> int:
-        """All of it."""
-        return sum(self.parts.values())
+FP32 = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +51,28 @@ class Estimate:
 
 
 def estimate(job: Job) -> Estimate:
-    """What a job needs on each rank."""
-    raise NotImplementedError(job)
+    """What a job needs on each rank.
+
+    Its peak is at one of few moments: while the model is loaded, at the head, in the backward pass of the last or the
+    first layer, at the optimiser's step; and in PPO while completions are made or judged. Each is added up by itself.
+    """
+    phases = (_loading(job), *(ppo_phases(job) if job.kind == "ppo" else training_phases(job)))
+    kept = states(job)
+    name = "weights and optimizer"
+    return Estimate(
+        phases,
+        reserved(job, max(moment.bytes for moment in phases)),
+        {name: kept.host} if kept.host else {},
+        {name: kept.disk} if kept.disk else {},
+    )
+
+
+def _loading(job: Job) -> Phase:
+    """The model as it comes from its files: whole, but for FSDP2, which brings it layer by layer."""
+    if job.split:
+        return phase("loading", {"weights": FP32 * job.shape.parameters // job.spread.processes})
+    added = FP32 * (job.adapter.parameters + job.adapter.frozen)
+    if job.full:
+        return phase("loading", {"weights": FP32 * job.shape.parameters + added})
+    stored = stored_bytes(job.shape, job.dtype, job.quantization, double_quant=job.double_quant)
+    return phase("loading", {"weights": stored + added})

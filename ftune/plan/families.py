@@ -69,10 +69,10 @@ def _llama_like(fields: _Fields) -> ModelShape:
         Linear("self_attn.q_proj", hidden, heads * head_dim, qkv_bias),
         Linear("self_attn.k_proj", hidden, kv_heads * head_dim, qkv_bias),
         Linear("self_attn.v_proj", hidden, kv_heads * head_dim, qkv_bias),
-        Linear("self_attn.o_proj", heads * head_dim, hidden, qkv_bias and family != "qwen2"),
+        Linear("self_attn.o_proj", heads * head_dim, hidden, qkv_bias and family != "qwen2", reads="attention"),
         Linear("mlp.gate_proj", hidden, ffn, mlp_bias),
         Linear("mlp.up_proj", hidden, ffn, mlp_bias),
-        Linear("mlp.down_proj", ffn, hidden, mlp_bias),
+        Linear("mlp.down_proj", ffn, hidden, mlp_bias, reads="block"),
     )
     names = ["input_layernorm", "post_attention_layernorm"]
     if family in ("gemma2", "gemma3_text"):
@@ -93,10 +93,10 @@ def _phi3(fields: _Fields) -> ModelShape:
     kv_heads = fields.count("num_key_value_heads", default=heads)
     head_dim, ffn = fields.count("head_dim", default=hidden // heads), fields.count("intermediate_size")
     linears = (
-        Linear("self_attn.o_proj", heads * head_dim, hidden),
+        Linear("self_attn.o_proj", heads * head_dim, hidden, reads="attention"),
         Linear("self_attn.qkv_proj", hidden, (heads + 2 * kv_heads) * head_dim),
         Linear("mlp.gate_up_proj", hidden, 2 * ffn),
-        Linear("mlp.down_proj", ffn, hidden),
+        Linear("mlp.down_proj", ffn, hidden, reads="block"),
     )
     norms = [Norm("input_layernorm", hidden), Norm("post_attention_layernorm", hidden)]
     return _decoder(fields, linears, norms, kv_heads=kv_heads, head_dim=head_dim, ffn=ffn)
@@ -155,9 +155,9 @@ def _gpt2(fields: _Fields) -> ModelShape:
         layer_path="transformer.h",
         layer_linears=(
             Linear("attn.c_attn", hidden, 3 * hidden, True),
-            Linear("attn.c_proj", hidden, hidden, True),
+            Linear("attn.c_proj", hidden, hidden, True, reads="attention"),
             Linear("mlp.c_fc", hidden, ffn, True),
-            Linear("mlp.c_proj", ffn, hidden, True),
+            Linear("mlp.c_proj", ffn, hidden, True, reads="block"),
         ),
         layer_norms=(Norm("ln_1", hidden, True), Norm("ln_2", hidden, True)),
         embeddings=(
@@ -190,9 +190,9 @@ def _gpt_neox(fields: _Fields) -> ModelShape:
         layer_path="gpt_neox.layers",
         layer_linears=(
             Linear("attention.query_key_value", hidden, 3 * hidden, bias),
-            Linear("attention.dense", hidden, hidden, bias),
+            Linear("attention.dense", hidden, hidden, bias, reads="attention"),
             Linear("mlp.dense_h_to_4h", hidden, ffn, True),
-            Linear("mlp.dense_4h_to_h", ffn, hidden, True),
+            Linear("mlp.dense_4h_to_h", ffn, hidden, True, reads="block"),
         ),
         layer_norms=(Norm("input_layernorm", hidden, True), Norm("post_attention_layernorm", hidden, True)),
         embeddings=(Embedding("gpt_neox.embed_in", vocab, hidden),),
@@ -210,8 +210,9 @@ def _opt(fields: _Fields) -> ModelShape:
     positions = fields.count("max_position_embeddings", default=2048)
     bias, affine = fields.flag("enable_bias", True), fields.flag("layer_norm_elementwise_affine", True)
     ends = fields.flag("do_layer_norm_before", True) and not fields.flag("_remove_final_layer_norm", False)
-    attention = tuple(
-        Linear(f"self_attn.{name}", hidden, hidden, bias) for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+    attention = (
+        *(Linear(f"self_attn.{name}", hidden, hidden, bias) for name in ("k_proj", "v_proj", "q_proj")),
+        Linear("self_attn.out_proj", hidden, hidden, bias, "attention"),
     )
     outer = (
         Linear("model.decoder.project_out", hidden, narrow),
@@ -230,7 +231,7 @@ def _opt(fields: _Fields) -> ModelShape:
         positions=positions,
         tied=fields.flag("tie_word_embeddings", True),
         layer_path="model.decoder.layers",
-        layer_linears=(*attention, Linear("fc1", hidden, ffn, bias), Linear("fc2", ffn, hidden, bias)),
+        layer_linears=(*attention, Linear("fc1", hidden, ffn, bias), Linear("fc2", ffn, hidden, bias, "block")),
         layer_norms=tuple(Norm(name, hidden, affine, affine) for name in ("self_attn_layer_norm", "final_layer_norm")),
         embeddings=(
             Embedding("model.decoder.embed_tokens", vocab, narrow),

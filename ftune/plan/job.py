@@ -51,6 +51,7 @@ class Roles:
     shared: bool = True
     """All roles on one frozen base; else full copies."""
     value: Literal["trunk", "adapter", "copy"] = "trunk"
+    """A head on the policy, an adapter of its own like the policy's, a copy of the model that trains in full."""
     reference: Literal["none", "base", "adapter", "copy"] = "base"
     """What the KL penalty is measured from: nothing of its own, the base, a frozen adapter, a frozen copy."""
     reward_models: tuple[ModelShape, ...] = ()
@@ -63,6 +64,8 @@ class Roles:
     """Completions of one iteration on a rank."""
     at_once: int = 64
     """Of them, how many are generated at once."""
+    merged: bool = True
+    """Whether the graph engine decodes with a copy of the weights that has the adapters added."""
     prompt_tokens: int = 512
     """Longest prompt."""
     new_tokens: int = 128
@@ -93,6 +96,8 @@ class Job:
     tokens: int = 1024
     """Tokens of a row, padding included: the longest there is, or `data.max_length` where rows are packed."""
     packed: bool = False
+    equal_rows: bool = False
+    """Whether all rows of a batch are equally long, so that attention needs no mask for padding."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     checkpointing: bool = False
     """Whether activations are computed again in the backward pass."""
@@ -118,3 +123,21 @@ class Job:
     def full(self) -> bool:
         """Whether every parameter of the model trains."""
         return self.adapter.base >= self.shape.parameters
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in products."""
+        return BYTES[self.dtype]
+
+    @property
+    def split(self) -> bool:
+        """Whether weights are split over processes: each computes with gathered ones in the dtype of products."""
+        return self.spread.world > 1 and self.spread.type == "fsdp"
+
+    @property
+    def stream_width(self) -> int:
+        """Bytes of a number in the residual stream: that of the embedding's dtype.
+
+        Whole models train in fp32, but for ZeRO and FSDP2, which compute with weights in the dtype of products.
+        """
+        return self.width if not self.full or self.split or self.spread.type == "zero" else 4

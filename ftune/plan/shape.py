@@ -13,6 +13,8 @@ class Linear:
     inputs: int
     outputs: int
     bias: bool = False
+    reads: Literal["stream", "attention", "block"] = "stream"
+    """Where its input comes from: a norm of the residual stream, attention, or the middle of the feed-forward block."""
 
     @property
     def weights(self) -> int:
@@ -94,6 +96,7 @@ class ModelShape:
     head: Linear
     """From hidden states to logits; its weight counts as the embedding's where they are tied."""
     norm: Literal["rms", "layer"] = "rms"
+    """RMS norms are computed of an fp32 copy of their input, LayerNorms in fp32."""
 
     def linears(self) -> tuple[Linear, ...]:
         """Each linear layer of one decoder layer, and the head at the end."""

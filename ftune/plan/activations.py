@@ -1,0 +1,158 @@
+"""What the forward pass keeps for the backward pass, as transformers' layers and peft's adapters keep it.
+
+Counted per token and decoder layer, as in arXiv:2205.05198 (section 4.1), whose formula 34 sbh is that of GPT-3 without
+fused attention: here norms are computed in fp32, attention keeps no scores, feed-forward blocks are gated, and frozen
+weights need no inputs. h is the width of the stream, q and k those of queries and keys, f that of the block, b the
+bytes of products. The tests hold the sums against what autograd really saves.
+"""
+
+from ftune.plan.job import Job
+from ftune.plan.shape import Linear
+
+FP32 = 4
+
+
+def saved_layer(job: Job, *, first: bool = False) -> int:
+    """Bytes that one decoder layer keeps for a micro-batch. In the `first` that trains, nothing flows into its norm."""
+    tokens = job.batch_tokens
+    return tokens * (_norms(job, first=first) + _attention(job) + _inputs(job) + _block(job)) + _masks(job)
+
+
+def saved(job: Job) -> int:
+    """Bytes that all layers and the last norm keep, without checkpointing."""
+    layers = job.shape.layers - job.adapter.lowest_layer
+    starts_late = not (job.full or job.adapter.virtual_tokens)
+    whole = layers * saved_layer(job)
+    if starts_late:
+        whole += saved_layer(job, first=True) - saved_layer(job)
+    return whole + last_norm(job) + _rotary(job)
+
+
+def inputs(job: Job) -> int:
+    """Bytes of all layers' inputs, which checkpointing keeps (arXiv:1604.06174), and of what it cannot drop.
+
+    bitsandbytes' int8 product keeps its input where checkpointing does not reach it (seen in 0.50).
+    """
+    tokens, shape = job.batch_tokens, job.shape
+    kept = job.stream_width * shape.hidden
+    if job.quantization == "int8":
+        kept += job.width * sum(linear.inputs for linear in shape.layer_linears)
+    return tokens * kept * shape.layers + last_norm(job) + _rotary(job)
+
+
+def last_norm(job: Job) -> int:
+    """Bytes that the norm behind the last layer keeps."""
+    return job.batch_tokens * sum(_norm(job, norm.width) for norm in job.shape.last_norms)
+
+
+def passing(job: Job) -> int:
+    """Bytes that come and go within one layer's backward pass, at its largest: where the block's product is undone.
+
+    Gradients of the block's three wide vectors (as many with an fp32 copy of an adapter's input), of the stream and of
+    its fp32 norm.
+    """
+    wide = 3 if job.shape.gated else 2
+    return job.batch_tokens * (wide * job.width * job.shape.ffn + (job.width + FP32) * job.shape.hidden)
+
+
+def working(job: Job) -> int:
+    """Bytes that come and go in one layer of a forward pass without gradients."""
+    wide = 3 if job.shape.gated else 2
+    copies = FP32 * job.shape.ffn if job.adapter.low_rank else 0
+    return job.batch_tokens * (wide * job.width * job.shape.ffn + copies + (2 * job.width + FP32) * job.shape.hidden)
+
+
+def masked(job: Job) -> bool:
+    """Whether attention gets a mask as a tensor: packed rows must not see each other, padding must not be seen."""
+    if job.attention == "flash_attention_2":
+        return False
+    return job.packed or job.adapter.prefix_tokens > 0 or not (job.equal_rows or job.micro_batch_size == 1)
+
+
+def trains_linears(job: Job) -> bool:
+    """Whether the layers' own weights train, so that they need their inputs."""
+    layers = job.shape.layers - job.adapter.lowest_layer
+    return job.adapter.base > 0 and job.adapter.base >= layers * job.shape.layer_weights
+
+
+def _norm(job: Job, width: int) -> int:
+    """An RMS norm keeps its input in fp32 and a number a row, and where its scale trains, what that multiplies."""
+    if job.shape.norm == "layer":  # its input in fp32, mean and deviation
+        return FP32 * width + 2 * FP32
+    return FP32 * width + FP32 + (job.stream_width * width if trains_linears(job) else 0)
+
+
+def _norms(job: Job, *, first: bool) -> int:
+    shape = job.shape
+    total = 0
+    for place, norm in enumerate(shape.layer_norms):
+        heads = {"q_norm": shape.heads, "k_norm": shape.kv_heads}.get(norm.name.rpartition(".")[2], 1)
+        repeated = heads if norm.width == shape.head_dim else 1
+        total += 0 if first and place == 0 else repeated * _norm(job, norm.width)
+    return total
+
+
+def _attention(job: Job) -> int:
+    """Queries, keys and values, the result, and the logarithm of each sum (arXiv:2205.14135, algorithm 2).
+
+    With a mask, keys and values are repeated for all query heads. Without fused attention the scores are kept too, in
+    fp32 and in the dtype of products, for each token one of every other.
+    """
+    shape, width = job.shape, job.width
+    groups = shape.query_width if masked(job) or job.attention == "eager" else shape.kv_width
+    if job.attention == "eager":
+        scores = shape.heads * row_tokens(job) * (FP32 + (width if width < FP32 else 0))
+        return width * (2 * shape.query_width + 2 * groups) + scores
+    return width * (2 * shape.query_width + 2 * groups) + FP32 * shape.heads
+
+
+def _block(job: Job) -> int:
+    """The feed-forward block: what its activation reads, gives, and is multiplied with."""
+    return (3 if job.shape.gated else 2) * job.width * job.shape.ffn
+
+
+def _inputs(job: Job) -> int:
+    """Inputs of products whose weights train, or that have an adapter beside them.
+
+    Autocast makes a copy for each product where the input is fp32, as it is behind a norm in fp32, and as peft makes
+    it for adapters on weights that are not quantised. Otherwise what reads the same input shares it, and the input of
+    the layer behind attention is there already.
+    """
+    ranks = dict(job.adapter.low_rank)
+    trains = trains_linears(job)
+    reading = [linear for linear in job.shape.layer_linears if trains or linear.name in ranks]
+    sharded = job.split or job.spread.type == "zero"  # adapters are then in the dtype of products
+    copied = job.width < FP32 and (job.stream_width == FP32 if trains else job.quantization == "none" and not sharded)
+    total = sum(ranks.values()) * job.width + int(job.adapter.saved * job.width)
+    seen: set[tuple[str, str]] = set()
+    for linear in reading:
+        own = copied and (linear.reads == "stream" or linear.name in ranks)
+        source = (linear.reads, linear.name.partition(".")[0])
+        if own or source not in seen:
+            total += 0 if linear.reads == "attention" and not own else job.width * linear.inputs
+        seen.add(source)
+    return total + (_dropped(reading) if job.dropout else 0)
+
+
+def _dropped(reading: list[Linear]) -> int:
+    """Dropout keeps a byte for each number that it may drop."""
+    return sum(linear.inputs for linear in reading)
+
+
+def row_tokens(job: Job) -> int:
+    """Tokens that one token's scores are for: of its row, or of the whole micro-batch where rows are packed."""
+    own = job.tokens + job.adapter.virtual_tokens + job.adapter.prefix_tokens
+    return job.batch_tokens if job.packed else own
+
+
+def _masks(job: Job) -> int:
+    """Each layer's copy of the mask in the dtype of products: SDPA's kernels add it to the scores."""
+    if not masked(job) or job.attention != "sdpa":
+        return 0
+    return job.width * job.batch_tokens * row_tokens(job)
+
+
+def _rotary(job: Job) -> int:
+    """Cosines and sines, once for all layers, and the mask as it is made: a byte a score."""
+    mask = job.batch_tokens * row_tokens(job) if masked(job) else 0
+    return 2 * row_tokens(job) * job.stream_width * job.shape.head_dim + mask

@@ -1,0 +1,49 @@
+"""The output head: logits as the loss needs them, at the start of the backward pass.
+
+TRL 1.16 makes them in tiles of 4,096 tokens x 32,768 words of the vocabulary, once for the loss and once again for the
+gradients, which it adds up in fp32. PPO goes through the vocabulary whole, 2,048 rows at a time. Without such a head
+the logits of all tokens stand in the dtype of products and in fp32, with their gradients.
+"""
+
+from ftune.plan.job import Job
+
+FP32 = 4
+TILE_TOKENS, TILE_WORDS = 4_096, 32_768
+CHUNK = 2_048
+"""Rows of `ftune.rl.logprobs`."""
+
+
+def head_bytes(job: Job) -> int:
+    """Bytes at the head's backward pass beside what the layers keep."""
+    if job.kind == "rm":
+        return 2 * FP32 * job.batch_tokens
+    if job.kind == "ppo":
+        return min(CHUNK, job.batch_tokens) * job.shape.vocab * 2 * job.width + _gradient(job, FP32)
+    if not job.fused_loss:
+        return job.batch_tokens * job.shape.vocab * (2 * job.width + 2 * FP32) + _gradient(job, job.width)
+    return _tiled(job)
+
+
+def kept_after(job: Job) -> int:
+    """Bytes of gradients that the head leaves behind, where it trains."""
+    return _weight(job) * (FP32 if job.stream_width == FP32 else job.width)
+
+
+def _tiled(job: Job) -> int:
+    """A tile, a part of the weight in the dtype of products, hidden states of trained tokens and their gradient."""
+    tokens, hidden = job.batch_tokens, job.shape.hidden
+    tile = min(tokens, TILE_TOKENS) * TILE_WORDS * job.width
+    part = min(TILE_WORDS, job.shape.vocab) * hidden * job.width if job.stream_width > job.width else 0
+    states = tokens * hidden * (job.stream_width + FP32)
+    narrow = job.width if job.stream_width < FP32 else 0  # the sum in fp32 and its copy in the weight's own dtype
+    return tile + part + states + _gradient(job, FP32 + narrow)
+
+
+def _gradient(job: Job, width: int) -> int:
+    return _weight(job) * width
+
+
+def _weight(job: Job) -> int:
+    """Numbers of the head's weight, where it trains."""
+    trains = job.full or (job.adapter.base >= job.shape.head.weights and job.adapter.lowest_layer == 0)
+    return job.shape.head.weights if trains else 0

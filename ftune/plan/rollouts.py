@@ -1,0 +1,118 @@
+"""PPO: what stands beside the policy, and the moments that training alone does not have."""
+
+from dataclasses import replace
+
+from ftune.plan import activations
+from ftune.plan.buckets import gathered
+from ftune.plan.job import Job, Roles
+from ftune.plan.phase import Parts, Phase, phase
+from ftune.plan.training import resident, training_phases
+from ftune.plan.weights import stored_bytes
+
+FP32 = 4
+PLACES = 128
+"""The graph engine's cache is a multiple of this long."""
+
+PROMPT_TOKENS = 16_384
+"""Prompt tokens that it reads at once."""
+
+JUDGED = 4
+"""Times `ppo.micro_batch_size` that completions are judged at once, without gradients."""
+
+
+def roles_beside(job: Job) -> Parts:
+    """Weights and states of the other roles, on one rank.
+
+    A value of its own trains: 16 bytes a parameter, of which 4 come and go with its gradients. References and reward
+    models are frozen; adapters on the policy's base are fp32 (16 bit where FSDP2 computes with them).
+    """
+    roles = _roles(job)
+    ways = job.spread.world if job.split else 1
+    value = {"trunk": job.shape.hidden, "adapter": job.adapter.parameters, "copy": _backbone(job)}[roles.value]
+    frozen = {"none": 0, "base": 0, "adapter": FP32 * job.adapter.parameters, "copy": job.width * job.shape.parameters}
+    whole = sum(stored_bytes(shape, job.dtype, "none", double_quant=True) for shape in roles.reward_models)
+    return {
+        "value": 3 * FP32 * value // ways,
+        "reference": frozen[roles.reference] // ways,
+        "reward models": FP32 * roles.reward_adapters // ways + whole,
+    }
+
+
+def ppo_phases(job: Job) -> tuple[Phase, ...]:
+    """Rollout, judging, and the moments of an update."""
+    beside = roles_beside(job)
+    judged = replace(job, micro_batch_size=JUDGED * job.micro_batch_size)
+    scoring = {
+        "in passing": activations.working(judged),
+        "logits": _chunk(job) // 2,
+        "gathered weights": gathered(job),
+    }
+    always = (resident(job), beside)
+    rollout = {"KV cache": cache_bytes(job), "in passing": _drawing(job), "rollout weights": _decode_weights(job)}
+    return (
+        phase("rollout", *always, rollout),
+        phase("judging", *always, scoring),
+        *_update(job, beside),
+    )
+
+
+def cache_bytes(job: Job) -> int:
+    """Keys and values of each layer for all places of the rows that are completed at once."""
+    roles = _roles(job)
+    places = roles.prompt_tokens + roles.new_tokens
+    if roles.engine == "graph":
+        places = -(-places // PLACES) * PLACES
+    if roles.engine == "vllm":
+        return 0
+    return 2 * job.shape.layers * job.shape.kv_width * job.width * places * roles.at_once
+
+
+def _update(job: Job, beside: Parts) -> tuple[Phase, ...]:
+    """As in training; a value with a pass of its own keeps its activations too, and the policy's are there meanwhile.
+
+    The value's backward pass comes first, so that they are gone when the policy's logits are made again.
+    """
+    moments = training_phases(job, beside)
+    if _roles(job).value == "trunk":
+        return moments
+    kept = activations.inputs(job) if job.checkpointing else activations.saved(job)
+    return tuple(
+        phase(moment.name, moment.parts, {"activations": kept if moment.name == "last layer" else 0})
+        for moment in moments
+    )
+
+
+def _chunk(job: Job) -> int:
+    """Logits of a chunk of rows, and their gradients."""
+    return 2 * job.width * job.shape.vocab * min(2_048, job.batch_tokens)
+
+
+def _drawing(job: Job) -> int:
+    """The prompts' pass through a layer, and what the next token is drawn from: noise, logits and sums in fp32."""
+    roles, shape = _roles(job), job.shape
+    if roles.engine == "vllm":
+        return 0
+    tokens = roles.prompt_tokens * roles.at_once
+    if roles.engine == "graph":
+        tokens = min(tokens, max(PROMPT_TOKENS, roles.prompt_tokens))
+    wide = 4 if roles.engine == "graph" else 5
+    reading = tokens * job.width * (wide * shape.ffn + 2 * shape.hidden)
+    return reading + 6 * FP32 * shape.vocab * roles.at_once
+
+
+def _decode_weights(job: Job) -> int:
+    """The graph engine's copy of the weights with the adapters added, or of the adapters alone."""
+    roles, shape = _roles(job), job.shape
+    if roles.engine != "graph":
+        return 0
+    if roles.merged:
+        return job.width * (shape.layers * shape.layer_weights + (shape.head.weights if job.full else 0))
+    return job.width * job.adapter.parameters
+
+
+def _backbone(job: Job) -> int:
+    return job.shape.parameters - job.shape.head_parameters
+
+
+def _roles(job: Job) -> Roles:
+    return job.roles or Roles()

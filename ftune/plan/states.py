@@ -1,0 +1,92 @@
+"""Bytes that trained parameters cost beside themselves: gradients and the optimiser's states, whole and divided.
+
+Mixed-precision training with Adam costs 16 bytes a parameter (ZeRO, arXiv:1910.02054, section 3.1): 2 for the weight, 2
+for its gradient, 12 for the fp32 weight and two moments. Here, without ZeRO, weights and gradients are fp32 themselves,
+which is 16 too. ZeRO's stages divide the 12, then gradients, then weights over the processes (section 5).
+"""
+
+from dataclasses import dataclass
+
+from ftune.plan.job import Job, Optimizer
+
+FP32 = 4
+
+BLOCK = 256
+"""Numbers that share a scale in 8-bit states (arXiv:2110.02861, section 2.1; bitsandbytes since 0.44)."""
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Bytes of what trains, on one rank."""
+
+    weights: int
+    """Trained parameters as they are computed with."""
+    masters: int
+    """fp32 copies of them, where they are computed with in another dtype."""
+    gradients: int
+    """After the backward pass."""
+    moments: int
+    """The optimiser's states on the device."""
+    host: int
+    """In the CPU's memory."""
+    disk: int
+    """On a drive."""
+
+
+def moment_bytes(optimizer: Optimizer, parameters: int, rows_and_columns: int) -> int:
+    """The optimiser's states of so many parameters, wherever they lie.
+
+    AdamW keeps two fp32 moments; its 8-bit form (arXiv:2110.02861) a byte and a share of an fp32 scale for each.
+    Adafactor (arXiv:1804.04235, section 3) keeps a number a row and a column of each matrix, SGD without momentum none.
+    """
+    if optimizer == "sgd":
+        return 0
+    if optimizer == "adafactor":
+        return FP32 * rows_and_columns
+    if optimizer.endswith("8bit"):
+        return 2 * (parameters + FP32 * -(-parameters // BLOCK))
+    return 2 * FP32 * parameters
+
+
+def states(job: Job) -> States:
+    """What trains, on one rank of the job."""
+    trained, spread = job.trained, job.spread
+    moments = moment_bytes(job.optimizer, trained, _rows_and_columns(job))
+    if spread.type == "zero":
+        return _zero(job, moments)
+    ways = spread.processes if spread.hybrid else spread.world
+    if spread.type == "fsdp" and spread.world > 1:
+        parts = [-(-each // ways) for each in (FP32 * trained, FP32 * trained, moments)]
+        if spread.parameters != "none":
+            return States(0, 0, 0, 0, sum(parts), 0)
+        return States(parts[0], 0, parts[1], parts[2], 0, 0)
+    if job.optimizer.startswith("paged"):
+        return States(FP32 * trained, 0, FP32 * trained, 0, moments, 0)
+    return States(FP32 * trained, 0, FP32 * trained, moments, 0, 0)
+
+
+def _zero(job: Job, moments: int) -> States:
+    """ZeRO: stage 1 divides fp32 weights and moments, stage 2 gradients too, stage 3 weights too (section 5).
+
+    Offloading takes the gradients along (arXiv:2101.06840), and with them 2 bytes a parameter that lie ready to go.
+    """
+    spread, trained = job.spread, job.trained
+    ways = spread.world
+    weights = job.width * trained // (ways if spread.stage == 3 else 1)
+    gradients = job.width * trained // (ways if spread.stage >= 2 else 1)
+    masters, moments = FP32 * trained // ways, moments // ways
+    at_rest = {place: weights if place == spread.parameters else 0 for place in ("none", "cpu", "nvme")}
+    if spread.optimizer == "none":
+        return States(at_rest["none"], masters, gradients, moments, at_rest["cpu"], at_rest["nvme"])
+    kept, sums = masters + moments, FP32 * trained // ways
+    host = at_rest["cpu"] + sums + (kept if spread.optimizer == "cpu" else 0)
+    return States(at_rest["none"], 0, 0, 0, host, at_rest["nvme"] + (kept if spread.optimizer == "nvme" else 0))
+
+
+def _rows_and_columns(job: Job) -> int:
+    """Rows and columns of all trained matrices."""
+    shape, adapter = job.shape, job.adapter
+    own = shape.layers * sum(linear.inputs + linear.outputs for linear in shape.layer_linears) + sum(
+        table.rows + table.width for table in shape.embeddings
+    )
+    return own * min(1, adapter.base // max(1, shape.parameters)) + adapter.parameters // 8
