@@ -16,16 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from ftune.rl.fused import fused
-
-
-class _Head(NamedTuple):
-    """What happens to the product of hidden states and weights."""
-
-    temperature: float
-    softcap: float | None
-    scale: float
-    chunk_size: int
-    with_entropy: bool
+from ftune.rl.head import Head, cast, product_dtype
 
 
 def token_logprobs(
@@ -42,10 +33,9 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """The log-probability log p(target) and the entropy in nats of each row's distribution p = softmax(z).
 
-    z = cap((hidden @ weight.T + bias) * scale) / temperature, where cap(x) = softcap * tanh(x / softcap) (Gemma 2,
-    arXiv 2408.00118, section 2), or x without `softcap`. `hidden` is the output of the last norm at the places that
-    predict the targets (token ids, int64). The product is made in the dtype of `hidden`, or of autocast where it is on;
-    all that follows is in fp32 (float64 for float64).
+    z is that of `Head`, of the product hidden @ weight.T + bias. `hidden` is the output of the last norm at the places
+    that predict the targets (token ids, int64). The product is made in the dtype of `hidden`, or of autocast where it
+    is on; all that follows is in fp32 (float64 for float64).
 
     The logits of `chunk_size` rows exist at once, in the dtype of the product; beside them up to two working copies in
     fp32, three with a softcap (fewer where kernels are compiled). Without `with_entropy` the entropies are zeros, and
@@ -54,12 +44,11 @@ def token_logprobs(
     Gives logprobs_N and entropy_N. Gradients flow to `hidden`, and to `weight` and `bias` where they require them, but
     not through gradients (no double backward).
     """
-    device = hidden_ND.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-    head = _Head(temperature, softcap, scale, chunk_size, with_entropy)
+    dtype = product_dtype(hidden_ND)
+    head = Head(temperature, softcap, scale, chunk_size)
     bias_V = None if bias_V is None else bias_V.to(dtype)
     outputs: tuple[Tensor, Tensor] = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_ND.to(dtype), weight_VD.to(dtype), bias_V, targets_N, head
+        hidden_ND.to(dtype), weight_VD.to(dtype), bias_V, targets_N, head, with_entropy
     )
     return outputs
 
@@ -67,20 +56,26 @@ def token_logprobs(
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, head: _Head
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        head: Head,
+        with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         measure = fused(_measure, hidden_ND.device.type)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             chunks = [  # no name holds the logits, so that they are gone before the next ones come
-                measure(linear(hidden_ND[rows], weight_VD, bias_V), targets_N[rows, None], head)
-                for rows in _chunks(len(hidden_ND), head)
+                measure(linear(hidden_ND[rows], weight_VD, bias_V), targets_N[rows, None], head, with_entropy)
+                for rows in head.chunks(len(hidden_ND))
             ]
         measured = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, *measured)
         ctx.head = head
         ctx.set_materialize_grads(False)
         logprobs_N, entropy_N = measured[0].squeeze(1), measured[1].squeeze(1)
-        if not head.with_entropy:
+        if not with_entropy:
             ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
@@ -111,9 +106,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 by_bias.add_(by_logits.sum(0, dtype=wide))
 
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            for rows in _chunks(len(hidden_ND), ctx.head):
+            for rows in ctx.head.chunks(len(hidden_ND)):
                 add(rows)
-        return by_hidden, _cast(by_weight, weight_VD), _cast(by_bias, bias_V), None, None
+        return by_hidden, cast(by_weight, weight_VD), cast(by_bias, bias_V), None, None, None
 
 
 class _Measured(NamedTuple):
@@ -127,15 +122,15 @@ class _Measured(NamedTuple):
     """log sum exp(z - top). Added to `top`, it would lose the digits that make the row's p sum to 1."""
 
 
-def _measure(logits_NV: Tensor, targets_N1: Tensor, head: _Head) -> _Measured:
+def _measure(logits_NV: Tensor, targets_N1: Tensor, head: Head, with_entropy: bool) -> _Measured:
     """The rows' measures. Destroys the logits, if they are wide enough to work in."""
     # Taken from the logits: a compiler would have to keep all of z in memory to look it up there.
-    target_N1 = _z(logits_NV.gather(1, targets_N1), head)
-    z_NV = _z(logits_NV, head)
+    target_N1 = head.z(logits_NV.gather(1, targets_N1))
+    z_NV = head.z(logits_NV)
     top_N1 = z_NV.amax(1, keepdim=True)
     target_N1 = target_N1 - top_N1
     z_NV.sub_(top_N1)
-    if not head.with_entropy:
+    if not with_entropy:
         log_total_N1 = z_NV.exp_().sum(1, keepdim=True).log()
         return _Measured(target_N1 - log_total_N1, torch.zeros_like(top_N1), top_N1, log_total_N1)
     p_NV = z_NV.exp()
@@ -151,12 +146,11 @@ def _by_logits(
     measured: _Measured,
     by_logprobs_N1: Tensor,
     by_entropy_N1: Tensor | None,
-    head: _Head,
+    head: Head,
 ) -> Tensor:
     """Gradient with respect to the product, in its dtype. Destroys the logits, if they are wide enough to work in."""
-    slope = head.scale / head.temperature  # of z; where there is a cap, times 1 - tanh^2
-    by_logprobs_N1 = by_logprobs_N1 * slope
-    by_entropy_N1 = None if by_entropy_N1 is None else by_entropy_N1 * slope
+    by_logprobs_N1 = by_logprobs_N1 * head.slope
+    by_entropy_N1 = None if by_entropy_N1 is None else by_entropy_N1 * head.slope
 
     # The one column of the target, apart: a one-hot matrix would cost a pass over everything.
     at_target_N1 = -by_logprobs_N1 * measured.logprobs.expm1()
@@ -164,7 +158,7 @@ def _by_logits(
         at_target_N1 -= by_entropy_N1 * measured.logprobs.exp() * (measured.logprobs + measured.entropy)
     if head.softcap is not None:
         z_N1 = measured.logprobs + measured.log_total + measured.top
-        at_target_N1 *= _cap_slope(z_N1, head.softcap, head.temperature)
+        at_target_N1 *= head.cap_slope(z_N1)
 
     by_others = fused(_by_others, logits_NV.device.type)
     by_logits_NV = by_others(logits_NV, measured, by_logprobs_N1, by_entropy_N1, head)
@@ -172,11 +166,11 @@ def _by_logits(
 
 
 def _by_others(
-    logits_NV: Tensor, measured: _Measured, by_logprobs_N1: Tensor, by_entropy_N1: Tensor | None, head: _Head
+    logits_NV: Tensor, measured: _Measured, by_logprobs_N1: Tensor, by_entropy_N1: Tensor | None, head: Head
 ) -> Tensor:
     """Gradient with respect to the product as if no column were the target."""
-    z_NV = _z(logits_NV, head)
-    cap_slope_NV = None if head.softcap is None else _cap_slope(z_NV, head.softcap, head.temperature)
+    z_NV = head.z(logits_NV)
+    cap_slope_NV = None if head.softcap is None else head.cap_slope(z_NV)
     logp_NV = z_NV.sub_(measured.top).sub_(measured.log_total)
     if by_entropy_N1 is None:
         gradient_NV = logp_NV.exp_().mul_(-by_logprobs_N1)
@@ -186,29 +180,3 @@ def _by_others(
     if cap_slope_NV is not None:
         gradient_NV.mul_(cap_slope_NV)
     return gradient_NV.to(logits_NV.dtype)
-
-
-def _z(logits_NV: Tensor, head: _Head) -> Tensor:
-    """What the softmax sees, in at least fp32; in place where the logits are."""
-    z_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    if head.scale != 1:
-        z_NV.mul_(head.scale)
-    if head.softcap is not None:
-        z_NV.div_(head.softcap).tanh_().mul_(head.softcap)
-    if head.temperature != 1:
-        z_NV.div_(head.temperature)
-    return z_NV
-
-
-def _cap_slope(z: Tensor, softcap: float, temperature: float) -> Tensor:
-    """1 - tanh^2 of the capped logits that became `z`."""
-    return 1 - (z * (temperature / softcap)).square()
-
-
-def _chunks(rows: int, head: _Head) -> list[slice]:
-    """All rows in turn; one empty chunk where there are none."""
-    return [slice(start, start + head.chunk_size) for start in range(0, max(rows, 1), head.chunk_size)]
-
-
-def _cast(gradient: Tensor | None, of: Tensor) -> Tensor | None:
-    return None if gradient is None else gradient.to(of.dtype)
