@@ -15,9 +15,10 @@ from torch.distributed.tensor import DTensor
 from ftune.backends.engines.sharding import like, trained, whole
 from ftune.core.errors import CheckpointError, ModelError
 from ftune.models.dropout import without_dropout
+from ftune.models.output_head import is_virtual
 from ftune.ppo.activations import switch_checkpointing
 from ftune.ppo.adapters import adapter_scope, renamed
-from ftune.ppo.head import Spots, head_differs, hidden_states, is_virtual, output_head_of, read
+from ftune.ppo.head import Spots, head_differs, hidden_states, output_head_of, read
 from ftune.ppo.value_head import ValueHead
 
 POLICY, REFERENCE, VALUE = "default", "reference", "value"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ftune.core.errors import ModelError
+from ftune.models.output_head import decoder_of
 from ftune.peft.targets import in_fp32
 from ftune.ppo.actor_critic import POLICY, REFERENCE, VALUE, ActorCritic, ReferenceKind, ValueKind
 from ftune.ppo.adapters import adapted_layers, adapter_scope, add_copy
-from ftune.ppo.head import decoder_of, hidden_states
+from ftune.ppo.head import hidden_states
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -1,11 +1,12 @@
 """From hidden states to log-probabilities without logits of whole sequences, and the proof that it is the same."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ftune.models.output_head import OutputHead, decoder_of
+from ftune.models.output_head import output_head_of as found_head
 from ftune.rl.logprobs import token_logprobs
 
 FP32_TOLERANCE = 1e-3
@@ -27,56 +28,10 @@ class Read(NamedTuple):
     hidden_BSD: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class OutputHead:
-    """softcap * tanh(scale * (W h + b) / softcap), with everything but W absent in most models."""
-
-    module: nn.Module
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def logprobs(
-        self, hidden_ND: Tensor, targets_N: Tensor, temperature: float, with_entropy: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies, fp32, under the adapter that is active."""
-        linear = _active(self.module)
-        return token_logprobs(
-            hidden_ND,
-            linear.weight,
-            targets_N,
-            temperature=temperature,
-            bias_V=linear.bias,
-            softcap=self.softcap,
-            scale=self.scale,
-            with_entropy=with_entropy,
-        )
-
-
-def decoder_of(model: Any) -> nn.Module:
-    """The model without its output head."""
-    whole = model.get_base_model() if hasattr(model, "peft_config") else model
-    decoder: nn.Module = whole.get_decoder()
-    return decoder
-
-
 def output_head_of(model: Any) -> OutputHead | None:
     """How the model makes logits; None where that is more than a linear layer, or the layer is quantised or adapted."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import AuxiliaryTrainingWrapper
-
-    whole = model.get_base_model() if hasattr(model, "peft_config") else model
-    module = whole.get_output_embeddings()
-    original = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module
-    if type(original) is not nn.Linear or isinstance(module, BaseTunerLayer) or is_virtual(model):
-        return None
-    config = whole.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    return OutputHead(module, scale, getattr(config, "final_logit_softcapping", None))
-
-
-def is_virtual(model: Any) -> bool:
-    """Whether a PeftModel puts virtual tokens before its input, so that only its own `forward` computes it."""
-    return any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values())
+    head = found_head(model)
+    return head if isinstance(head, OutputHead) else None
 
 
 def read(
@@ -87,7 +42,18 @@ def read(
     targets_N = ids_BS[spots.rows_N, spots.places_N]
     if head is not None:
         hidden_BSD = hidden_states(model, ids_BS)
-        return Read(*head.logprobs(hidden_BSD[before], targets_N, temperature, with_entropy), hidden_BSD)
+        linear = head.linear
+        measured = token_logprobs(
+            hidden_BSD[before],
+            linear.weight,
+            targets_N,
+            temperature=temperature,
+            bias_V=linear.bias,
+            softcap=head.softcap,
+            scale=head.scale,
+            with_entropy=with_entropy,
+        )
+        return Read(*measured, hidden_BSD)
     logits_BSV, hidden_BSD = _whole(model, ids_BS)
     log_NV = torch.log_softmax(logits_BSV[before].float() / temperature, dim=-1)
     entropy_N = -(log_NV.exp() * log_NV).sum(-1) if with_entropy else log_NV.new_zeros(len(log_NV))
@@ -110,18 +76,6 @@ def _whole(model: Any, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
         hook.remove()
     width = ids_BS.shape[1]
     return logits_BSV[:, -width:], seen[0][:, -width:]
-
-
-def _active(module: Any) -> Any:
-    """The linear layer at work: a copy that trains with an adapter, or the base's own."""
-    from peft.utils import AuxiliaryTrainingWrapper
-
-    if not isinstance(module, AuxiliaryTrainingWrapper):
-        return module
-    copies = (
-        [] if module.disable_adapters else [name for name in module.active_adapters if name in module.modules_to_save]
-    )
-    return module.modules_to_save[copies[0]] if copies else module.original_module
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from pydantic import model_validator
 from ftune.peft.base import Feature
 from ftune.recipes.base import RunOptions
 from ftune.recipes.data_section import Data
+from ftune.recipes.speed_section import Speed
 from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ class SftRecipe(TrainingRecipe):
 
     data: Data
     """The rows."""
+
+    speed: Speed = Speed()
+    """What makes training fast without changing its result."""
 
     def features(self) -> dict[Feature, tuple[str, bool]]:
         """Those of every recipe, and packing."""

@@ -1,44 +1,66 @@
 """Proof before the first step that packed rows do not see each other."""
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftune.backends.engines.sharding import device_of
 from ftune.core.errors import ModelError
+from ftune.speed.flat import FlatCollator
+
+
+class Probed(NamedTuple):
+    """What two packed rows told."""
+
+    difference: float
+    """Largest absolute difference of logits between packed and alone."""
+    fault: str
+    """What packed rows do that they must not, and how far logits differ by it; empty where all is well."""
+
+
+def probe_packing(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype = torch.float32) -> float:
+    """The difference that `packing_fault` finds. Raises ModelError where packing would train on nonsense."""
+    difference, fault = packing_fault(model, rows, dtype)
+    if fault:
+        raise ModelError(
+            f"data.packing: packed rows {fault.replace(':', _attention_of(model) + ':', 1)}; "
+            "switch 'data.packing' off, or try another 'model.attention'"
+        )
+    return difference
+
+
+def _attention_of(model: PreTrainedModel) -> str:
+    return f" with this model and its attention ('{model.config._attn_implementation}')"
 
 
 @torch.no_grad()
-def probe_packing(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype = torch.float32) -> float:
-    """Largest absolute difference of logits between two rows packed into one sequence and each alone.
+def packing_fault(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype = torch.float32) -> Probed:
+    """Whether two rows packed into one sequence are, to the model, what each of them is alone.
 
     Of `rows`, one at least, the first and the last are taken. The real model runs with its real attention and computes
     in `dtype` as training does, and two things are looked at. Other tokens in the first row must not change the second
     row's logits: then no document reads another. Packed logits must be those of each row alone: then positions begin
-    anew too. Raises ModelError where one of both fails, because packing would train on nonsense.
+    anew too.
     """
     first, second = rows[0], rows[-1]
     was_training = model.training
     model.eval()
-    with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
-        together = _logits(model, [first, second])
-        disturbed = _logits(model, [[(token + 1) % together.shape[-1] for token in first], second])
-        alone = torch.cat([_logits(model, [first]), _logits(model, [second])])
-    model.train(was_training)
+    try:
+        with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
+            together = _logits(model, [first, second])
+            disturbed = _logits(model, [[(token + 1) % together.shape[-1] for token in first], second])
+            alone = torch.cat([_logits(model, [first]), _logits(model, [second])])
+    finally:
+        model.train(was_training)
     leak = float((together - disturbed)[len(first) :].abs().max())
     difference = float((together - alone).abs().max())
     largest = float(alone.abs().max())
     leak_limit, limit = (share * largest for share in _limits(model, dtype))
-    if not (leak <= leak_limit and difference <= limit):  # NaN is refused too
-        found = "see each other" if not leak <= leak_limit else "lose their positions"
-        raise ModelError(
-            f"data.packing: packed rows {found} with this model and its attention "
-            f"('{model.config._attn_implementation}'): logits differ by {max(leak, difference):.3g} of {largest:.3g}; "
-            "switch 'data.packing' off, or try another 'model.attention'"
-        )
-    return difference
+    if leak <= leak_limit and difference <= limit:  # NaN is refused too
+        return Probed(difference, "")
+    found = "see each other" if not leak <= leak_limit else "lose their positions"
+    return Probed(difference, f"{found}: logits differ by {max(leak, difference):.3g} of {largest:.3g}")
 
 
 def _limits(model: PreTrainedModel, dtype: torch.dtype) -> tuple[float, float]:
@@ -57,8 +79,7 @@ def _limits(model: PreTrainedModel, dtype: torch.dtype) -> tuple[float, float]:
 def _logits(model: PreTrainedModel, rows: list[list[int]]) -> torch.Tensor:
     """Logits of rows packed into one sequence, as training packs them; fp32, shape (tokens, vocabulary)."""
     device = device_of(model)
-    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    batch: dict[str, Any] = collate([{"input_ids": row} for row in rows])
+    batch = FlatCollator(pad_token_id=0)([{"input_ids": row, "labels": row} for row in rows])
     del batch["labels"]
     inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
     logits: torch.Tensor = model(**inputs, use_cache=False).logits

@@ -6,16 +6,27 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from ftune.core.errors import RecipeError
+from ftune.speed.flat import FlatCollator
 from ftune.trainers.feed import PreparedDataset, StreamDataset
+from ftune.trainers.fused_loss import FusedLossTrainer, WithPlaces
 from ftune.trainers.reliable import ReliableTrainer
+from ftune.trainers.speed import Speed
 from ftune.trainers.training import Around, Outcome, arguments, keep_fp32, train
 
 
-class ReliableSFTTrainer(ReliableTrainer, SFTTrainer):
+class ReliableSFTTrainer(ReliableTrainer, FusedLossTrainer):
     """SFTTrainer with ftune's saves, checks and counts."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the share of correct tokens since the last log, over all processes."""
+        if "loss" in logs:
+            correct, tokens = self.ranks.sums([*self.take_correct()])
+            if tokens:  # otherwise TRL has counted
+                self._metrics["train"]["mean_token_accuracy"] = [correct / tokens]
+        super().log(logs, start_time)
 
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """How often the next token was the most likely one, and how many tokens were trained."""
@@ -46,6 +57,9 @@ class ReliableSFTTrainer(ReliableTrainer, SFTTrainer):
     def _sums(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Summed negative log-likelihood, correct next tokens and predicted tokens of a batch, shape (3,)."""
         with self.compute_loss_context_manager():
+            if (places := inputs.get("loss_places")) is not None:
+                loss, correct = self.summed(self.model, inputs)
+                return torch.stack([loss.float(), correct.float(), correct.new_tensor(len(places)).float()])
             out = self.model(**inputs, use_cache=False, fused_lm_head=True)
         return torch.stack([-out.log_probs.float().sum(), out.is_top1.sum(), out.label_mask.sum()]).float()
 
@@ -58,10 +72,27 @@ def train_sft(
     around: Around,
     *,
     packed: bool,
+    speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> Outcome:
     """Train `model` in place; `around.args` are arguments of SFTConfig. Raises what `train` raises."""
     trainer = _build(model, tokenizer, rows, validation, around.args, packed=packed)
-    return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
+    if speed.attention:
+        trainer.data_collator = FlatCollator(tokenizer.pad_token_id)
+    if speed.fused_loss and not (why := _own_loss(trainer)):
+        trainer.data_collator = WithPlaces(trainer.data_collator)
+    elif speed.fused_loss:
+        around.say.line(f"loss as the trainer has it: {why}")
+    with speed.at_work(model):
+        return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
+
+
+def _own_loss(trainer: ReliableSFTTrainer) -> str:
+    """Why the loss is more than that of next tokens; empty where it is not."""
+    if trainer.aux_loss_enabled:
+        return "the balance of experts is trained too"
+    if trainer.args.loss_type != "nll" or trainer.label_smoother is not None:
+        return "trainer_args ask for another one"
+    return ""
 
 
 def _build(

@@ -26,13 +26,26 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
 
     from ftune.trainers.probe import probe_packing
     from ftune.trainers.sft import train_sft
+    from ftune.trainers.speed import choose_speed
 
     inputs, say = run.inputs, run.say
     model = wrapped_model(run)
+    probed = [inputs.train.ids(index) for index in range(min(2, len(inputs.train)))]
+    dtype = getattr(torch, torch_name(run.place.dtype))
+    speed = choose_speed(
+        model,
+        probed,
+        dtype,
+        asked=recipe.model.attention,
+        packed_attention=recipe.speed.packed_attention == "auto",
+        fused_loss=recipe.speed.fused_loss == "auto",
+    )
     if recipe.data.packing:
-        probed = [inputs.train.ids(index) for index in range(min(2, len(inputs.train)))]
-        difference = probe_packing(model, probed, getattr(torch, torch_name(run.place.dtype)))
+        with speed.at_work(model):
+            difference = probe_packing(model, probed, dtype)
         say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
+    if words := speed.words():
+        say.line(f"speed: {words}")
     outcome = train_sft(
         model,
         inputs.tokenizer,
@@ -40,6 +53,7 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
         _dataset(recipe, inputs.validation) if inputs.validation else None,
         around(run, model),
         packed=recipe.data.packing,
+        speed=speed,
     )
     return Trained(model, outcome)
 

@@ -1,0 +1,55 @@
+"""TRL's SFTTrainer with the loss that the model gives by itself, without logits and without waiting for the GPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from trl import SFTTrainer
+
+from ftune.rl.cross_entropy import Summed
+from ftune.speed.loss import add_places
+
+
+@dataclass(frozen=True, slots=True)
+class WithPlaces:
+    """A collator whose batches also say which places the loss is of."""
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate `examples`."""
+        return add_places(self.collate(examples))
+
+
+class FusedLossTrainer(SFTTrainer):
+    """SFTTrainer that leaves the loss to the model where batches have places; otherwise it is TRL's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._correct: torch.Tensor | int = 0
+        self._looked_at = 0
+
+    def summed(self, model: Any, inputs: dict[str, Any]) -> Summed:
+        """Loss and correct tokens of a batch with places."""
+        summed: Summed = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        return summed
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean over the step's trained tokens, as TRL 1.16 has it."""
+        if return_outputs or "loss_places" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        summed, count = self.summed(model, inputs), len(inputs["loss_places"])
+        self._correct, self._looked_at = self._correct + summed.correct, self._looked_at + count
+        loss = summed.loss / torch.as_tensor(count if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return loss
+
+    def take_correct(self) -> tuple[int, int]:
+        """How many tokens were the most likely ones since the last call, of how many; of this process."""
+        found = int(self._correct), self._looked_at
+        self._correct, self._looked_at = 0, 0
+        return found

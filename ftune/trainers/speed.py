@@ -1,0 +1,109 @@
+"""What makes a run fast, chosen and proved on the model itself before the first step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from ftune.backends.engines.sharding import device_of
+from ftune.models.output_head import is_virtual
+from ftune.speed.attention import WORDS, attention, candidates, switchable
+from ftune.speed.extras import UnsupportedError
+from ftune.speed.flat import FlatCollator
+from ftune.speed.loss import give_loss, loss_fault, lossy_head
+from ftune.trainers.probe import packing_fault
+
+PROBED_TOKENS = 32
+"""Of each of two rows: enough to see a leak or another loss, and little work on a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What is on."""
+
+    attention: str = ""
+    """The attention of flat batches, by its name in transformers' interface; empty where batches stay as they were."""
+    fused_loss: bool = False
+    """Whether the model computes its loss without logits, and only of tokens that train."""
+    reasons: tuple[str, ...] = ()
+    """Why something is off."""
+
+    @contextmanager
+    def at_work(self, model: PreTrainedModel) -> Iterator[None]:
+        """The model as training wants it; behind, its attention is as it was."""
+        with attention(model, self.attention) if self.attention else nullcontext():
+            yield
+
+    def words(self) -> str:
+        """One line for a person."""
+        parts = [f"no padding (attention: {WORDS[self.attention]})"] if self.attention else []
+        parts += ["no logits but of trained tokens"] if self.fused_loss else []
+        return "; ".join([", ".join(parts), *self.reasons] if parts else self.reasons)
+
+
+def choose_speed(
+    model: PreTrainedModel,
+    rows: list[list[int]],
+    dtype: torch.dtype,
+    *,
+    asked: str = "auto",
+    packed_attention: bool = True,
+    fused_loss: bool = True,
+) -> Speed:
+    """What of it is exact with this model on this machine; `rows` are some of the training rows, one at least.
+
+    `asked` is the attention that the recipe names. `dtype` is that of products.
+    """
+    chosen, reasons = "", []
+    shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
+    if packed_attention:
+        found = _attention(model, shortened, dtype, asked)
+        chosen = found if found in WORDS else ""
+        reasons += [] if chosen else [f"batches with padding or masks: {found}"]
+    fused = False
+    if fused_loss:
+        why = _loss(model, shortened, dtype)
+        fused = not why
+        reasons += [f"loss as the trainer has it: {why}"] if why else []
+    return Speed(chosen, fused, tuple(reasons))
+
+
+def _attention(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str) -> str:
+    """The best attention that keeps rows apart, or why there is none."""
+    if is_virtual(model):
+        return "the method puts virtual tokens before each row"
+    if asked != "auto" and asked not in WORDS:
+        return f"model.attention is '{asked}'"
+    if not switchable(model):
+        return "the model brings its own attention"
+    why = ""
+    for name in candidates(device_of(model)) if asked == "auto" else [asked]:
+        fault = _attention_fault(model, name, rows, dtype)
+        if not fault:
+            return name
+        why = why or f"{WORDS[name]}: {fault}"  # of the best one
+    return why
+
+
+def _attention_fault(model: PreTrainedModel, name: str, rows: list[list[int]], dtype: torch.dtype) -> str:
+    """What is wrong with an attention on this model; empty where rows are to it what they are alone."""
+    try:
+        with attention(model, name):
+            fault = packing_fault(model, rows, dtype).fault
+    except (UnsupportedError, ValueError, RuntimeError, ImportError) as error:  # not for this model, or not compiled
+        return str(error).strip().partition("\n")[0]
+    return f"packed rows {fault}" if fault else ""
+
+
+def _loss(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype) -> str:
+    """Why the model cannot give its loss by itself; empty where it does from now on."""
+    head = lossy_head(model)
+    if isinstance(head, str):
+        return head
+    give_loss(model, head)
+    batch = FlatCollator(pad_token_id=0)([{"input_ids": rows[0], "labels": rows[0]}])
+    device = device_of(model)
+    there = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    return loss_fault(model, there, dtype)
