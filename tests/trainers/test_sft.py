@@ -104,6 +104,29 @@ def test_packed_rows_have_the_loss_of_the_same_rows_alone(recipe: Write, ftune: 
     assert halves == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_each_step_has_the_loss_of_the_plain_way(recipe: Write, ftune: Run, tmp_path: Path, packing: bool) -> None:
+    data = {"train": "rows.jsonl", "validation": 4, "max_length": 300, "packing": packing}
+    batch = {"micro_batch_size": 2, "gradient_accumulation_steps": 2}
+    path = recipe(data=data, batch=batch, schedule={"max_steps": 4}, checkpoint={"every": "never"})
+    runs = {"fast": "speed={}", "plain": "speed={packed_attention: off, fused_loss: off}"}
+    told = {name: ftune("sft", path, value, f"output_dir=runs/{name}") for name, value in runs.items()}
+    assert [done.code for done in told.values()] == [0, 0]
+    assert "speed: no padding (attention: each row by itself), no logits but of trained tokens" in told["fast"].err
+    assert "speed:" not in told["plain"].err
+    fast, plain = (
+        [event for event in read_events(tmp_path / "runs" / name / "events.jsonl") if event["kind"] in ("step", "eval")]
+        for name in runs
+    )
+    assert sum(event["kind"] == "step" for event in fast) == 4
+    for one, other in zip(fast, plain, strict=True):
+        same = [name for name in ("loss", "grad_norm", "tokens", "trained_tokens", "perplexity") if name in one]
+        assert [one[name] for name in same] == pytest.approx([other[name] for name in same], rel=1e-5)
+        assert one["token_accuracy"] == pytest.approx(
+            other["token_accuracy"], abs=0.1
+        )  # TRL's mean weighs batches alike
+
+
 def test_accumulation_is_weighted_by_tokens(recipe: Write, ftune: Run, tmp_path: Path) -> None:
     path = recipe(checkpoint={"every": "never"}, schedule={"max_steps": 3}, backend={"type": "single", "device": "cpu"})
     whole = ["batch={micro_batch_size: 8}", "output_dir=runs/whole"]
