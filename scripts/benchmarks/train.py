@@ -1,0 +1,114 @@
+"""Training speed: tokens per second and peak memory of ftune, of TRL, and of a loop tuned by hand, on the same rows.
+
+    python scripts/benchmarks/train.py --folder /dev/shm/t                      # all settings on one GPU
+    python scripts/benchmarks/train.py --folder /dev/shm/t --only "1B LoRA"     # some of them
+    python scripts/benchmarks/train.py --cpu                                    # the quickstart against TRL, on CPUs
+    python scripts/benchmarks/train.py --tiny                                   # a try of everything on a CPU
+
+Models have real shapes and random weights; rows are random words of log-normal length, 500 on average and 2,048 at
+most; a step has about 16,000 tokens. TRL at its best packs, has adapters in bf16, Liger's kernels where they are
+installed, and the attention without padding that ftune brings. The loop tuned by hand (`train_parts/tuned.py`) is what
+this machine can do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
+
+Each measurement is a process of its own. Tokens per second count tokens of rows, not padding: by the median time of
+the steps behind the first ones. Memory is what PyTorch had handed out at most; on a CPU, the process's largest resident size.
+Results are JSON lines on stdout and in --results; behind them come a table and ratios. With --cpu, rows and settings
+are those of recipes/quickstart.yaml, ways take turns for --rounds, and `TRL, same settings` neither computes
+activations again nor rounds to bf16.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from train_parts.material import make_material
+from train_parts.recipes import write_recipe
+from train_parts.table import markdown, ratios
+from train_parts.work import SETTINGS, WAYS, Job, Result, Setting, folder_of
+
+HERE = Path(__file__).parent
+QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
+CPU_WAYS = ["TRL as it ships", "TRL, same settings", "ftune"]
+TINY = [Setting("tiny LoRA", "tiny"), Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True)]
+
+
+def gpu_jobs(settings: Sequence[Setting], ways: Sequence[str], root: Path, steps: int) -> Iterator[Job]:
+    """All settings in all ways; models and rows are made when they are first wanted."""
+    for setting in settings:
+        tiny = setting.model == "tiny"
+        rows, longest, mean = (4, 64, 16) if tiny else (8, 2048, 500)
+        folder = folder_of(root, setting.model)
+        make_material(folder, setting.model, rows=(steps + 2) * rows * 8, mean=mean, longest=longest)
+        recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
+        for way in ways:
+            yield Job(way, setting, recipe, steps, steps // 3, longest, rows)
+
+
+def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:
+    """The quickstart, in turns."""
+    setting = Setting("quickstart", "quickstart")
+    for _ in range(rounds):
+        for way in ways:
+            yield Job(way, setting, str(QUICKSTART), steps, steps // 4, 256, 8)
+
+
+def measure(job: Job, limit_s: float) -> Result:
+    """The result of a job, or its last words as `error`."""
+    paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    command = [sys.executable, "-m", "train_parts.worker", json.dumps(job.plain())]
+    known = {"setting": job.setting.name, "way": job.way}
+    try:
+        done = subprocess.run(
+            command, env=env, cwd=QUICKSTART.parents[1], capture_output=True, text=True, check=False, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired:
+        return {**known, "error": f"not done within {limit_s:.0f} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"setting"')]
+    if done.returncode or not lines:
+        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        return {**known, "error": said[-1][:300]}
+    result: Result = json.loads(lines[-1])
+    return result
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="for models and rows; kept. By default a temporary one")
+    parser.add_argument("--results", type=Path, help="a file that JSON lines are added to")
+    parser.add_argument("--only", nargs="*", metavar="SETTING", help="; ".join(setting.name for setting in SETTINGS))
+    parser.add_argument("--ways", nargs="*", metavar="WAY", help="; ".join(dict.fromkeys(WAYS + CPU_WAYS)))
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=3, help="of --cpu")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for one measurement")
+    parser.add_argument("--cpu", action="store_true", help="the quickstart on this machine's processors")
+    parser.add_argument("--tiny", action="store_true", help="a try on a CPU")
+    given = parser.parse_args()
+    settings = [one for one in (TINY if given.tiny else SETTINGS) if not given.only or one.name in given.only]
+    results = []
+    with tempfile.TemporaryDirectory() as temporary:
+        root = given.folder or Path(temporary)
+        jobs = (
+            cpu_jobs(given.ways or CPU_WAYS, given.rounds, given.steps)
+            if given.cpu
+            else gpu_jobs(settings, given.ways or WAYS, root, given.steps)
+        )
+        for job in jobs:
+            results.append(measure(job, given.limit))
+            line = json.dumps(results[-1])
+            print(line, flush=True)
+            if given.results:
+                with given.results.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+    print(markdown(results))
+    print(ratios(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A Llama of a given shape with random weights, its tokenizer, and rows of random words of log-normal lengths."""
+
+import json
+import math
+from pathlib import Path
+
+from train_parts.work import MODELS
+
+SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+SPREAD = 0.8
+"""Standard deviation of the logarithm of lengths."""
+
+
+def make_material(folder: Path, model: str, *, rows: int, mean: int, longest: int) -> None:
+    """Write model (bf16), tokenizer and `rows.jsonl` into `folder`, unless they are there."""
+    if (folder / "rows.jsonl").is_file():
+        return
+    import torch
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = MODELS[model]
+    config = LlamaConfig(
+        **shape,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+        dtype="bfloat16",
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "model")
+    words = [*SPECIAL.values(), *(f"▁w{index}" for index in range(len(SPECIAL), shape["vocab_size"]))]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=SPECIAL["unk_token"]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL).save_pretrained(folder / "model")
+    drawn = torch.randn(rows).mul(SPREAD).add(math.log(mean) - SPREAD**2 / 2).exp()
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for length in drawn.round().clamp(8, longest - 1).int().tolist():  # the token that ends a row comes behind
+            ids = torch.randint(len(SPECIAL), shape["vocab_size"], (length,)).tolist()
+            file.write(json.dumps({"text": " ".join(f"w{index}" for index in ids)}) + "\n")

@@ -1,0 +1,37 @@
+"""`ftune sft` as a user starts it, in this process."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from train_parts.clock import Clock, watch_every_trainer
+from train_parts.work import Job, Result
+
+
+def train(job: Job) -> Result:
+    """The command with the recipe's own settings; packed where the way says it."""
+    from ftune.cli.main import main
+    from ftune.trainers.reliable import CountingCollator
+
+    clock = Clock(job)
+    watch_every_trainer(clock)
+    plain = CountingCollator.__call__
+
+    def counting(self: CountingCollator, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = plain(self, examples)
+        clock.saw(batch["tokens"])
+        return batch
+
+    CountingCollator.__call__ = counting  # type: ignore[method-assign]
+    words = ["schedule.epochs=null", f"schedule.max_steps={job.steps}", "checkpoint.every=never"]
+    if job.way == "ftune, packed":
+        words += ["data.packing=true", "batch.gradient_accumulation_steps=1"]
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv = ["ftune", "sft", job.recipe, f"output_dir={Path(folder) / 'run'}", *words]
+        try:
+            main()
+        except SystemExit as stop:
+            if stop.code:
+                raise RuntimeError(f"ftune ended with {stop.code}") from None
+    return clock.result()

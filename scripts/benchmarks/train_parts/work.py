@@ -1,0 +1,101 @@
+"""What is measured: models by shape, rows by length, settings, and the ways to train."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+Size = dict[str, Any]
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RANK, ALPHA = 16, 32
+
+MODELS: dict[str, Size] = {
+    "1b": {  # Llama-3.2-1B
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "intermediate_size": 8192,
+        "vocab_size": 128_256,
+        "tie_word_embeddings": True,
+    },
+    "8b": {  # Llama-3.1-8B
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14_336,
+        "vocab_size": 128_256,
+        "tie_word_embeddings": False,
+    },
+    "tiny": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 128,
+        "vocab_size": 512,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A kind of training run."""
+
+    name: str
+    model: str
+    """A key of `MODELS`."""
+    full: bool = False
+    """All parameters train, instead of LoRA on all linear layers."""
+    checkpointing: bool = False
+    quantized: bool = False
+    """Frozen weights in NF4."""
+
+
+SETTINGS = [
+    Setting("1B LoRA", "1b"),
+    Setting("1B LoRA, checkpointing", "1b", checkpointing=True),
+    Setting("1B full", "1b", full=True),
+    Setting("1B full, checkpointing", "1b", full=True, checkpointing=True),
+    Setting("8B LoRA, checkpointing", "8b", checkpointing=True),
+    Setting("8B QLoRA, checkpointing", "8b", checkpointing=True, quantized=True),
+]
+WAYS = ["TRL as it ships", "TRL at its best", "hand-tuned loop", "ftune, packed", "ftune"]
+"""Who trains. `ftune` has the shipped defaults; TRL as it ships computes activations again in every setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One measurement, done in a process of its own."""
+
+    way: str
+    setting: Setting
+    recipe: str
+    """The recipe that says model, rows and what trains; what is not ftune reads them from it."""
+    steps: int
+    untimed: int
+    """The first steps, which warm up."""
+    longest: int
+    """Tokens of the longest row."""
+    rows: int
+    """Of a packed micro-batch, each `longest` tokens; unpacked ones are as many rows, four times a step."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "Job":
+        """Of `plain`."""
+        return cls(**{**plain, "setting": Setting(**plain["setting"])})
+
+
+def folder_of(root: Path, model: str) -> Path:
+    """Where a model and its rows lie."""
+    return root / model
