@@ -65,7 +65,7 @@ def lossy_head(model: Any) -> OutputHead | str:
 
 @torch.no_grad()
 def loss_fault(model: Any, batch: Batch, dtype: torch.dtype) -> str:
-    """How the loss of a flat batch differs from that of the model's own logits; empty where it does not.
+    """How the loss of a row, shape (1, T), differs from that of the model's own logits; empty where it does not.
 
     `model` has been given its loss, and `batch` lies where the model does.
     """

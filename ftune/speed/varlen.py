@@ -5,11 +5,11 @@ width of a head.
 """
 
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
 from ftune.speed.extras import UnsupportedError, refuse_extras
 
@@ -18,6 +18,9 @@ NAME = "ftune_varlen"
 
 WIDEST_HEAD = 256
 """Of FlashAttention-2."""
+
+GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+"""PyTorch 2.13 wants to be told that several query heads share one of keys; 2.11 has no such argument."""
 
 
 def varlen_attention(
@@ -34,8 +37,6 @@ def varlen_attention(
     **extras: Any,
 ) -> tuple[Tensor, None]:
     """As transformers calls it. Gives (1, T, H, D). Raises UnsupportedError for what the kernels do not compute."""
-    from torch.nn.attention.varlen import varlen_attn
-
     borders = refuse_extras(module, attention_mask, cu_seq_lens_q, extras)
     if dropout:
         raise UnsupportedError("attention has dropout")
@@ -54,7 +55,7 @@ def varlen_attention(
         longest,
         scale=scaling,
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        **_grouped(),
+        **GROUPED,
     )
     return out[None], None
 
@@ -65,11 +66,3 @@ def _dtype(value: Tensor) -> torch.dtype:
     if dtype not in (torch.bfloat16, torch.float16):
         raise UnsupportedError(f"products are in {dtype}; the kernels take bf16 and fp16")
     return dtype
-
-
-@cache
-def _grouped() -> dict[str, Any]:
-    """PyTorch 2.13 wants to be told that several query heads share one of keys; 2.11 has no such argument."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}

@@ -11,7 +11,6 @@ from ftune.backends.engines.sharding import device_of
 from ftune.models.output_head import is_virtual
 from ftune.speed.attention import WORDS, attention, candidates, switchable
 from ftune.speed.extras import UnsupportedError
-from ftune.speed.flat import FlatCollator
 from ftune.speed.loss import give_loss, loss_fault, lossy_head
 from ftune.trainers.probe import packing_fault
 
@@ -103,7 +102,5 @@ def _loss(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype) -> 
     if isinstance(head, str):
         return head
     give_loss(model, head)
-    batch = FlatCollator(pad_token_id=0)([{"input_ids": rows[0], "labels": rows[0]}])
-    device = device_of(model)
-    there = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
-    return loss_fault(model, there, dtype)
+    row = torch.tensor([rows[0]], device=device_of(model))
+    return loss_fault(model, {"input_ids": row, "labels": row}, dtype)

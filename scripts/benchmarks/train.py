@@ -11,10 +11,10 @@ installed, and the attention without padding that ftune brings. The loop tuned b
 this machine can do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
 
 Each measurement is a process of its own. Tokens per second count tokens of rows, not padding: by the median time of
-the steps behind the first ones. Memory is what PyTorch had handed out at most; on a CPU, the process's largest resident size.
-Results are JSON lines on stdout and in --results; behind them come a table and ratios. With --cpu, rows and settings
-are those of recipes/quickstart.yaml, ways take turns for --rounds, and `TRL, same settings` neither computes
-activations again nor rounds to bf16.
+the steps behind the first ones. Memory is what PyTorch had handed out at most; on a CPU, the process's largest
+resident size. Results are JSON lines on stdout and in --results; behind them come a table and ratios. With --cpu, rows
+and settings are those of recipes/quickstart.yaml, ways take turns for --rounds, and `TRL, same settings` neither
+computes activations again nor rounds to bf16.
 """
 
 import argparse

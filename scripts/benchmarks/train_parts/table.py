@@ -40,7 +40,7 @@ def ratios(results: Sequence[Result]) -> str:
 
 def median(results: Iterable[Result], key: str = "tokens_per_s") -> float:
     """Of several rounds."""
-    return statistics.median(result[key] for result in results)
+    return float(statistics.median(result[key] for result in results))
 
 
 def _of(results: Sequence[Result], setting: str, way: str) -> list[Result]:
