@@ -78,10 +78,15 @@ def train_sft(
     trainer = _build(model, tokenizer, rows, validation, around.args, packed=packed)
     if speed.attention:
         trainer.data_collator = FlatCollator(tokenizer.pad_token_id)
-    if speed.fused_loss and not (why := _own_loss(trainer)):
+    if speed.fused_loss and (why := _own_loss(trainer)):
+        speed = speed.without_fused_loss(why)
+    if speed.fused_loss:
         trainer.data_collator = WithPlaces(trainer.data_collator)
-    elif speed.fused_loss:
-        around.say.line(f"loss as the trainer has it: {why}")
+    if words := speed.words():
+        around.say.line(f"speed: {words}")
+    around.events.write(
+        "speed", attention=speed.attention or None, fused_loss=speed.fused_loss, off=list(speed.reasons)
+    )
     with speed.at_work(model):
         return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
@@ -13,6 +13,9 @@ from ftune.speed.attention import WORDS, attention, candidates, switchable
 from ftune.speed.extras import UnsupportedError
 from ftune.speed.loss import give_loss, loss_fault, lossy_head
 from ftune.trainers.probe import packing_fault
+
+PLAIN_LOSS = "loss as the trainer has it"
+"""What a run says where the model does not give its loss by itself."""
 
 PROBED_TOKENS = 32
 """Of each of two rows: enough to see a leak or another loss, and little work on a CPU."""
@@ -34,6 +37,10 @@ class Speed:
         """The model as training wants it; behind, its attention is as it was."""
         with attention(model, self.attention) if self.attention else nullcontext():
             yield
+
+    def without_fused_loss(self, why: str) -> "Speed":
+        """The same with the trainer's loss."""
+        return replace(self, fused_loss=False, reasons=(*self.reasons, f"{PLAIN_LOSS}: {why}"))
 
     def words(self) -> str:
         """One line for a person."""
@@ -61,12 +68,9 @@ def choose_speed(
         found = _attention(model, shortened, dtype, asked)
         chosen = found if found in WORDS else ""
         reasons += [] if chosen else [f"batches with padding or masks: {found}"]
-    fused = False
-    if fused_loss:
-        why = _loss(model, shortened, dtype)
-        fused = not why
-        reasons += [f"loss as the trainer has it: {why}"] if why else []
-    return Speed(chosen, fused, tuple(reasons))
+    speed = Speed(chosen, fused_loss, tuple(reasons))
+    why = _loss(model, shortened, dtype) if fused_loss else ""
+    return speed.without_fused_loss(why) if why else speed
 
 
 def _attention(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str) -> str:

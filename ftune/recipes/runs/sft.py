@@ -44,8 +44,6 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
         with speed.at_work(model):
             difference = probe_packing(model, probed, dtype)
         say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
-    if words := speed.words():
-        say.line(f"speed: {words}")
     outcome = train_sft(
         model,
         inputs.tokenizer,
