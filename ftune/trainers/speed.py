@@ -17,7 +17,7 @@ from ftune.trainers.probe import packing_fault
 PLAIN_LOSS = "loss as the trainer has it"
 """What a run says where the model does not give its loss by itself."""
 
-PROBED_TOKENS = 32
+PROBED_TOKENS = 16
 """Of each of two rows: enough to see a leak or another loss, and little work on a CPU."""
 
 
@@ -62,32 +62,28 @@ def choose_speed(
 
     `asked` is the attention that the recipe names. `dtype` is that of products.
     """
-    chosen, reasons = "", []
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
-    if packed_attention:
-        found = _attention(model, shortened, dtype, asked)
-        chosen = found if found in WORDS else ""
-        reasons += [] if chosen else [f"batches with padding or masks: {found}"]
-    speed = Speed(chosen, fused_loss, tuple(reasons))
+    name, why = _attention(model, shortened, dtype, asked) if packed_attention else ("", "")
+    speed = Speed(name, fused_loss, (f"batches with padding or masks: {why}",) if why else ())
     why = _loss(model, shortened, dtype) if fused_loss else ""
     return speed.without_fused_loss(why) if why else speed
 
 
-def _attention(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str) -> str:
-    """The best attention that keeps rows apart, or why there is none."""
+def _attention(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str) -> tuple[str, str]:
+    """The best attention that keeps rows apart; or none, and why."""
     if is_virtual(model):
-        return "the method puts virtual tokens before each row"
+        return "", "the method puts virtual tokens before each row"
     if asked != "auto" and asked not in WORDS:
-        return f"model.attention is '{asked}'"
+        return "", f"model.attention is '{asked}'"
     if not switchable(model):
-        return "the model brings its own attention"
+        return "", "the model brings its own attention"
     why = ""
     for name in candidates(device_of(model)) if asked == "auto" else [asked]:
         fault = _attention_fault(model, name, rows, dtype)
         if not fault:
-            return name
+            return name, ""
         why = why or f"{WORDS[name]}: {fault}"  # of the best one
-    return why
+    return "", why
 
 
 def _attention_fault(model: PreTrainedModel, name: str, rows: list[list[int]], dtype: torch.dtype) -> str:

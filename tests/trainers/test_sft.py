@@ -129,10 +129,20 @@ def test_each_step_has_the_loss_of_the_plain_way(recipe: Write, ftune: Run, tmp_
 
 def test_accumulation_is_weighted_by_tokens(recipe: Write, ftune: Run, tmp_path: Path) -> None:
     path = recipe(checkpoint={"every": "never"}, schedule={"max_steps": 3}, backend={"type": "single", "device": "cpu"})
-    whole = ["batch={micro_batch_size: 8}", "output_dir=runs/whole"]
-    parts = ["batch={micro_batch_size: 1, global_batch_size: 8}", "output_dir=runs/parts"]
+    whole = ["batch={micro_batch_size: 8}", "output_dir=runs/whole", "speed.fused_loss=off"]
+    parts = ["batch={micro_batch_size: 1, global_batch_size: 8}", "output_dir=runs/parts", "speed.packed_attention=off"]
     assert ftune("sft", path, *whole).code == 0
     assert ftune("sft", path, *parts).code == 0
+    on = [
+        {key: event[key] for key in ("attention", "fused_loss", "off")}
+        for name in ("whole", "parts")
+        for event in read_events(tmp_path / "runs" / name / "events.jsonl")
+        if event["kind"] == "speed"
+    ]
+    assert on == [
+        {"attention": "ftune_rows", "fused_loss": False, "off": []},
+        {"attention": None, "fused_loss": True, "off": []},
+    ]
     assert losses(tmp_path / "runs/parts") == pytest.approx(losses(tmp_path / "runs/whole"), rel=1e-5)
 
 
