@@ -136,8 +136,8 @@ COVERED = {
     "model.trust_remote_code", "model.quantization.type", "model.quantization.double_quant",
     "model.quantization.compute_dtype", "model.quantization.threshold", "speed.packed_attention", "speed.fused_loss",
 }  # fmt: skip
-"""Keys with a case here, in test_data_keys, test_load, tests/trainers/test_sft.py (packing, speed), tests/data (formats)
-or tests/contract/test_peft_keys.py (PEFT methods), tests/backends/test_keys.py (backends)."""
+"""Keys with a case here, in test_data_keys, test_load, tests/trainers/test_sft.py (packing, speed), tests/data
+(formats) or tests/contract/test_peft_keys.py (PEFT methods), tests/backends/test_keys.py (backends)."""
 
 
 def keys_of(
