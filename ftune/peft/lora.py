@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import Targets, check_layers, check_modules, check_patterns, chosen_linears, in_fp32, task_type
+from ftune.peft.places import adapted, linears, trained, value_at
+from ftune.peft.targets import (
+    Targets,
+    check_layers,
+    check_modules,
+    check_patterns,
+    chosen_linears,
+    find_patterns,
+    in_fp32,
+    task_type,
+)
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -105,6 +117,27 @@ class Lora(PeftMethod):
         elif self.init in ("pissa", "olora"):
             remember_start(wrapped)
         return in_fp32(wrapped)
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """Rank x (inputs + outputs) for each layer, and its outputs once more for DoRA's magnitudes.
+
+        EVA gives the same sum of ranks to the layers where they explain most, at most twice `rank` to one (peft 0.21,
+        rho); which these are depends on the rows, so the widest are assumed.
+        """
+        found = adapted(shape, self.target_modules, self.layers, self.modules_to_save)
+        find_patterns(list(linears(shape)), "rank_pattern", self.rank_pattern)
+        ranks = {path: value_at(path, self.rank_pattern, self.rank) for path in found}
+        if self.init == "eva":
+            widest = sorted(found, key=lambda path: found[path].inputs + found[path].outputs, reverse=True)
+            total = sum(ranks.values())
+            ranks = {
+                path: max(0, min(2 * self.rank, total - 2 * self.rank * place)) for place, path in enumerate(widest)
+            }
+        counts = {
+            path: ranks[path] * (linear.inputs + linear.outputs) + self.dora * linear.outputs
+            for path, linear in found.items()
+        }
+        return trained(shape, counts, widths=ranks, modules_to_save=self.modules_to_save, dora=self.dora)
 
     def limits(self) -> dict[Feature, str]:
         """What peft 0.21 cannot compute on packed integers, and LoftQ, which needs them."""

@@ -1,0 +1,375 @@
+"""How many parameters peft's own methods train, by arithmetic: what peft 0.21 makes when it wraps a model.
+
+Where a method counts layer by layer, `EACH` has its formula: i inputs, o outputs, r the rank (or what is in its place)
+that the layer gets, patterns included.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from math import ceil, isqrt
+from typing import Any
+
+from ftune.core.errors import ModelError
+from ftune.peft.library_wrap import VALUES
+from ftune.peft.places import Linears, adapted, linears, parts, trained, value_at
+from ftune.peft.shadow_planned import shadow
+from ftune.peft.targets import choose, find_patterns
+from ftune.peft.virtual_tokens import prefixes
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import Linear, ModelShape, Norm
+
+Keys = Mapping[str, Any]
+Each = Callable[[Keys, int, int, int], int]
+"""(keys, r, i, o) -> numbers."""
+
+RANKS = {"c3a": "block_size", "fourierft": "n_frequency", "waveft": "n_frequency"}
+"""The key that layers may have other values of by pattern, where it is not `r`."""
+
+NO_CONV1D = {
+    *("adamss", "boft", "c3a", "delora", "glora", "hra", "lily", "loha", "lokr", "miss", "oft", "osf", "peanut"),
+    *("psoft", "road", "shira", "supertuning"),
+}
+"""Methods that peft 0.21 does not have for the layers of GPT-2; OSF makes nothing there trainable, without a word."""
+
+DENSE = {
+    *("boft", "delora", "fourierft", "frod", "glora", "hira", "hra", "loha", "lokr", "osf", "peanut", "shira"),
+    *("supertuning", "waveft"),
+}
+"""Methods that make each adapted weight, or its change, anew in every forward pass (peft 0.21)."""
+
+
+def planned(shape: ModelShape, name: str, keys: Keys) -> Adapter:
+    """What the method `name` trains with these keys."""
+    if name in NO_CONV1D and shape.family == "gpt2":
+        raise ModelError(f"peft.type: {name} does not go on the Conv1D layers of a GPT-2; use 'peft: lora'")
+    saves = keys.get("modules_to_save") or ()
+    if name in WHOLE:
+        return WHOLE[name](shape, keys)
+    found = _adapted(shape, name, keys)
+    key = RANKS.get(name, "r")
+    for other in keys:
+        if other.endswith("_pattern"):
+            find_patterns(list(linears(shape)), other, keys[other] or ())
+    patterns = keys.get("rank_pattern" if key == "r" else f"{key}_pattern") or {}
+    ranks = {path: value_at(path, patterns, keys.get(key) or 0) for path in found}
+    counts = LAYERWISE[name](keys, found, ranks) if name in LAYERWISE else _each(EACH[name], keys, found, ranks)
+    frozen = sum(_each(FROZEN[name], keys, found, ranks).values()) if name in FROZEN else 0
+    inner = {path: rank if key == "r" and name not in DENSE else 0 for path, rank in ranks.items()}
+    return trained(
+        shape,
+        counts,
+        widths=inner,
+        modules_to_save=saves,
+        shared=SHARED[name](keys, found) if name in SHARED else 0,
+        frozen=frozen + (FROZEN_SHARED[name](keys, found) if name in FROZEN_SHARED else 0),
+    )
+
+
+def dense(shape: ModelShape, name: str, keys: Keys) -> int:
+    """Numbers in the adapted weights of a method that computes with them as wholes."""
+    return sum(linear.weights for linear in _adapted(shape, name, keys).values()) if name in DENSE else 0
+
+
+def _adapted(shape: ModelShape, name: str, keys: Keys) -> dict[str, Linear]:
+    """The linear layers that the method goes on."""
+    targets = keys["target_modules"]
+    if name == "beft" and targets == "auto":
+        targets = [leaf for leaf in choose(list(linears(shape)), "auto") if leaf in VALUES]
+        if not targets:
+            raise ModelError(
+                "peft.target_modules: name the layers that make attention's values; 'auto' knows none here"
+            )
+    return adapted(shape, targets, keys.get("layers"), keys.get("modules_to_save") or ())
+
+
+def _each(formula: Each, keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
+    return {path: formula(keys, ranks[path], linear.inputs, linear.outputs) for path, linear in found.items()}
+
+
+def _low_rank(keys: Keys, r: int, i: int, o: int) -> int:
+    """Two thin matrices, as in LoRA."""
+    return r * (i + o)
+
+
+def _lokr(keys: Keys, r: int, i: int, o: int) -> int:
+    """Kronecker factors, the larger one (and the smaller with `decompose_both`) of low rank if that makes it less."""
+    (a, b), (c, d) = (_factors(size, keys["decompose_factor"]) for size in (o, i))
+    first = r * (a + c) if keys["decompose_both"] and r < max(a, c) / 2 else a * c
+    return first + (r * (b + d) if r < max(b, d) / 2 else b * d)
+
+
+def _factors(size: int, wanted: int) -> tuple[int, int]:
+    """`wanted` and its cofactor, or the two factors of `size` that are closest, at most `wanted` in the smaller one."""
+    if wanted > 0 and size % wanted == 0:
+        return wanted, size // wanted
+    most = isqrt(size) if wanted == -1 else min(wanted, isqrt(size))
+    small = next(factor for factor in range(most, 0, -1) if size % factor == 0)
+    return small, size // small
+
+
+def _oft(keys: Keys, r: int, i: int, o: int) -> int:
+    """The upper triangle of each block's skew-symmetric matrix; one block stands for all with `block_share`."""
+    blocks = _near_divisor(i, r) if r else i // _near_divisor(i, keys["oft_block_size"])
+    size = i // blocks
+    return (1 if keys["block_share"] else blocks) * (size * (size - 1) // 2)
+
+
+def _near_divisor(size: int, wanted: int) -> int:
+    """The divisor of `size` next to `wanted`, the lower one of two."""
+    if wanted >= size:
+        return size
+    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - wanted), d))
+
+
+def _boft(keys: Keys, r: int, i: int, o: int) -> int:
+    """Blocks of each butterfly factor, and a scale for each output.
+
+    peft 0.21 takes one factor only where it cannot build its CUDA kernel: then it is less.
+    """
+    blocks = keys["boft_block_num"] or i // keys["boft_block_size"]
+    return int(keys["boft_n_butterfly_factor"] * i * (i // blocks)) + o
+
+
+def _miss(keys: Keys, r: int, i: int, o: int) -> int:
+    if keys["init_weights"] == "bat":
+        return o // r * r * r
+    return int(r * (keys["mini_r"] if keys["init_weights"] == "mini" else o))
+
+
+def _psoft(keys: Keys, r: int, i: int, o: int) -> int:
+    """A rotation between two frozen projections, and magnitudes before and behind it."""
+    rotation = r * (r - 1) // 2 if keys["psoft_orth"] else r * r
+    return int(rotation + r * (keys["psoft_mag_a"] + keys["psoft_mag_b"]))
+
+
+def _randlora(keys: Keys, r: int, i: int, o: int) -> int:
+    """Scales of as many random bases of rank r as make up the full rank."""
+    bases = ceil(min(i, o) / r)
+    return bases * (r + min(i, o))
+
+
+def _deft(keys: Keys, r: int, i: int, o: int) -> int:
+    return min(r, o) * (o + (0 if keys["para"] else i))
+
+
+def _frod(keys: Keys, r: int, i: int, o: int) -> int:
+    """Diagonal and a share of what is off it, both as wide as the inputs."""
+    return i + _off_diagonal(keys, i)
+
+
+def _off_diagonal(keys: Keys, i: int) -> int:
+    share = min(int(i * i * keys["sparse_rate"]), i * i - i)
+    return max(1, share) if keys["sparse_rate"] > 0 and i > 1 else max(0, share)
+
+
+def _supertuning(keys: Keys, r: int, i: int, o: int) -> int:
+    return int(i * o * (1 - keys["sparsity"])) + r * (i + o)
+
+
+EACH: dict[str, Each] = {
+    **dict.fromkeys(("gralora", "hira", "shira"), _low_rank),
+    "beft": lambda keys, r, i, o: o,
+    "boft": _boft,
+    "c3a": lambda keys, r, i, o: i // r * o,
+    "deft": _deft,
+    "delora": lambda keys, r, i, o: r * (i + o) + 1,
+    "fourierft": lambda keys, r, i, o: r,
+    "frod": _frod,
+    "gralora": lambda keys, r, i, o: (r + keys["hybrid_r"]) * (i + o),
+    "hra": lambda keys, r, i, o: r * i,
+    "loha": lambda keys, r, i, o: 2 * r * (i + o),
+    "lokr": _lokr,
+    "miss": _miss,
+    "oft": _oft,
+    "peanut": lambda keys, r, i, o: 2 * r * o + 2 * keys["depth"] * r * r,
+    "psoft": _psoft,
+    "pvera": lambda keys, r, i, o: o + 2 * r,
+    "randlora": _randlora,
+    "road": lambda keys, r, i, o: 2 * {"road_1": o // 2, "road_2": o, "road_4": 2 * o}[keys["variant"]],
+    "supertuning": _supertuning,
+    "unilora": lambda keys, r, i, o: 0,
+    "vblora": lambda keys, r, i, o: r * ((i + o) // keys["vector_length"]) * keys["num_vectors"],
+    "vera": lambda keys, r, i, o: o + r,
+}
+"""What trains in each adapted layer."""
+
+FROZEN: dict[str, Each] = {
+    # a permutation of the inputs as a whole matrix, for each factor
+    "boft": lambda keys, r, i, o: keys["boft_n_butterfly_factor"] * i * i,
+    "delora": lambda keys, r, i, o: i,
+    "frod": lambda keys, r, i, o: i * o,
+    "psoft": _low_rank,
+    # indices, as 32-bit numbers; UniLoRA's are 64 bit and have a scale each
+    "shira": lambda keys, r, i, o: 2 * r * (i + o),
+    "supertuning": lambda keys, r, i, o: int(i * o * (1 - keys["sparsity"])),
+    "tinylora": lambda keys, r, i, o: min(r, i, o) * (i + o) + keys["u"] * min(r, i, o) ** 2,
+    "unilora": lambda keys, r, i, o: 3 * r * (i + o),
+}
+"""What each adapted layer keeps beside, as numbers of 32 bit."""
+
+
+def _adamss(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
+    """Rows in clusters, each with a matrix to its rank and one from it.
+
+    A bound: how many rows a cluster has, which caps its rank, depends on the weights; `use_dynamic_rank` lowers it too.
+    """
+    counts = {}
+    for path, linear in found.items():
+        clusters = min(keys["num_subspaces"], linear.outputs)
+        columns = min(ranks[path], linear.outputs, linear.inputs + linear.bias)
+        counts[path] = keys["subspace_rank"] * (clusters * columns + linear.outputs)
+    return counts
+
+
+def _glora(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
+    """A and B change the weight; C, D and E the bias, so they are there where it is."""
+    counts = {}
+    for path, linear in found.items():
+        r, i, o = ranks[path], linear.inputs, linear.outputs
+        counts[path] = 2 * {"lora": r * (i + o), "vector": o, "constant": 1, "none": 0}[keys["config_A_B"]]
+        if linear.bias:
+            counts[path] += {"lora": r * (i + 1), "vector": i, "none": 0}[keys["config_C"]]
+            counts[path] += 2 * {"vector": o, "constant": 1, "none": 0}[keys["config_D_E"]]
+    return counts
+
+
+def _osf(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
+    """The lower singular values and vectors; the upper `effective_rank` of them stay, half by default."""
+    kept = _kept_ranks(keys, found)
+    return {
+        path: (min(linear.inputs, linear.outputs) - kept[path]) * (linear.inputs + linear.outputs + 1)
+        for path, linear in found.items()
+    }
+
+
+def _kept_ranks(keys: Keys, found: Linears) -> dict[str, int]:
+    """How many singular values of each layer stay: a number, or a share of them."""
+    ranks = {}
+    patterns: Mapping[str, float] = keys["rank_pattern"] or {}
+    for path, linear in found.items():
+        most = min(linear.inputs, linear.outputs)
+        asked = next((value for key, value in patterns.items() if re.search(key, path)), keys["effective_rank"])
+        share = isinstance(asked, float) and 0 < asked <= 1
+        ranks[path] = most // 2 if asked is None else min(most, int(most * asked if share else asked))
+    return ranks
+
+
+def _osf_start(keys: Keys, found: Linears) -> int:
+    """The start of all that trains, and the vectors that stay on the larger side of each layer."""
+    kept = _kept_ranks(keys, found)
+    sides = {
+        path: linear.inputs if linear.inputs > linear.outputs else linear.outputs for path, linear in found.items()
+    }
+    square = {path for path, linear in found.items() if linear.inputs == linear.outputs}
+    return sum(_osf(keys, found, {}).values()) + sum(kept[path] * sides[path] for path in found if path not in square)
+
+
+def _lily(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
+    """A router a layer; layers of one name and size share B, and `stride_A` of them in a row A."""
+    counts, seen = {}, dict[tuple[str, int, int], int]()
+    for path, linear in found.items():
+        kind = (path.rpartition(".")[2], linear.inputs, linear.outputs)
+        before = seen.get(kind, 0)
+        seen[kind] = before + 1
+        r, experts = ranks[path], keys["num_B"]
+        first_of_stride = before % keys["stride_A"] == 0
+        counts[path] = r * experts + r * linear.inputs * first_of_stride + r * experts * linear.outputs * (not before)
+    return counts
+
+
+def _tinylora(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
+    """A vector of u numbers for each group of neighbouring layers."""
+    groups = max(1, round(len(found) * (1 - keys["weight_tying"])))
+    size = max(1, len(found) // groups)
+    places = [min(place // size, groups - 1) for place in range(len(found))]
+    return {path: keys["u"] * (places[place] not in places[:place]) for place, path in enumerate(found)}
+
+
+def _waveft(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
+    """So many coefficients a layer, or by the size of the layers with the same sum."""
+    if not keys["proportional_parameters"]:
+        return dict(ranks)
+    total = sum(linear.weights for linear in found.values())
+    budget = keys["n_frequency"] * len(found)
+    return {path: max(1, round(linear.weights / total * budget)) for path, linear in found.items()}
+
+
+LAYERWISE: dict[str, Callable[[Keys, Linears, Mapping[str, int]], dict[str, int]]] = {
+    "adamss": _adamss,
+    "glora": _glora,
+    "lily": _lily,
+    "osf": _osf,
+    "tinylora": _tinylora,
+    "waveft": _waveft,
+}
+"""What trains in each adapted layer, where it depends on the others or on more than their sizes."""
+
+SHARED: dict[str, Callable[[Keys, Linears], int]] = {
+    "unilora": lambda keys, found: keys["theta_d_length"],
+    "vblora": lambda keys, found: keys["num_vectors"] * keys["vector_length"],
+}
+"""What trains once for all layers."""
+
+
+def _projections(keys: Keys, found: Linears) -> int:
+    """Random A and B that all layers share, large enough for the largest of them."""
+    inputs, outputs = (max(getattr(linear, side) for linear in found.values()) for side in ("inputs", "outputs"))
+    return int(keys["r"] * (inputs + outputs))
+
+
+def _randlora_bases(keys: Keys, found: Linears) -> int:
+    sizes = [max(getattr(linear, side) for linear in found.values()) for side in ("inputs", "outputs")]
+    return int(keys["r"] * (min(sizes) + max(sizes) * ceil(min(sizes) / keys["r"])))
+
+
+def _frod_bases(keys: Keys, found: Linears) -> int:
+    """A matrix, and places off its diagonal (two 64-bit indices), for each kind of layer."""
+    kinds = {".".join(path.split(".")[-2:]): linear.inputs for path, linear in found.items()}
+    return sum(inputs * inputs + 4 * _off_diagonal(keys, inputs) for inputs in kinds.values())
+
+
+FROZEN_SHARED: dict[str, Callable[[Keys, Linears], int]] = {
+    "frod": _frod_bases,
+    "osf": _osf_start,
+    "pvera": lambda keys, found: _projections(keys, found) + keys["r"] * max(one.inputs for one in found.values()),
+    "randlora": _randlora_bases,
+    "vera": _projections,
+}
+"""What all layers share that does not train."""
+
+
+def _adaption_prompt(shape: ModelShape, keys: Keys) -> Adapter:
+    """A prompt as wide as the model, and a gate, for each of the last layers."""
+    count = keys["adapter_layers"]
+    if count > shape.layers:
+        raise ModelError(f"peft.adapter_layers: {count} are more than the model's {shape.layers} layers")
+    chosen = [f"{shape.layer_path}.{index}" for index in range(shape.layers - count, shape.layers)]
+    return trained(shape, dict.fromkeys(chosen, keys["adapter_len"] * shape.hidden + 1))
+
+
+def _cartridge(shape: ModelShape, keys: Keys) -> Adapter:
+    """Keys and values, the first of which stay."""
+    return prefixes(shape, keys["num_virtual_tokens"], None, keys["num_frozen_tokens"])
+
+
+def _ln_tuning(shape: ModelShape, keys: Keys) -> Adapter:
+    """A copy of each norm."""
+    norms = {path: part.parameters for path, part in parts(shape).items() if isinstance(part, Norm)}
+    return trained(shape, norms, modules_to_save=keys["modules_to_save"] or ())
+
+
+def _trainable_tokens(shape: ModelShape, keys: Keys) -> Adapter:
+    """Rows of the embedding."""
+    table = shape.embeddings[0]
+    numbers = len(set(keys["token_indices"])) * table.width
+    return trained(shape, {table.name: numbers}, frozen=numbers)
+
+
+WHOLE: dict[str, Callable[[ModelShape, Keys], Adapter]] = {
+    "adaption_prompt": _adaption_prompt,
+    "cartridge": _cartridge,
+    "ln_tuning": _ln_tuning,
+    "shadow": shadow,
+    "trainable_tokens": _trainable_tokens,
+}
+"""Methods that are not on linear layers."""
