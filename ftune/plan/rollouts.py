@@ -16,6 +16,9 @@ PLACES = 128
 PROMPT_TOKENS = 16_384
 """Prompt tokens that it reads at once."""
 
+DRAWN = 6
+"""Vectors of the vocabulary's width that a row's token is drawn from, as the graph engine itself reckons."""
+
 JUDGED = 4
 """Times `ppo.micro_batch_size` that completions are judged at once, without gradients."""
 
@@ -48,22 +51,27 @@ def ppo_phases(job: Job) -> tuple[Phase, ...]:
         "gathered weights": gathered(job),
     }
     always = (resident(job), beside)
-    rollout = {"KV cache": cache_bytes(job), "in passing": _drawing(job), "rollout weights": _decode_weights(job)}
+    roles = _roles(job)
+    at_first = 0 if roles.engine == "graph" else roles.new_tokens  # `generate` lets its cache grow
+    decoding = {"rollout weights": _decode_weights(job)}
+    prompts = {"KV cache": cache_bytes(job, unmade=at_first), "in passing": _reading(job)}
+    tokens = {"KV cache": cache_bytes(job), "in passing": _drawing(job)}
     return (
-        phase("rollout", *always, rollout),
+        phase("rollout: prompts", *always, decoding, prompts),
+        phase("rollout: tokens", *always, decoding, tokens),
         phase("judging", *always, scoring),
         *_update(job, beside),
     )
 
 
-def cache_bytes(job: Job) -> int:
-    """Keys and values of each layer for all places of the rows that are completed at once."""
+def cache_bytes(job: Job, *, unmade: int = 0) -> int:
+    """Keys and values of each layer for all places of the rows that are completed at once, but for those `unmade`."""
     roles = _roles(job)
-    places = roles.prompt_tokens + roles.new_tokens
-    if roles.engine == "graph":
-        places = -(-places // PLACES) * PLACES
     if roles.engine == "vllm":
         return 0
+    places = roles.prompt_tokens + roles.new_tokens - unmade
+    if roles.engine == "graph":
+        places = -(-places // PLACES) * PLACES
     return 2 * job.shape.layers * job.shape.kv_width * job.width * places * roles.at_once
 
 
@@ -87,8 +95,8 @@ def _chunk(job: Job) -> int:
     return 2 * job.width * job.shape.vocab * min(2_048, job.batch_tokens)
 
 
-def _drawing(job: Job) -> int:
-    """The prompts' pass through a layer, and what the next token is drawn from: noise, logits and sums in fp32."""
+def _reading(job: Job) -> int:
+    """The prompts' pass through a layer: the block's vectors, and fp32 copies where an adapter is beside it."""
     roles, shape = _roles(job), job.shape
     if roles.engine == "vllm":
         return 0
@@ -96,8 +104,14 @@ def _drawing(job: Job) -> int:
     if roles.engine == "graph":
         tokens = min(tokens, max(PROMPT_TOKENS, roles.prompt_tokens))
     wide = 4 if roles.engine == "graph" else 5
-    reading = tokens * job.width * (wide * shape.ffn + 2 * shape.hidden)
-    return reading + 6 * FP32 * shape.vocab * roles.at_once
+    noise = FP32 * shape.vocab * roles.at_once
+    return noise + tokens * job.width * (wide * shape.ffn + 2 * shape.hidden)
+
+
+def _drawing(job: Job) -> int:
+    """What a token is drawn from: noise, logits, and what is made of them, in fp32."""
+    roles = _roles(job)
+    return 0 if roles.engine == "vllm" else DRAWN * FP32 * job.shape.vocab * roles.at_once
 
 
 def _decode_weights(job: Job) -> int:

@@ -105,7 +105,8 @@ class ModelShape:
     @property
     def layer_parameters(self) -> int:
         """Parameters of one decoder layer."""
-        return sum(part.parameters for part in (*self.layer_linears, *self.layer_norms))
+        linears = sum(linear.parameters for linear in self.layer_linears)
+        return linears + sum(norm.parameters for norm in self.layer_norms)
 
     @property
     def layer_weights(self) -> int:
@@ -125,7 +126,7 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         """All parameters of the model; shared ones count once."""
-        outer = sum(part.parameters for part in (*self.last_norms, *self.outer_linears))
+        outer = sum(norm.parameters for norm in self.last_norms) + sum(line.parameters for line in self.outer_linears)
         return self.layers * self.layer_parameters + self.embedding_parameters + outer + self.head_parameters
 
     @property
