@@ -1,9 +1,9 @@
 """How much a run computes, and so how long it takes and what it costs.
 
 A product of a token with P weights is 2 P operations forward, 2 P for the gradient of its input and 2 P for that of the
-weights (arXiv:2001.08361, section 2.1): 6 P where weights train, 4 P where they are frozen. Attention adds 4 S operations
-a layer and number of a query forward, for S tokens of a row, and twice as many backward (PaLM, arXiv:2204.02311,
-appendix B). Checkpointing computes the layers once more.
+weights (arXiv:2001.08361, section 2.1): 6 P where weights train, 4 P where they are frozen. Attention adds 4 S
+operations a layer and number of a query forward, for S tokens of a row, and twice as many backward (PaLM,
+arXiv:2204.02311, appendix B). Checkpointing computes the layers once more.
 """
 
 from dataclasses import dataclass
