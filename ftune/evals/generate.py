@@ -1,6 +1,6 @@
 """Greedy completions for many prompts, fast enough for a laptop and independent of how they are batched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,20 +28,16 @@ def complete(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     batch_size: int,
-    told: Callable[[int, Completion], None],
-) -> None:
-    """Complete each prompt (token ids) greedily, and call `told` with its number as soon as it is done.
+) -> Iterator[tuple[int, Completion]]:
+    """Complete each prompt (token ids) greedily; gives the number of each with its completion as soon as it is done.
 
-    Prompts are batched by length and padded on the left, so little is computed for nothing; the longest go first, so
-    what does not fit into memory fails at once.
+    Prompts are batched by length and padded on the left, so little is computed for nothing.
     """
     import torch
 
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     pad = int(tokenizer.pad_token_id)
     model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in batches(prompts, batch_size):
         width = max(len(prompts[index]) for index in chosen)
         ids = [[pad] * (width - len(prompts[index])) + prompts[index] for index in chosen]
         mask = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in chosen]
@@ -58,7 +54,7 @@ def complete(
         for index, row in zip(chosen, made[:, width:].tolist(), strict=True):
             written = _until_stop(row, stop_ids)
             text = tokenizer.decode(written, skip_special_tokens=True)
-            told(index, Completion(text, written, len(written) < len(row)))
+            yield index, Completion(text, written, len(written) < len(row))
 
 
 def generate(
@@ -70,15 +66,17 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
-    """The greedy completion of each prompt (token ids), as text without the stop token, in the order of the prompts."""
-    texts = [""] * len(prompts)
+    """The texts that `complete` gives, in the order of the prompts."""
+    done = dict(
+        complete(model, tokenizer, prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    )
+    return [done[index].text for index in range(len(prompts))]
 
-    def told(index: int, completion: Completion) -> None:
-        texts[index] = completion.text
 
-    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    complete(model, tokenizer, prompts, stop_ids=stop_ids, **limits, told=told)
-    return texts
+def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """The numbers of the prompts in batches of like length, the longest first: too little memory shows at once."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -1,7 +1,8 @@
 """`ftune eval`: both models on the same rows, whatever the batch, the interruption and the metrics."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,31 @@ from ftune.judges.base import Judge
 from ftune.recipes.eval import EvalRecipe
 from ftune.rewards.base import RewardSource
 from tests.conftest import Done, chat_rows, write_rows
+from tests.pair import once
 from tests.recipes.test_keys import keys_of
 
 Run = Callable[..., Done]
 
 KEYS = {
     "model", "against", "rows", "limit", "likelihood", "forgetting", "max_new_tokens", "micro_batch_size", "samples",
-    "device", "output", "seed", "metrics", "rewards", "judge", "extends", "type",
+    "device", "output", "seed", "metrics", "rewards", "judge", "extends", "type", "processes", "harness",
+    "harness_limit",
 }  # fmt: skip
 
 
 @pytest.fixture
-def trained(recipe: Callable[..., Path], ftune: Run, tmp_path: Path) -> Path:
-    """A run of two steps that held out a quarter of its rows."""
-    rows = write_rows(tmp_path / "more.jsonl", chat_rows(16))
-    path = recipe(data={"train": str(rows), "validation": 0.25}, schedule={"max_steps": 2})
-    done = ftune("sft", path)
-    assert done.code == 0, done.err
-    return tmp_path / "runs/tiny"
+def trained(recipe: Callable[..., Path], ftune: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a run of two steps that held out a quarter of its rows."""
+
+    def train(folder: Path) -> None:
+        rows = write_rows(folder / "more.jsonl", chat_rows(16))
+        data = {"train": str(rows), "validation": 0.25}
+        done = ftune("sft", recipe(data=data, schedule={"max_steps": 2}, output_dir=str(folder / "run")))
+        assert done.code == 0, done.err
+
+    recipe()
+    made = once(tmp_path_factory, "run-to-evaluate", train) / "run"
+    return shutil.copytree(made, tmp_path / "runs/tiny")
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -74,30 +82,32 @@ def test_the_batch_does_not_change_the_result(trained: Path, ftune: Run, tmp_pat
     assert found[0] == found[1] == found[2]
 
 
-def test_completions_that_are_there_are_not_made_again(
+def test_an_interrupted_evaluation_is_finished_by_two_processes(
     trained: Path, ftune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ftune("eval", trained, *QUICK, f"output={tmp_path / 'whole'}").code == 0
-    from ftune.recipes.runs import eval_answers
+    """Both make their share of what is missing, and together they make what one makes."""
+    words = ("eval", trained, *QUICK, "micro_batch_size=1")
+    assert ftune(*words, f"output={tmp_path / 'whole'}").code == 0
+    from ftune.recipes.runs import eval_work
 
-    complete, made = eval_answers.complete, []
+    complete, made = eval_work.complete, []
 
-    def breaking(*args: Any, told: Any, **options: Any) -> None:
-        def once(index: int, completion: Any) -> None:
+    def counted(*args: Any, **options: Any) -> Iterator[tuple[int, Any]]:
+        for index, completion in complete(*args, **options):
             made.append(index)
-            told(index, completion)
-            if len(made) == 6:
+            yield index, completion
+            if len(made) == 1:
                 raise KeyboardInterrupt
 
-        complete(*args, told=once, **options)
-
-    monkeypatch.setattr(eval_answers, "complete", breaking)
-    assert ftune("eval", trained, *QUICK, "micro_batch_size=1", f"output={tmp_path / 'broken'}").code == 130
-    done = ftune("eval", trained, *QUICK, f"output={tmp_path / 'broken'}")
+    monkeypatch.setattr(eval_work, "complete", counted)
+    words = (*words, f"output={tmp_path / 'broken'}")
+    assert ftune(*words).code == 130
+    torn = next((tmp_path / "broken/partial").glob("before-*.0.jsonl"))
+    torn.write_text(torn.read_text() + '\n{"row": 3, "tex')
+    done = ftune(*words, "processes=2")
     assert done.code == 0, done.err
-    assert "before: 4 of 4 completions are there already" in done.err
-    assert "after: 2 of 4 completions are there already" in done.err
-    assert len(made) == 8
+    assert "before: 1 of 4 completions are there already" in done.err
+    assert len(made) == 1 + 2 + 2  # of the 3 and 4 that were missing, batch by batch in turn
     assert samples(tmp_path / "broken") == samples(tmp_path / "whole")
     assert not (tmp_path / "broken/partial").exists()
 

@@ -224,7 +224,7 @@ def test_a_broken_evaluation_is_passed_over(tmp_path: Path, content: str) -> Non
     (folder / "eval").mkdir()
     (folder / "eval" / "eval.json").write_text(content)
     (folder / "eval" / "samples.jsonl").write_text('{"prompt": 3, "completions": [1]}\n{"scores": "x"}\n' + content)
-    (folder / "data.json").write_text('{"train": {"counts": {"dropped": 3, "tokens": "x"}, "lengths": {"bins": [1]}}}')
+    (folder / "data.json").write_text('{"train": {"counts": {"dropped": 3, "tokens": "x", "lengths": {"bins": [1]}}}}')
     assert "Before and after" not in page_of(folder).headings
 
 

@@ -16,10 +16,12 @@ from ftune.evals.generate import Completion
 from ftune.evals.metrics.base import Answer, Metric, score_all
 from ftune.evals.metrics.choose import metrics_for
 from ftune.evals.scored import Kind, Scored
-from ftune.recipes.runs.eval_answers import PARTIAL, completions, forgetting, labels, likelihoods
+from ftune.recipes.runs.eval_answers import forgetting, labels, likelihoods
 from ftune.recipes.runs.eval_output import Evaluation, Examined, write_results
+from ftune.recipes.runs.eval_processes import Check, others_at_work, wanted_processes
 from ftune.recipes.runs.eval_questions import Questions, judged_rows, questions_of
 from ftune.recipes.runs.eval_systems import AFTER, BEFORE, Systems, chosen, identity, scores
+from ftune.recipes.runs.eval_work import PARTIAL, Work, plan_work
 from ftune.report.page.write import write_report_page
 
 if TYPE_CHECKING:
@@ -39,28 +41,13 @@ def run_eval(recipe: "EvalRecipe") -> None:
         _score(recipe, systems, folder, say)
         return
     questions = questions_of(recipe, systems.tuned, say)
-    metrics = _metrics(recipe, questions, say)
-    say.line(f"{len(questions.rows):,} rows from {questions.source}; {_named(metrics)}")
-    models: dict[str, Examined] = {}
-    for system, model in systems.opened():
-        examined, started = Examined(system.described), time.monotonic()
-        _likelihoods(recipe, model, questions, system.name, examined, say)
-        if recipe.max_new_tokens:
-            examined.completions = completions(
-                model,
-                questions,
-                name=system.name,
-                identity=identity(system, systems),
-                max_new_tokens=recipe.max_new_tokens,
-                batch_size=recipe.micro_batch_size,
-                folder=folder,
-                say=say,
-            )
+    metrics = _metrics(recipe, questions, say) if recipe.max_new_tokens else []
+    named = f"; metrics: {', '.join(metric.title() for metric in metrics)}" if metrics else ""
+    say.line(f"{len(questions.rows):,} rows from {questions.source}{named}")
+    models = _examined(recipe, systems, questions, folder, say)
+    if metrics:
+        for examined in models.values():
             examined.scored = {**score_all(metrics, _answers(questions, examined.completions)), **examined.scored}
-        models[system.name] = examined
-        del model
-        say.line(f"{system.name}: {system.described}, {time.monotonic() - started:.0f} s")
-    models = {name: models[name] for name in (BEFORE, AFTER) if name in models}
     _rewards(recipe, questions, models, say)
     _judged(recipe, questions, models, say)
     evaluation = Evaluation(questions, models, recipe.seed)
@@ -68,6 +55,47 @@ def run_eval(recipe: "EvalRecipe") -> None:
     write_results(evaluation, folder, table)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     _tell(table, systems, folder, say)
+
+
+def _examined(
+    recipe: "EvalRecipe", systems: Systems, questions: Questions, folder: Path, say: Say
+) -> dict[str, Examined]:
+    """What each model gives, one after the other; completions are shared among processes."""
+    names = [system.name for system in systems.listed()] if recipe.max_new_tokens else []
+    work = plan_work(
+        questions,
+        {system.name: identity(system, systems) for system in systems.listed() if system.name in names},
+        max_new_tokens=recipe.max_new_tokens,
+        batch_size=recipe.micro_batch_size,
+        processes=wanted_processes(recipe.processes, recipe.device),
+        folder=folder,
+        say=say,
+    )
+    models: dict[str, Examined] = {}
+    with others_at_work(work, systems) as check:
+        for system, model in systems.opened():
+            examined, started = Examined(system.described), time.monotonic()
+            _likelihoods(recipe, model, questions, system.name, examined, say)
+            if system.name in names:
+                _complete(work, system.name, model, check, say)
+            models[system.name] = examined
+            del model
+            say.line(f"{system.name}: {system.described}, {time.monotonic() - started:.0f} s")
+    for name in names:
+        models[name].completions = work.completed(name)
+    return {name: models[name] for name in (BEFORE, AFTER) if name in models}
+
+
+def _complete(work: Work, name: str, model: "PreTrainedModel", check: Check, say: Say) -> None:
+    """The share of this process, which is the first."""
+    part = f" (process 1 of {work.processes})" if work.processes > 1 else ""
+    with ticking(say, f"{name}, completions{part}", len(work.share(name, 0))) as advance:
+
+        def told(count: int) -> None:
+            advance(count)
+            check()
+
+        work.complete(name, model, 0, told)
 
 
 def _score(recipe: "EvalRecipe", systems: Systems, folder: Path, say: Say) -> None:
@@ -129,10 +157,6 @@ def _metrics(recipe: "EvalRecipe", questions: Questions, say: Say) -> list[Metri
     return [metric for metric in chosen_ones if not metric.absent()]
 
 
-def _named(metrics: list[Metric]) -> str:
-    return "metrics: " + ", ".join(metric.title() for metric in metrics)
-
-
 def _likelihoods(
     recipe: "EvalRecipe", model: "PreTrainedModel", questions: Questions, name: str, examined: Examined, say: Say
 ) -> None:
@@ -143,7 +167,14 @@ def _likelihoods(
         examined.scored |= scored
         examined.facts |= facts
     if recipe.forgetting:
-        examined.scored |= forgetting(model, questions, name=name, batch_size=size, say=say)
+        examined.elsewhere |= forgetting(model, questions, name=name, batch_size=size, say=say)
+    if recipe.harness:
+        from ftune.evals.harness import harness_scores
+
+        say.line(f"{name}: {', '.join(recipe.harness)} of lm-evaluation-harness")
+        examined.elsewhere |= harness_scores(
+            model, questions.tokenizer, recipe.harness, limit=recipe.harness_limit, batch_size=size
+        )
 
 
 def _answers(questions: Questions, done: list[Completion]) -> list[Answer]:

@@ -79,7 +79,11 @@ def questions_of(recipe: "EvalRecipe", found: Found, say: Say) -> Questions:
     beside = Path(found.folder)
     own = beside.is_dir() and (beside / "tokenizer_config.json").is_file()
     with told_of(found.path):
-        tokenizer = load_tokenizer(str(beside.resolve()) if own else locate_model(found.base or found.folder))
+        tokenizer = (
+            load_tokenizer(str(beside.resolve()))
+            if own
+            else load_tokenizer(locate_model(found.base or found.folder), revision=found.revision)
+        )
     template = choose_template(tokenizer) if tokenizer.chat_template else None
     rows, format = _rows(recipe, found, say)
     return understood_rows(_limited(rows, recipe), format, tokenizer, template, recipe.seed)
