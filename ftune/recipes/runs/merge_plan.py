@@ -134,12 +134,10 @@ def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
 
 
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
-    if recipe.output is not None:
-        output = Path(recipe.output).expanduser()
-        return output.resolve() if output.is_symlink() else output  # a link may lead to a larger disk
-    if (run := sources[0].run) is not None:
-        return run / "merged"
-    raise ModelError(f"output: '{sources[0].path}' is no run folder; say where the model goes with --output FOLDER")
+    if recipe.output is None and sources[0].run is None:
+        raise ModelError(f"output: '{sources[0].path}' is no run folder; say where the model goes with --output FOLDER")
+    output = sources[0].run / "merged" if recipe.output is None else Path(recipe.output).expanduser()
+    return output.resolve() if output.is_symlink() else output  # a link may lead to a larger disk
 
 
 def _fit_vocabulary(config: Any, sources: Sequence[Found]) -> None:
