@@ -19,13 +19,11 @@ def saved_layer(job: Job, *, first: bool = False) -> int:
 
 
 def saved(job: Job) -> int:
-    """Bytes that all layers and the last norm keep, without checkpointing."""
+    """Bytes that all layers keep, without checkpointing."""
     layers = job.shape.layers - job.adapter.lowest_layer
     starts_late = not (job.full or job.adapter.virtual_tokens)
-    whole = layers * saved_layer(job)
-    if starts_late:
-        whole += saved_layer(job, first=True) - saved_layer(job)
-    return whole + last_norm(job) + _rotary(job)
+    late = saved_layer(job, first=True) - saved_layer(job) if starts_late else 0
+    return layers * saved_layer(job) + late + _rotary(job)
 
 
 def inputs(job: Job) -> int:
@@ -37,11 +35,11 @@ def inputs(job: Job) -> int:
     kept = job.stream_width * shape.hidden
     if job.quantization == "int8":
         kept += job.width * sum(linear.inputs for linear in shape.layer_linears)
-    return tokens * kept * shape.layers + last_norm(job) + _rotary(job)
+    return tokens * kept * shape.layers + _rotary(job)
 
 
 def last_norm(job: Job) -> int:
-    """Bytes that the norm behind the last layer keeps."""
+    """Bytes that the norm behind the last layer keeps until the head is done."""
     return job.batch_tokens * sum(_norm(job, norm.width) for norm in job.shape.last_norms)
 
 
@@ -49,10 +47,12 @@ def passing(job: Job) -> int:
     """Bytes that come and go within one layer's backward pass, at its largest: where the block's product is undone.
 
     Gradients of the block's three wide vectors (as many with an fp32 copy of an adapter's input), of the stream and of
-    its fp32 norm.
+    its fp32 norm; without fused attention those of the scores, where they are more.
     """
-    wide = 3 if job.shape.gated else 2
-    return job.batch_tokens * (wide * job.width * job.shape.ffn + (job.width + FP32) * job.shape.hidden)
+    shape = job.shape
+    block = (3 if shape.gated else 2) * job.width * shape.ffn + (job.width + FP32) * shape.hidden
+    scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.attention == "eager" else 0
+    return job.batch_tokens * max(block, scores)
 
 
 def working(job: Job) -> int:
@@ -63,8 +63,11 @@ def working(job: Job) -> int:
 
 
 def masked(job: Job) -> bool:
-    """Whether attention gets a mask as a tensor: packed rows must not see each other, padding must not be seen."""
-    if job.attention == "flash_attention_2":
+    """Whether attention gets a mask as a tensor: packed rows must not see each other, padding must not be seen.
+
+    PPO pads on the right alone, where causal attention does not look.
+    """
+    if job.attention == "flash_attention_2" or job.kind == "ppo":
         return False
     return job.packed or job.adapter.prefix_tokens > 0 or not (job.equal_rows or job.micro_batch_size == 1)
 

@@ -18,7 +18,8 @@ def head_bytes(job: Job) -> int:
     if job.kind == "rm":
         return 2 * FP32 * job.batch_tokens
     if job.kind == "ppo":
-        return min(CHUNK, job.batch_tokens) * job.shape.vocab * 2 * job.width + _gradient(job, FP32)
+        chunk = min(CHUNK, job.batch_tokens) * job.shape.vocab * 2 * job.width
+        return chunk + _gradient(job, FP32 + 2 * job.width)  # the sum, a chunk's part, and the weight as it was cast
     if not job.fused_loss:
         return job.batch_tokens * job.shape.vocab * (2 * job.width + 2 * FP32) + _gradient(job, job.width)
     return _tiled(job)

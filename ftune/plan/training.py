@@ -42,13 +42,18 @@ def training_phases(job: Job, beside: Parts | None = None) -> tuple[Phase, ...]:
         "in passing": activations.passing(job) + sent(job),
         "gradients": max(earlier, kept_after(job)),
     }
+    head = {
+        "activations": kept + activations.last_norm(job),
+        "logits": head_bytes(job),
+        "gradients": earlier,
+    }
     first = {
         "activations": layer,
         "in passing": activations.passing(job) + sent(job),
         "gradients": max(earlier, above),
     }
     return (
-        phase("head", *always, forward, {"activations": kept, "logits": head_bytes(job), "gradients": earlier}),
+        phase("head", *always, forward, head),
         phase("last layer", *always, forward, last),
         phase("first layer", *always, {"gathered weights": gathered(job)}, first),
         phase("optimizer step", *always, {"gradients": gradients, "in passing": _stepping(job)}),
@@ -59,7 +64,7 @@ def _stepping(job: Job) -> int:
     """What the optimiser makes while it steps, and ZeRO while it brings gradients to fp32.
 
     Fused AdamW works in place. ZeRO flattens its part of the gradients, then casts it; stage 3 does a sub-group at a
-    time. Adafactor makes the update of a matrix and its parts beside it.
+    time. Adafactor makes the update of a matrix twice.
     """
     spread = job.spread
     if spread.type == "zero" and spread.optimizer == "none":
@@ -67,5 +72,5 @@ def _stepping(job: Job) -> int:
         return FP32 * min(mine, SUB_GROUP) if spread.stage == 3 else (job.width + FP32) * mine
     if job.optimizer == "adafactor":
         largest = [job.shape.head.weights, *(linear.weights for linear in job.shape.layer_linears)]
-        return 3 * FP32 * min(job.trained, max(largest))
+        return 2 * FP32 * min(job.trained, max(largest))
     return 0
