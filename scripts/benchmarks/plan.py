@@ -22,11 +22,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftune.launch.place import free_port
 from plan_parts.material import write_model, write_rows
 from plan_parts.processes import readings, starter
 from plan_parts.settings import SETTINGS, SHAPES, TINY, Setting
 from plan_parts.table import Result, markdown
+
+from ftune.launch.place import free_port
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext

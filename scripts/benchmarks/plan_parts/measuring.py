@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ftune.ppo.build
 import ftune.ppo.loop
 import ftune.trainers.rm
 import ftune.trainers.sft  # noqa: F401 - imported once, for all settings
-import torch
 from ftune.backends.ranks import Ranks
 from ftune.core.errors import StoppedError
 from ftune.core.say import Say
