@@ -98,7 +98,7 @@ class Bench:
         started = time.monotonic()
         log = self.given.folder / "logs" / setting.name.replace(" ", "-")
         ranks = readings(self.context, file, log, setting.gpus, free_port(), limit_s)
-        batch = recipe.get("batch", recipe.get("ppo"))
+        batch = recipe["ppo" if setting.kind == "ppo" else "batch"]
         return {
             "setting": setting.name,
             "gpus": setting.gpus,
