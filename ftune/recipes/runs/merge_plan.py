@@ -134,9 +134,13 @@ def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
 
 
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
-    if recipe.output is None and sources[0].run is None:
+    run = sources[0].run
+    if recipe.output is not None:
+        output = Path(recipe.output).expanduser()
+    elif run is not None:
+        output = run / "merged"
+    else:
         raise ModelError(f"output: '{sources[0].path}' is no run folder; say where the model goes with --output FOLDER")
-    output = sources[0].run / "merged" if recipe.output is None else Path(recipe.output).expanduser()
     return output.resolve() if output.is_symlink() else output  # a link may lead to a larger disk
 
 
