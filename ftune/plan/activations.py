@@ -23,7 +23,7 @@ def saved(job: Job) -> int:
     layers = job.shape.layers - job.adapter.lowest_layer
     starts_late = not (job.full or job.adapter.virtual_tokens)
     late = saved_layer(job, first=True) - saved_layer(job) if starts_late else 0
-    return layers * saved_layer(job) + late + _rotary(job)
+    return layers * saved_layer(job) + late + _once(job)
 
 
 def inputs(job: Job) -> int:
@@ -35,7 +35,7 @@ def inputs(job: Job) -> int:
     kept = job.stream_width * shape.hidden
     if job.quantization == "int8":
         kept += job.width * sum(linear.inputs for linear in shape.layer_linears)
-    return tokens * kept * shape.layers + _rotary(job)
+    return tokens * kept * shape.layers + _once(job)
 
 
 def last_norm(job: Job) -> int:
@@ -78,35 +78,45 @@ def trains_linears(job: Job) -> bool:
     return job.adapter.base > 0 and job.adapter.base >= layers * job.shape.layer_weights
 
 
-def _norm(job: Job, width: int) -> int:
-    """An RMS norm keeps its input in fp32 and a number a row, and where its scale trains, what that multiplies."""
+def _norm(job: Job, width: int, *, inside: bool = False) -> int:
+    """An RMS norm keeps its input in fp32 and a number a row, and where its scale trains, what that multiplies.
+
+    Those `inside` of attention have the dtype of products, the others that of the stream.
+    """
     if job.shape.norm == "layer":  # its input in fp32, mean and deviation
         return FP32 * width + 2 * FP32
-    return FP32 * width + FP32 + (job.stream_width * width if trains_linears(job) else 0)
+    scaled = job.width if inside else job.stream_width
+    return FP32 * width + FP32 + (scaled * width if trains_linears(job) else 0)
 
 
 def _norms(job: Job, *, first: bool) -> int:
-    shape = job.shape
+    shape, heads = job.shape, {"q_norm": job.shape.heads, "k_norm": job.shape.kv_heads}
     total = 0
     for place, norm in enumerate(shape.layer_norms):
-        heads = {"q_norm": shape.heads, "k_norm": shape.kv_heads}.get(norm.name.rpartition(".")[2], 1)
-        repeated = heads if norm.width == shape.head_dim else 1
-        total += 0 if first and place == 0 else repeated * _norm(job, norm.width)
+        inside = heads.get(norm.name.rpartition(".")[2], 0)
+        repeated = inside if inside and norm.width == shape.head_dim else 1
+        total += 0 if first and place == 0 else repeated * _norm(job, norm.width, inside=inside > 0)
     return total
 
 
 def _attention(job: Job) -> int:
     """Queries, keys and values, the result, and the logarithm of each sum (arXiv:2205.14135, algorithm 2).
 
-    With a mask, keys and values are repeated for all query heads. Without fused attention the scores are kept too, in
-    fp32 and in the dtype of products, for each token one of every other.
+    With a mask, keys and values are repeated for all query heads; without, values that one product makes together with
+    queries and keys keep all of it. Without fused attention the scores are kept too, in fp32 and in the dtype of
+    products, for each token one of every other.
     """
     shape, width = job.shape, job.width
-    groups = shape.query_width if masked(job) or job.attention == "eager" else shape.kv_width
+    repeats = masked(job) or job.attention == "eager"
+    keys_and_values = 2 * (shape.query_width if repeats else shape.kv_width)
+    rotated = len(shape.embeddings) == 1  # queries and keys are new tensors then
+    together = shape.query_width + 2 * shape.kv_width
+    if rotated and any(linear.outputs == together for linear in shape.layer_linears):
+        keys_and_values += 0 if repeats and shape.heads > shape.kv_heads else shape.query_width + shape.kv_width
     if job.attention == "eager":
         scores = shape.heads * row_tokens(job) * (FP32 + (width if width < FP32 else 0))
-        return width * (2 * shape.query_width + 2 * groups) + scores
-    return width * (2 * shape.query_width + 2 * groups) + FP32 * shape.heads
+        return width * (shape.query_width + keys_and_values) + scores
+    return width * (2 * shape.query_width + keys_and_values) + FP32 * shape.heads
 
 
 def _block(job: Job) -> int:
@@ -132,7 +142,8 @@ def _inputs(job: Job) -> int:
         own = copied and (linear.reads == "stream" or linear.name in ranks)
         source = (linear.reads, linear.name.partition(".")[0])
         if own or source not in seen:
-            total += 0 if linear.reads == "attention" and not own else job.width * linear.inputs
+            there = linear.reads == "attention" and job.attention != "eager" and not own
+            total += 0 if there else job.width * linear.inputs
         seen.add(source)
     return total + (_dropped(reading) if job.dropout else 0)
 
@@ -155,7 +166,12 @@ def _masks(job: Job) -> int:
     return job.width * job.batch_tokens * row_tokens(job)
 
 
-def _rotary(job: Job) -> int:
-    """Cosines and sines, once for all layers, and the mask as it is made: a byte a score."""
-    mask = job.batch_tokens * row_tokens(job) if masked(job) else 0
-    return 2 * row_tokens(job) * job.stream_width * job.shape.head_dim + mask
+def made_mask(job: Job) -> int:
+    """The mask as it is made, once for all layers: a byte a score."""
+    return job.batch_tokens * row_tokens(job) if masked(job) else 0
+
+
+def _once(job: Job) -> int:
+    """Cosines and sines and the mask, for all layers, and token ids where embeddings train."""
+    rotary = 2 * row_tokens(job) * job.stream_width * job.shape.head_dim if len(job.shape.embeddings) == 1 else 0
+    return rotary + made_mask(job) + (8 * job.batch_tokens if job.full else 0)
