@@ -26,7 +26,22 @@ RANKS = {"c3a": "block_size", "fourierft": "n_frequency", "waveft": "n_frequency
 """The key that layers may have other values of by pattern, where it is not `r`."""
 
 NO_CONV1D = {
-    *("adamss", "boft", "c3a", "delora", "glora", "hra", "lily", "loha", "lokr", "miss", "oft", "osf", "peanut"),
+    *(
+        "adamss",
+        "beft",
+        "boft",
+        "c3a",
+        "delora",
+        "glora",
+        "hra",
+        "lily",
+        "loha",
+        "lokr",
+        "miss",
+        "oft",
+        "osf",
+        "peanut",
+    ),
     *("psoft", "road", "shira", "supertuning"),
 }
 """Methods that peft 0.21 does not have for the layers of GPT-2; OSF makes nothing there trainable, without a word."""
@@ -50,7 +65,8 @@ def planned(shape: ModelShape, name: str, keys: Keys) -> Adapter:
     for other in keys:
         if other.endswith("_pattern"):
             find_patterns(list(linears(shape)), other, keys[other] or ())
-    patterns = keys.get("rank_pattern" if key == "r" else f"{key}_pattern") or {}
+    # peft 0.21 looks up HiRA's `rank_pattern` and then makes each layer with `r`
+    patterns = {} if name == "hira" else keys.get("rank_pattern" if key == "r" else f"{key}_pattern") or {}
     ranks = {path: value_at(path, patterns, keys.get(key) or 0) for path in found}
     counts = LAYERWISE[name](keys, found, ranks) if name in LAYERWISE else _each(EACH[name], keys, found, ranks)
     frozen = sum(_each(FROZEN[name], keys, found, ranks).values()) if name in FROZEN else 0
@@ -359,9 +375,9 @@ def _ln_tuning(shape: ModelShape, keys: Keys) -> Adapter:
 
 
 def _trainable_tokens(shape: ModelShape, keys: Keys) -> Adapter:
-    """Rows of the embedding."""
+    """Rows of the embedding; one that is named twice trains twice."""
     table = shape.embeddings[0]
-    numbers = len(set(keys["token_indices"])) * table.width
+    numbers = len(keys["token_indices"]) * table.width
     return trained(shape, {table.name: numbers}, frozen=numbers)
 
 
