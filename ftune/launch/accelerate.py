@@ -29,6 +29,8 @@ def write_config(recipe: Recipe, folder: Path) -> Path:
     """
     if not isinstance(recipe, TrainingRecipe | PpoRecipe):
         raise LaunchError(f"type: recipes of '{recipe.resolved()['type']}' have no backend; there is nothing to launch")
+    if isinstance(recipe, TrainingRecipe) and recipe.batch.micro_batch_size == "auto":
+        raise LaunchError("batch.micro_batch_size: 'auto' is chosen where the run computes; a file needs a number")
     gpus = count_gpus()
     backend: Backend = recipe.backend.resolve(None, os.environ, gpus)
     shape = shape_of(

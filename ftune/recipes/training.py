@@ -123,7 +123,7 @@ class TrainingRecipe(Recipe):
             "schedule": self.schedule.training_args(),
             "batch": self.batch.training_args(processes),
             "checkpoint": self.checkpoint.training_args(),
-            "eval": self.eval.training_args(self.batch.micro_batch_size, has_rows=self.data.validation is not None),
+            "eval": self.eval.training_args(self.batch.rows_at_once, has_rows=self.data.validation is not None),
             "log": self.log.training_args(),
             "backend": self.backend.training_args(),
         }

@@ -1,0 +1,100 @@
+"""The plan of a recipe: its job on some device, what that needs there, and whether the device has it."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ftune.models.config import CONFIG, read_config
+from ftune.plan.estimate import Estimate, estimate
+from ftune.plan.families import shape_of_config
+from ftune.plan.gpus import Gpu
+from ftune.plan.job import Dtype, Job, Spread
+from ftune.plan.shape import ModelShape
+from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.runs.plan_gpu import has_bf16
+from ftune.recipes.runs.plan_job import job_of
+from ftune.recipes.runs.plan_micro import rows_at_once, with_rows
+from ftune.recipes.runs.plan_rows import Rows, rows_of_recipe
+from ftune.recipes.runs.plan_world import NOTHING, Asked, spread_of
+
+if TYPE_CHECKING:
+    from ftune.recipes.runs.plan_changes import Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a recipe is planned for."""
+
+    gpu: Gpu | None = None
+    """None: nothing to hold it against."""
+    on_gpu: bool = True
+    world: Asked = NOTHING
+    spread: Spread | None = None
+    """Processes that are there already; else they follow from recipe and `world`."""
+    shape: ModelShape | None = None
+    """The model's, where it was given by hand."""
+    dtype: Dtype | None = None
+    """Of products, where it is known already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe on its target."""
+
+    recipe: "Trained"
+    job: Job
+    estimate: Estimate
+    rows: Rows
+    target: Target
+    notes: tuple[str, ...] = ()
+    """What was taken on trust, in sentences."""
+    chosen: bool = False
+    """Whether the micro-batch was chosen by this arithmetic (`auto`)."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has room for it."""
+        return self.target.gpu is None or self.estimate.fits(self.target.gpu.usable)
+
+    @property
+    def margin(self) -> int:
+        """Bytes that it leaves of the device; below 0 where they are missing."""
+        return 0 if self.target.gpu is None else self.target.gpu.usable - self.estimate.total
+
+
+def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan:
+    """The plan of a recipe; `rows` where they are known better than from the recipe and earlier runs.
+
+    Raises ModelError for a model whose shape is not known, LaunchError for a world that the recipe cannot have.
+    """
+    shape = target.shape or known_shape(recipe.model.path, recipe.model.revision)
+    rows = rows or rows_of_recipe(recipe, shape.positions)
+    spread = target.spread or spread_of(recipe, target.world)
+    if not isinstance(recipe, PpoRecipe) and recipe.batch.micro_batch_size == "auto":
+        number = rows_at_once(recipe, spread, rows, target, lambda sized: plan_of(sized, target, rows).fits)
+        return replace(plan_of(with_rows(recipe, number), target, rows), chosen=True)
+    job, notes = job_of(
+        recipe,
+        shape,
+        rows,
+        spread,
+        target.dtype or dtype_on(target.gpu, recipe.model.dtype, on_gpu=target.on_gpu),
+        on_gpu=target.on_gpu,
+        card=target.gpu.usable if target.gpu else None,
+    )
+    return Plan(recipe, job, estimate(job), rows, target, tuple(notes))
+
+
+@cache
+def known_shape(path: str, revision: str | None) -> ModelShape:
+    """The shape of the model at a recipe's path. Raises ModelError."""
+    return shape_of_config(read_config(path, revision), CONFIG if path.endswith("/") else f"{path}: {CONFIG}")
+
+
+def dtype_on(gpu: Gpu | None, asked: str, *, on_gpu: bool) -> Dtype:
+    """What `model.dtype: auto` means on a device that need not be here."""
+    if asked in ("bf16", "fp16", "fp32"):
+        return asked  # type: ignore[return-value]
+    if not on_gpu:
+        return "fp32"
+    return "fp16" if gpu is not None and not has_bf16(gpu) else "bf16"
