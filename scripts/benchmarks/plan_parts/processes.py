@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
 TRIED_S = 120.0
+"""How long the imports and the first fork may take."""
+
+GRACE_S = 10.0
+"""How long a process that has told everything may take to end."""
 
 
 def starter() -> "ForkServerContext | SpawnContext":
@@ -60,17 +64,20 @@ def readings(
         theirs.close()
         ends.append(mine)
         processes.append(process)
+    grace_s = 0.0
     try:
-        return _received(ends, [process.sentinel for process in processes], limit_s)
+        found = _received(ends, limit_s)
+        grace_s = 0.0 if any("error" in one for one in found) else GRACE_S
     finally:
         for process in processes:
-            process.join(10.0)
+            process.join(grace_s)
             if process.is_alive():
                 process.kill()
                 process.join()
+    return found
 
 
-def _received(ends: Sequence[Connection], sentinels: Sequence[int], limit_s: float) -> list[dict[str, Any]]:
+def _received(ends: Sequence[Connection], limit_s: float) -> list[dict[str, Any]]:
     until, found = time.monotonic() + limit_s, []
     for end in ends:
         if not end.poll(max(0.0, until - time.monotonic())):

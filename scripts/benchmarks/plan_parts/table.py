@@ -52,7 +52,7 @@ def _cells(result: Result, peak: int | None, expected: int) -> list[str]:
     loaded = f"{result['loaded'] / GIB:.2f}" if result.get("loaded") is not None else ""
     difference = f"{off(peak, expected):+.1%}" if peak else ""
     rows = f"{result['rows']} x {result['length']:,}"
-    return [result["setting"], rows, loaded, measured, f"{expected / GIB:.2f}", difference, f"{result['seconds']:.0f}"]
+    return [result["setting"], rows, loaded, measured, f"{expected / GIB:.2f}", difference, f"{result['all_s']:.0f}"]
 
 
 def _failure(result: Result) -> str:
