@@ -12,6 +12,9 @@ from ftune.plan.shape import Embedding, Linear, ModelShape, Norm
 
 Config = Mapping[str, Any]
 
+HEAD_DIM = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
+"""Of families that do not divide the hidden width by the heads, where the config leaves it out."""
+
 
 def shape_of_config(config: Config, where: str = "config.json") -> ModelShape:
     """The shape of the causal language model that a `config.json` describes; `where` names it in errors.
@@ -61,7 +64,7 @@ def _llama_like(fields: _Fields) -> ModelShape:
     gemma = family.startswith("gemma")
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     kv_heads = fields.count("num_key_value_heads", default=heads)
-    head_dim = fields.count("head_dim", default=256 if gemma else hidden // heads)
+    head_dim = fields.count("head_dim", default=HEAD_DIM.get(family, hidden // heads))
     ffn = fields.count("intermediate_size")
     qkv_bias = family == "qwen2" or fields.flag("attention_bias", False)
     mlp_bias = fields.flag("mlp_bias", False)
@@ -197,7 +200,7 @@ def _gpt_neox(fields: _Fields) -> ModelShape:
         layer_norms=(Norm("input_layernorm", hidden, True), Norm("post_attention_layernorm", hidden, True)),
         embeddings=(Embedding("gpt_neox.embed_in", vocab, hidden),),
         last_norms=(Norm("gpt_neox.final_layer_norm", hidden, True),),
-        head=Linear("embed_out", hidden, vocab),
+        head=Linear("lm_head", hidden, vocab),
         norm="layer",
     )
 
@@ -249,7 +252,6 @@ FAMILIES: dict[str, Callable[[_Fields], ModelShape]] = {
         (
             "llama",
             "mistral",
-            "ministral",
             "qwen2",
             "qwen3",
             "gemma",

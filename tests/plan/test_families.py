@@ -82,7 +82,7 @@ def linear_sizes(module: Any) -> tuple[int, int, bool] | None:
     ],
 )
 def test_what_is_wrong_with_a_config_is_named(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match="my/config.json") as caught:
+    with pytest.raises(ModelError, match=r"my/config\.json") as caught:
         shape_of_config({"model_type": "llama", **SIZES, **change}, "my/config.json")
     assert said in str(caught.value)
 
