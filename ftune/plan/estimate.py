@@ -8,7 +8,7 @@ from ftune.plan.phase import Parts, Phase, phase
 from ftune.plan.rollouts import ppo_phases
 from ftune.plan.states import states
 from ftune.plan.training import training_phases
-from ftune.plan.weights import stored_bytes
+from ftune.plan.weights import frozen_bytes, stored_bytes
 
 FP32 = 4
 
@@ -70,7 +70,7 @@ def estimate(job: Job) -> Estimate:
 def _loading(job: Job) -> Phase:
     """The model as it comes from its files: whole, but for FSDP2, which brings it layer by layer."""
     if job.split:
-        return phase("loading", {"weights": FP32 * job.shape.parameters // job.spread.processes})
+        return phase("loading", {"weights": frozen_bytes(job) + states(job).weights})
     added = FP32 * (job.adapter.parameters + job.adapter.frozen)
     if job.full:
         return phase("loading", {"weights": FP32 * job.shape.parameters + added})

@@ -27,14 +27,15 @@ def resident(job: Job) -> Parts:
 
 
 def training_phases(job: Job, beside: Parts | None = None) -> tuple[Phase, ...]:
-    """Head, last layer, first layer and step, with what else stands `beside`."""
+    """Head, last layer, first layer, embeddings and step, with what else stands `beside`."""
     always = (resident(job), beside or {})
     kept = activations.inputs(job) if job.checkpointing else activations.saved(job)
     shape, trained = job.shape, states(job)
     in_buckets = resident_buckets(job) > 0
     gradients = 0 if in_buckets else trained.gradients
     earlier = gradients if job.accumulation > 1 else 0
-    above = gradients - gradients * (shape.layer_parameters + shape.embedding_parameters) // max(1, shape.parameters)
+    missing = shape.layer_parameters + (0 if shape.tied else shape.embedding_parameters)
+    above = gradients - gradients * missing // shape.parameters
     forward = {"weight copies": copies(job), "gathered weights": gathered(job)}
     layer = activations.saved_layer(job)
     last = {
@@ -56,8 +57,23 @@ def training_phases(job: Job, beside: Parts | None = None) -> tuple[Phase, ...]:
         phase("head", *always, forward, head),
         phase("last layer", *always, forward, last),
         phase("first layer", *always, {"gathered weights": gathered(job)}, first),
+        phase("embeddings", *always, {"gradients": gradients, "in passing": _embedding(job)}),
         phase("optimizer step", *always, {"gradients": gradients, "in passing": _stepping(job)}),
     )
+
+
+def _embedding(job: Job) -> int:
+    """The gradient of an embedding that trains beside the one that its tied head has given it.
+
+    FSDP2 sums that of everything outside of layers in fp32.
+    """
+    if not job.full:
+        return 0
+    shape = job.shape
+    outer = shape.parameters - shape.layers * shape.layer_parameters
+    if job.split:
+        return (job.width + FP32) * outer
+    return job.stream_width * shape.head.weights if shape.tied else 0
 
 
 def _stepping(job: Job) -> int:
