@@ -1,7 +1,6 @@
 """The plan of a recipe: its job on some device, what that needs there, and whether the device has it."""
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 from ftune.models.config import CONFIG, read_config
@@ -32,7 +31,7 @@ class Target:
     spread: Spread | None = None
     """Processes that are there already; else they follow from recipe and `world`."""
     shape: ModelShape | None = None
-    """The model's, where it was given by hand."""
+    """The model's, where it was given by hand or has been read already."""
     dtype: Dtype | None = None
     """Of products, where it is known already."""
 
@@ -67,7 +66,8 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
 
     Raises ModelError for a model whose shape is not known, LaunchError for a world that the recipe cannot have.
     """
-    shape = target.shape or known_shape(recipe.model.path, recipe.model.revision)
+    shape = target.shape or shape_of(recipe.model.path, recipe.model.revision)
+    target = replace(target, shape=shape)
     rows = rows or rows_of_recipe(recipe, shape.positions)
     spread = target.spread or spread_of(recipe, target.world)
     if not isinstance(recipe, PpoRecipe) and recipe.batch.micro_batch_size == "auto":
@@ -85,8 +85,7 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
     return Plan(recipe, job, estimate(job), rows, target, tuple(notes))
 
 
-@cache
-def known_shape(path: str, revision: str | None) -> ModelShape:
+def shape_of(path: str, revision: str | None) -> ModelShape:
     """The shape of the model at a recipe's path. Raises ModelError."""
     return shape_of_config(read_config(path, revision), CONFIG if path.endswith("/") else f"{path}: {CONFIG}")
 

@@ -82,7 +82,7 @@ def planned(path: Path, overrides: Sequence[str], wanted: Wanted, *, as_json: bo
         raise LaunchError(f"--fit: into what? name a GPU with --gpu: {', '.join(GPUS)}, or its memory, as in 24GiB")
     fitted = _fitted(plan) if wanted.fit else None
     written = write_recipe(loaded, fitted, wanted.write) if fitted and wanted.write else None
-    several = [] if gpu else [plan_of(plannable(loaded), replace(target, gpu=GPUS[name])) for name in COMMON]
+    several = [] if gpu else [plan_of(plannable(loaded), replace(plan.target, gpu=GPUS[name])) for name in COMMON]
     if as_json:
         return _json(plan, several, fitted, wanted.price)
     parts = [[f"plan of {path}", *headline(plan)], memory(plan), timing(plan, wanted.price)]

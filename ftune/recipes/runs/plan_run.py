@@ -16,6 +16,7 @@ from ftune.recipes.runs.plan_fit import mildest_changes
 from ftune.recipes.runs.plan_gpu import gpu_of_torch
 from ftune.recipes.runs.plan_micro import with_rows
 from ftune.recipes.runs.plan_rows import Rows
+from ftune.recipes.runs.plan_time import Time, time_of
 from ftune.recipes.runs.plan_world import checked
 from ftune.report.events import EventLog, read_events
 from ftune.report.run_folder import RunFolder
@@ -34,6 +35,7 @@ class Prediction:
     """The plan of a run on the device that it has, or why there is none."""
 
     plan: Plan | None
+    time: Time | None = None
     why_not: str = ""
 
     def record(self, events: EventLog, say: Say) -> None:
@@ -50,6 +52,7 @@ class Prediction:
             parts={name: round(size / GIB, 3) for name, size in needed.parts.items()},
             beside_gib=round(needed.reserved / GIB, 3),
             rows=plan.rows.said_by,
+            **({"tokens_per_s": self.time.tokens_per_s, "share": self.time.share} if self.time else {}),
         )
         if plan.target.on_gpu:
             verdict = "" if plan.fits else "; that is more than the GPU has, 'ftune plan --fit' says what needs less"
@@ -81,11 +84,12 @@ class Prediction:
 def predict(recipe: "TrainingRecipe | PpoRecipe", place: Place, rows: Callable[[], Rows]) -> Prediction:
     """The plan of a run in its place; `rows` counts them, which is not done where there is no plan."""
     try:
-        return Prediction(plan_of(recipe, target_of(recipe, place), rows()))
+        plan = plan_of(recipe, target_of(recipe, place), rows())
+        return Prediction(plan, time_of(plan))
     except FtuneError as error:
-        return Prediction(None, str(error))
+        return Prediction(None, why_not=str(error))
     except Exception as error:  # a plan is never worth a run
-        return Prediction(None, f"{type(error).__name__}: {error}")
+        return Prediction(None, why_not=f"{type(error).__name__}: {error}")
 
 
 def target_of(recipe: "TrainingRecipe | PpoRecipe", place: Place) -> Target:

@@ -42,7 +42,7 @@ def memory(plan: "Plan") -> list[str]:
     lines.append(_row(f"peak ({needed.largest.name})", needed.peak))
     if plan.target.on_gpu:
         lines.append(_row("CUDA, NCCL and fragments", needed.reserved))
-        lines.append(_row("in all", needed.total) + _verdict(plan))
+        lines += [_row("in all", needed.total), *_verdict(plan)]
     for title, parts in (("memory of the CPU, each GPU", needed.host), ("NVMe drive, each GPU", needed.disk)):
         if parts:
             lines += ["", f"{title:<{NAME}}{'GiB':>9}", *_parts(parts)]
@@ -58,7 +58,7 @@ def timing(plan: "Plan", price: float | None) -> list[str]:
     if time is None:
         return [f"{steps:,} {unit}"]
     lines = [
-        f"time: about {_duration(time.hours)} for {steps:,} {unit} at {time.share:.0%} of the peak "
+        f"time: {_duration(time.hours)} for {steps:,} {unit} at {time.share:.0%} of the peak "
         f"({time.said_by}), without loading, evaluation and saving"
     ]
     if price is not None:
@@ -135,12 +135,12 @@ def _row(name: str, size: int) -> str:
     return f"{name:<{NAME}}{_gib(size):>9}"
 
 
-def _verdict(plan: "Plan") -> str:
+def _verdict(plan: "Plan") -> list[str]:
     gpu = plan.target.gpu
     if gpu is None:
-        return ""
-    said = f"fits, {_gib(plan.margin)} left" if plan.fits else f"does NOT fit, {_gib(-plan.margin)} missing"
-    return f"   of {_gib(gpu.usable)} on {gpu.name}: {said}"
+        return []
+    said = f"it fits, {_gib(plan.margin)} are left" if plan.fits else f"it does NOT fit: {_gib(-plan.margin)} missing"
+    return [_row(gpu.name, gpu.usable) + f"   {said}"]
 
 
 def _batch(plan: "Plan") -> str:
@@ -165,7 +165,7 @@ def _trained(plan: "Plan") -> str:
 
 
 def _duration(hours: float) -> str:
-    return duration_in_words(hours * HOUR) or "0 s"
+    return f"about {duration_in_words(hours * HOUR)}" if hours * HOUR >= 60 else "less than a minute"
 
 
 def _count(number: int) -> str:
