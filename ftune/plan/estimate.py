@@ -8,7 +8,7 @@ from ftune.plan.phase import Parts, Phase, phase
 from ftune.plan.rollouts import ppo_phases
 from ftune.plan.states import states
 from ftune.plan.training import training_phases
-from ftune.plan.weights import frozen_bytes, stored_bytes
+from ftune.plan.weights import frozen_bytes, offloaded_bytes, stored_bytes
 
 FP32 = 4
 
@@ -57,14 +57,11 @@ def estimate(job: Job) -> Estimate:
     first layer, at the optimiser's step; and in PPO while completions are made or judged. Each is added up by itself.
     """
     phases = (_loading(job), *(ppo_phases(job) if job.kind == "ppo" else training_phases(job)))
-    kept = states(job)
-    name = "weights and optimizer"
-    return Estimate(
-        phases,
-        reserved(job, max(moment.bytes for moment in phases)),
-        {name: kept.host} if kept.host else {},
-        {name: kept.disk} if kept.disk else {},
-    )
+    kept, frozen = states(job), offloaded_bytes(job)
+    on_disk = job.spread.parameters == "nvme"
+    host = phase("", {"optimizer and trained weights": kept.host, "frozen weights": 0 if on_disk else frozen})
+    disk = phase("", {"optimizer and trained weights": kept.disk, "frozen weights": frozen if on_disk else 0})
+    return Estimate(phases, reserved(job, max(moment.bytes for moment in phases)), host.parts, disk.parts)
 
 
 def _loading(job: Job) -> Phase:

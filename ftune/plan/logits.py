@@ -9,6 +9,10 @@ from ftune.plan.job import Job
 
 FP32 = 4
 TILE_TOKENS, TILE_WORDS = 4_096, 32_768
+WHOLE = 12
+"""Bytes a logit where all stand at once: logits, log-softmax and gradient in fp32; or of the first in 16 bit, with a gradient
+in 16 bit beside it."""
+
 CHUNK = 2_048
 """Rows of `ftune.rl.logprobs`."""
 
@@ -21,7 +25,7 @@ def head_bytes(job: Job) -> int:
         chunk = min(CHUNK, job.batch_tokens) * job.shape.vocab * 2 * job.width
         return chunk + _gradient(job, FP32 + 2 * job.width)  # the sum, a chunk's part, and the weight as it was cast
     if not job.fused_loss:
-        return job.batch_tokens * job.shape.vocab * (2 * job.width + 2 * FP32) + _gradient(job, job.width)
+        return job.batch_tokens * job.shape.vocab * WHOLE + _gradient(job, job.width)
     return _tiled(job)
 
 

@@ -17,14 +17,22 @@ def nf4_bytes(numbers: int, *, double_quant: bool = True) -> int:
 
 
 def frozen_bytes(job: Job) -> int:
-    """The model's weights that do not train and what a method adds to them, on one rank of the job."""
+    """The model's weights that do not train and what a method adds to them, on the device of one rank."""
+    return _part(job) if job.spread.parameters == "none" else 0
+
+
+def offloaded_bytes(job: Job) -> int:
+    """The same outside of it, where weights are offloaded."""
+    return 0 if job.spread.parameters == "none" else _part(job)
+
+
+def _part(job: Job) -> int:
     stored = stored_bytes(job.shape, job.dtype, job.quantization, double_quant=job.double_quant)
     whole = max(0, stored - job.width * job.adapter.base) + FP32 * job.adapter.frozen
     spread = job.spread
     if not (job.split or (spread.type == "zero" and spread.stage == 3)):
         return whole
-    ways = spread.processes if spread.hybrid else spread.world
-    return 0 if spread.parameters != "none" else -(-whole // ways)
+    return -(-whole // (spread.processes if spread.hybrid else spread.world))
 
 
 def stored_bytes(shape: ModelShape, dtype: str, quantization: str, *, double_quant: bool = True) -> int:
