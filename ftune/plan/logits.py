@@ -10,8 +10,8 @@ from ftune.plan.job import Job
 FP32 = 4
 TILE_TOKENS, TILE_WORDS = 4_096, 32_768
 WHOLE = 12
-"""Bytes a logit where all stand at once: logits, log-softmax and gradient in fp32; or of the first in 16 bit, with a gradient
-in 16 bit beside it."""
+"""Bytes a logit where all stand at once: logits, log-softmax and gradient in fp32; or the first in 16 bit, and its
+gradient in 16 bit beside the others."""
 
 CHUNK = 2_048
 """Rows of `ftune.rl.logprobs`."""
