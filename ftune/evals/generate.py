@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,13 +32,16 @@ def complete(
 ) -> Iterator[tuple[int, Completion]]:
     """Complete each prompt (token ids) greedily; gives the number of each with its completion as soon as it is done.
 
-    Prompts are batched by length and padded on the left, so little is computed for nothing.
+    Prompts are batched by length and padded on the left, so little is computed for nothing. A completion ends where the
+    model can read no further, too; rows that come so far are batched with those of their own length.
     """
     import torch
 
     pad = int(tokenizer.pad_token_id)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [min(max_new_tokens, positions - len(ids)) if positions else max_new_tokens for ids in prompts]
     model.eval()
-    for chosen in batches(prompts, batch_size):
+    for chosen in batches(prompts, limits, batch_size):
         width = max(len(prompts[index]) for index in chosen)
         ids = [[pad] * (width - len(prompts[index])) + prompts[index] for index in chosen]
         mask = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in chosen]
@@ -45,7 +49,7 @@ def complete(
             made = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=limits[chosen[0]],
                 do_sample=False,
                 eos_token_id=list(stop_ids),
                 pad_token_id=pad,
@@ -73,10 +77,14 @@ def generate(
     return [done[index].text for index in range(len(prompts))]
 
 
-def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """The numbers of the prompts in batches of like length, the longest first: too little memory shows at once."""
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def batches(prompts: Sequence[Sequence[int]], limits: Sequence[int], size: int) -> list[list[int]]:
+    """The numbers of the prompts in batches of like length and one limit each, the longest first.
+
+    So too little memory shows at once.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (limits[index], -len(prompts[index])))
+    alike = [list(group) for _, group in groupby(order, key=lambda index: limits[index])]
+    return [group[start : start + size] for group in alike for start in range(0, len(group), size)]
 
 
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from ftune.judges.base import Judge
 from ftune.recipes.eval import EvalRecipe
 from ftune.rewards.base import RewardSource
 from tests.conftest import Done, chat_rows, write_rows
-from tests.pair import once
 from tests.recipes.test_keys import keys_of
 
 Run = Callable[..., Done]
@@ -23,21 +23,6 @@ KEYS = {
     "device", "output", "seed", "metrics", "rewards", "judge", "extends", "type", "processes", "harness",
     "harness_limit",
 }  # fmt: skip
-
-
-@pytest.fixture
-def trained(recipe: Callable[..., Path], ftune: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of a run of two steps that held out a quarter of its rows."""
-
-    def train(folder: Path) -> None:
-        rows = write_rows(folder / "more.jsonl", chat_rows(16))
-        data = {"train": str(rows), "validation": 0.25}
-        done = ftune("sft", recipe(data=data, schedule={"max_steps": 2}, output_dir=str(folder / "run")))
-        assert done.code == 0, done.err
-
-    recipe()
-    made = once(tmp_path_factory, "run-to-evaluate", train) / "run"
-    return shutil.copytree(made, tmp_path / "runs/tiny")
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -62,6 +47,7 @@ def test_rows_that_the_run_held_out_are_evaluated(trained: Path, ftune: Run) -> 
     assert done.code == 0, done.err
     assert "on 4 held-out rows" in done.out
     assert f"report: {Path('runs/tiny/report.html')}" in done.out
+    assert 'class="histogram"' in (trained / "report.html").read_text()
     data = json.loads((trained / "data.json").read_text())
     assert data["validation"]["counts"]["kept"] == 4 or len(samples(trained / "eval")) == 4
     metrics = facts(trained / "eval")["metrics"]
@@ -162,15 +148,99 @@ REFUSED = {
     "rewards without completions": (["max_new_tokens=0", "rewards=[repetition]"], "makes none"),
     "no such model to compare with": (["against=./nowhere"], "no such file or folder"),
     "a broken expression": (["metrics=[{type: regex, pattern: '('}]"], "pattern"),
+    "metrics without completions": (["max_new_tokens=0", "metrics=[exact_match]"], "makes none"),
+    "answers that are no numbers": (["metrics=[numeric]"], "numeric: no reference has a number in it"),
+    "a file without rows": (["rows=empty.jsonl"], "empty.jsonl: there are no rows in it"),
+    "rows that are cut off": (["rows=broken.jsonl"], "broken.jsonl:1"),
+    "texts": (["rows=texts.jsonl"], "texts.jsonl:1: is a text without a question"),
+    "system prompts alone": (["rows=system.jsonl"], "system.jsonl:1: is no question"),
+    "rows longer than the model": (["rows=long.jsonl"], "longer than the 256 tokens that the model can read"),
+    "a model without weights": (["against=weightless"], "weightless: '"),
+    "a file for results": (["output=empty.jsonl"], "output: 'empty.jsonl' is a file"),
+    "tasks without their package": (["harness=[hellaswag]"], "pip install 'ftune[harness]'"),
+}
+
+BROKEN = {
+    "empty.jsonl": "",
+    "broken.jsonl": '{"prompt": ',
+    "texts.jsonl": '{"text": "the cat"}\n',
+    "system.jsonl": '{"messages": [{"role": "system", "content": "the cat"}]}\n',
+    "long.jsonl": json.dumps({"prompt": "the cat " * 300, "completion": "sat"}),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_evaluated_is_refused(what: str, trained: Path, ftune: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated_is_refused(
+    what: str, trained: Path, ftune: Run, tmp_path: Path, tiny_model: Path
+) -> None:
+    if what == "tasks without their package" and find_spec("lm_eval"):
+        pytest.skip("the package is installed")
+    for name, content in BROKEN.items():
+        (tmp_path / name).write_text(content)
+    shutil.copytree(tiny_model, tmp_path / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
     rows = write_rows(tmp_path / "prompts.jsonl", [{"prompt": f"the cat {n}"} for n in range(3)])
     words, said = REFUSED[what]
     done = ftune("eval", trained, *QUICK, *(word.format(rows=rows) if "{rows}" in word else word for word in words))
     assert done.code == 2, done.err
     assert said in done.err
     assert "Traceback" not in done.err
+    assert sum(line.startswith("error") for line in done.err.splitlines()) == 1
+    assert done.out == ""
     assert not (trained / "eval/eval.json").exists()
+
+
+def test_a_model_that_is_not_there(trained: Path, ftune: Run, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    for path in ("./nowhere", "bare"):
+        done = ftune("eval", path, f"rows={tmp_path / 'rows.jsonl'}", f"output={tmp_path / 'out'}")
+        assert done.code == 2, done.err
+        assert done.err.startswith(f"error: {path}: ")
+
+
+def test_completions_that_are_empty_are_counted(trained: Path, ftune: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """A model whose likeliest token is always padding: it has no words to look at, and all its answers are wrong."""
+    from safetensors.torch import load_file, save_file
+
+    silent = shutil.copytree(tiny_model, tmp_path / "silent")
+    weights = load_file(silent / "model.safetensors")
+    save_file(
+        {**weights, "model.norm.weight": weights["model.norm.weight"] * 0},
+        silent / "model.safetensors",
+        {"format": "pt"},
+    )
+    done = ftune("eval", trained, *QUICK, f"against={silent}")
+    assert done.code == 0, done.err
+    assert {row["completions"]["before"] for row in samples(trained / "eval")} == {""}
+    metrics = facts(trained / "eval")["metrics"]
+    assert (metrics["empty"]["before"], metrics["exact_match"]["before"], metrics["length_words"]["before"]) == (
+        1,
+        0,
+        0,
+    )
+    assert (metrics["distinct_3"]["before"], metrics["distinct_3"]["missing"]) == (None, 4)
+
+
+def test_rows_that_the_model_cannot_read_are_left_out_and_counted(trained: Path, ftune: Run, tmp_path: Path) -> None:
+    """Completions end where it can read no further, whatever they are batched with."""
+    rows = [{"prompt": "the cat " * count, "completion": "sat"} for count in (300, 60, 3, 62)]
+    path, found = write_rows(tmp_path / "long.jsonl", rows), []
+    for size in (1, 4):
+        words = (
+            f"rows={path}",
+            "forgetting=false",
+            "likelihood=false",
+            "max_new_tokens=100",
+            f"micro_batch_size={size}",
+        )
+        done = ftune(
+            "eval", trained, *words, "metrics=[{type: length, unit: tokens}]", f"output={tmp_path / str(size)}"
+        )
+        assert done.code == 0, done.err
+        assert f"1 of 4 rows are longer than the 256 tokens that the model can read, first {path}:1" in done.err
+        found.append([(row["completions"], row["scores"]["after"]) for row in samples(tmp_path / str(size))])
+    assert found[0] == found[1]
+    lengths = [scores["length_tokens"] for _, scores in found[0]]
+    assert lengths[1] == 100
+    assert 0 < lengths[2] < lengths[0] < 100  # as many as there is room for behind the prompt
+    assert facts(tmp_path / "4")["left_out"] == 1
+    assert facts(tmp_path / "4")["rows"] == 3

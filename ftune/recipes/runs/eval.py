@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftune.core.checkpoints import write_atomically
+from ftune.core.checkpoints import storage_errors, write_atomically
 from ftune.core.errors import DataError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
@@ -139,7 +139,10 @@ def _folder(recipe: "EvalRecipe", systems: Systems) -> Path:
         folder = systems.tuned.run / "eval"
     else:
         raise DataError(f"output: '{recipe.model}' is no run folder; say where results go: output=FOLDER")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_file():
+        raise DataError(f"output: '{recipe.output}' is a file; give a folder")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -251,8 +254,12 @@ def _judged(recipe: "EvalRecipe", questions: Questions, models: dict[str, Examin
     with ticking(say, "judged", len(pairs)) as advance:
         verdicts = ask(pairs, Steps(advance))
     found = win_rate(verdicts)
-    if found.rate is None:
-        raise DataError(f"judge: gave no usable verdict on any of {len(pairs)} pairs; look at its address and model")
+    asked = [verdict for pair, verdict in zip(pairs, verdicts, strict=True) if pair.first != pair.second]
+    if asked and set(asked) == {None}:
+        raise DataError(
+            f"judge: gave no usable verdict on any of {len(asked)} pairs; look at its address and model. Completions "
+            "are kept: run it again, and nothing is completed twice"
+        )
     say.line(
         f"judge: {found.wins} wins, {found.ties} ties ({found.inconsistent} of them said differently in the other "
         f"order), {found.losses} losses, {found.missing} without a verdict"

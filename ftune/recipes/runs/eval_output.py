@@ -64,6 +64,7 @@ class Evaluation:
         facts = {name: model.facts for name, model in self.models.items() if model.facts}
         return {
             "rows": len(self.questions.rows),
+            **({"left_out": self.questions.left_out} if self.questions.left_out else {}),
             "source": self.questions.source,
             "models": {name: model.described for name, model in self.models.items()},
             "metrics": metrics,

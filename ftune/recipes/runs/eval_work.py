@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftune.core.checkpoints import storage_errors
 from ftune.core.say import Say
-from ftune.evals.generate import Completion, batches, complete
+from ftune.evals.generate import Completion, complete
 from ftune.recipes.runs.eval_questions import Questions
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Work:
 
     def share(self, name: str, process: int) -> list[int]:
         """The rows that a process completes with a model: every N-th batch of rows of like length."""
-        missing = self.missing[name]
-        dealt = batches([self.prompts[row] for row in missing], self.batch_size)
-        return [missing[place] for batch in dealt[process :: self.processes] for place in batch]
+        longest_first = sorted(self.missing[name], key=lambda row: -len(self.prompts[row]))
+        starts = range(process * self.batch_size, len(longest_first), self.processes * self.batch_size)
+        return [row for start in starts for row in longest_first[start : start + self.batch_size]]
 
     def complete(self, name: str, model: "PreTrainedModel", process: int, told: Callable[[int], None]) -> None:
         """Complete a share with a model, each row into its file as soon as it is done; `told` is called with 1 then."""
