@@ -55,9 +55,9 @@ def run(
     from ftune.core.errors import RecipeError
 
     if table:
-        from ftune.recipes.runs.plan_command import published
+        from ftune.recipes.runs.plan_published import published_table
 
-        typer.echo(published(as_json=json))
+        typer.echo(published_table(as_json=json))
         return
     if recipe is None:
         raise RecipeError("which recipe? 'ftune plan RECIPE', or 'ftune plan --table' for published numbers")

@@ -198,3 +198,12 @@ def test_torch_is_not_imported(write: Write, tmp_path: Path) -> None:
     assert "fits then" in done.stdout
     assert done.stderr.startswith("[] ")
     print("ftune plan --fit:", done.stderr.removeprefix("[] "))
+
+
+def test_published_numbers(ftune: Ftune) -> None:
+    done = ftune("plan", "--table")
+    assert done.code == 0, done.err
+    assert max(map(len, done.out.splitlines())) <= 80
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["the", "same,", "ZeRO-3", "1.9", "1.9"] in lines
+    assert {each["source"] for each in json.loads(ftune("plan", "--table", "--json").out)} >= {"arXiv:2305.14314"}

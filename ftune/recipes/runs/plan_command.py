@@ -112,13 +112,6 @@ def plan_here(loaded: Loaded) -> str:
     return "\n\n".join("\n".join(part) for part in (headline(plan), memory(plan), timing(plan, None)) if part)
 
 
-def published(*, as_json: bool = False) -> str:
-    """Published numbers beside what the arithmetic makes of them."""
-    from ftune.plan.published import table
-
-    return table()
-
-
 def _fitted(plan: Plan) -> Fitted:
     return fit(plan, partial(plan_of, target=plan.target, rows=plan.rows))
 
