@@ -126,7 +126,7 @@ class Adapter(PeftMethod):
         weights = 2 * (self.phm_rank * (hidden + width) if self.compacter else hidden * width)
         kept = self._undropped(paths)
         # the input of each projection, and that of the activation
-        saved = len(kept) / shape.layers * (hidden + 2 * width)
+        saved = len(kept) * (hidden + 2 * width)
         counts = dict.fromkeys(kept, weights + hidden + width)
         return trained(shape, counts, shared=self.phm_dimension**3 if self.compacter else 0, saved=saved)
 

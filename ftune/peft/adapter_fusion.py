@@ -94,7 +94,7 @@ class AdapterFusion(PeftMethod):
             dict.fromkeys(places, 3 * d * d + 2 * d),
             frozen=sum(size[path] for size in sizes for path in places),
             # what Q, K and V read, what they give, and the weights
-            saved=len(places) / shape.layers * (d + fused * d + (1 + 2 * fused) * d + fused),
+            saved=len(places) * (d + fused * d + (1 + 2 * fused) * d + fused),
         )
 
     def limits(self) -> dict[Feature, str]:

@@ -80,7 +80,7 @@ class Ia3(PeftMethod):
             if not _ends(path, excluded)
         }
         # each vector's gradient needs what it scales
-        return trained(shape, counts, saved=sum(counts.values()) / max(1, shape.layers))
+        return trained(shape, counts, saved=sum(counts.values()))
 
     def _modules(self, paths: list[str]) -> tuple[list[str], list[str]]:
         """Names of the layers to scale, and which of them at their input."""

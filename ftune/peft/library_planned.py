@@ -7,9 +7,10 @@ that the layer gets, patterns included.
 import re
 from collections.abc import Callable, Mapping
 from math import ceil, isqrt
-from typing import Any
 
 from ftune.core.errors import ModelError
+from ftune.peft import library_memory as memory
+from ftune.peft.library_memory import Each, Keys, low_rank, off_diagonal
 from ftune.peft.library_wrap import VALUES
 from ftune.peft.places import Linears, adapted, linears, parts, trained, value_at
 from ftune.peft.shadow_planned import shadow
@@ -18,39 +19,14 @@ from ftune.peft.virtual_tokens import prefixes
 from ftune.plan.adapter import Adapter
 from ftune.plan.shape import Linear, ModelShape, Norm
 
-Keys = Mapping[str, Any]
-Each = Callable[[Keys, int, int, int], int]
-"""(keys, r, i, o) -> numbers."""
-
 RANKS = {"c3a": "block_size", "fourierft": "n_frequency", "waveft": "n_frequency"}
 """The key that layers may have other values of by pattern, where it is not `r`."""
 
 NO_CONV1D = {
-    *(
-        "adamss",
-        "beft",
-        "boft",
-        "c3a",
-        "delora",
-        "glora",
-        "hra",
-        "lily",
-        "loha",
-        "lokr",
-        "miss",
-        "oft",
-        "osf",
-        "peanut",
-    ),
-    *("psoft", "road", "shira", "supertuning"),
+    *("adamss", "beft", "boft", "c3a", "delora", "glora", "hra", "lily", "loha"),
+    *("lokr", "miss", "oft", "osf", "peanut", "psoft", "road", "shira", "supertuning"),
 }
 """Methods that peft 0.21 does not have for the layers of GPT-2; OSF makes nothing there trainable, without a word."""
-
-DENSE = {
-    *("boft", "delora", "fourierft", "frod", "glora", "hira", "hra", "loha", "lokr", "osf", "peanut", "shira"),
-    *("supertuning", "waveft"),
-}
-"""Methods that make each adapted weight, or its change, anew in every forward pass (peft 0.21)."""
 
 
 def planned(shape: ModelShape, name: str, keys: Keys) -> Adapter:
@@ -61,29 +37,49 @@ def planned(shape: ModelShape, name: str, keys: Keys) -> Adapter:
     if name in WHOLE:
         return WHOLE[name](shape, keys)
     found = _adapted(shape, name, keys)
-    key = RANKS.get(name, "r")
-    for other in keys:
-        if other.endswith("_pattern"):
-            find_patterns(list(linears(shape)), other, keys[other] or ())
-    # peft 0.21 looks up HiRA's `rank_pattern` and then makes each layer with `r`
-    patterns = {} if name == "hira" else keys.get("rank_pattern" if key == "r" else f"{key}_pattern") or {}
-    ranks = {path: value_at(path, patterns, keys.get(key) or 0) for path in found}
+    ranks = _ranks(shape, name, keys, found)
     counts = LAYERWISE[name](keys, found, ranks) if name in LAYERWISE else _each(EACH[name], keys, found, ranks)
-    frozen = sum(_each(FROZEN[name], keys, found, ranks).values()) if name in FROZEN else 0
-    inner = {path: rank if key == "r" and name not in DENSE else 0 for path, rank in ranks.items()}
+    reading = {path: linear for path, linear in found.items() if _reads(name, keys, linear)}
+    widths = _each(memory.WIDTHS.get(name, memory.nothing), keys, reading, ranks)
+    kept = sum(_each(memory.KEPT.get(name, memory.nothing), keys, found, ranks).values())
+    frozen = sum(_each(memory.FROZEN.get(name, memory.nothing), keys, found, ranks).values())
     return trained(
         shape,
         counts,
-        widths=inner,
+        widths=widths,
         modules_to_save=saves,
         shared=SHARED[name](keys, found) if name in SHARED else 0,
         frozen=frozen + (FROZEN_SHARED[name](keys, found) if name in FROZEN_SHARED else 0),
+        saved=kept,
     )
 
 
 def dense(shape: ModelShape, name: str, keys: Keys) -> int:
-    """Numbers in the adapted weights of a method that computes with them as wholes."""
-    return sum(linear.weights for linear in _adapted(shape, name, keys).values()) if name in DENSE else 0
+    """Numbers in the weights, or as large matrices, that a forward pass makes anew and keeps."""
+    if name not in memory.DENSE:
+        return 0
+    found = _adapted(shape, name, keys)
+    return sum(_each(memory.DENSE[name], keys, found, _ranks(shape, name, keys, found)).values())
+
+
+def _ranks(shape: ModelShape, name: str, keys: Keys, found: Linears) -> dict[str, int]:
+    """The rank of each layer, or what is in its place. Raises ModelError for a pattern that fits no layer."""
+    for other in keys:
+        if other.endswith("_pattern"):
+            find_patterns(list(linears(shape)), other, keys[other] or ())
+    if name == "osf":
+        return _trained_ranks(keys, found)
+    key = RANKS.get(name, "r")
+    # peft 0.21 looks up HiRA's `rank_pattern` and then makes each layer with `r`
+    patterns = {} if name == "hira" else keys.get("rank_pattern" if key == "r" else f"{key}_pattern") or {}
+    return {path: value_at(path, patterns, keys.get(key) or 0) for path in found}
+
+
+def _reads(name: str, keys: Keys, linear: Linear) -> bool:
+    """Whether the backward pass needs the input of an adapted layer: not where a frozen projection reads it."""
+    if name == "randlora":
+        return linear.inputs <= linear.outputs
+    return name not in memory.NO_INPUT or (name == "miss" and keys["init_weights"] == "bat")
 
 
 def _adapted(shape: ModelShape, name: str, keys: Keys) -> dict[str, Linear]:
@@ -100,11 +96,6 @@ def _adapted(shape: ModelShape, name: str, keys: Keys) -> dict[str, Linear]:
 
 def _each(formula: Each, keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
     return {path: formula(keys, ranks[path], linear.inputs, linear.outputs) for path, linear in found.items()}
-
-
-def _low_rank(keys: Keys, r: int, i: int, o: int) -> int:
-    """Two thin matrices, as in LoRA."""
-    return r * (i + o)
 
 
 def _lokr(keys: Keys, r: int, i: int, o: int) -> int:
@@ -170,12 +161,7 @@ def _deft(keys: Keys, r: int, i: int, o: int) -> int:
 
 def _frod(keys: Keys, r: int, i: int, o: int) -> int:
     """Diagonal and a share of what is off it, both as wide as the inputs."""
-    return i + _off_diagonal(keys, i)
-
-
-def _off_diagonal(keys: Keys, i: int) -> int:
-    share = min(int(i * i * keys["sparse_rate"]), i * i - i)
-    return max(1, share) if keys["sparse_rate"] > 0 and i > 1 else max(0, share)
+    return i + off_diagonal(keys, i)
 
 
 def _supertuning(keys: Keys, r: int, i: int, o: int) -> int:
@@ -183,7 +169,7 @@ def _supertuning(keys: Keys, r: int, i: int, o: int) -> int:
 
 
 EACH: dict[str, Each] = {
-    **dict.fromkeys(("gralora", "hira", "shira"), _low_rank),
+    **dict.fromkeys(("gralora", "hira", "shira"), low_rank),
     "beft": lambda keys, r, i, o: o,
     "boft": _boft,
     "c3a": lambda keys, r, i, o: i // r * o,
@@ -197,6 +183,7 @@ EACH: dict[str, Each] = {
     "lokr": _lokr,
     "miss": _miss,
     "oft": _oft,
+    "osf": lambda keys, r, i, o: r * (i + o + 1),
     "peanut": lambda keys, r, i, o: 2 * r * o + 2 * keys["depth"] * r * r,
     "psoft": _psoft,
     "pvera": lambda keys, r, i, o: o + 2 * r,
@@ -208,20 +195,6 @@ EACH: dict[str, Each] = {
     "vera": lambda keys, r, i, o: o + r,
 }
 """What trains in each adapted layer."""
-
-FROZEN: dict[str, Each] = {
-    # a permutation of the inputs as a whole matrix, for each factor
-    "boft": lambda keys, r, i, o: keys["boft_n_butterfly_factor"] * i * i,
-    "delora": lambda keys, r, i, o: i,
-    "frod": lambda keys, r, i, o: i * o,
-    "psoft": _low_rank,
-    # indices, as 32-bit numbers; UniLoRA's are 64 bit and have a scale each
-    "shira": lambda keys, r, i, o: 2 * r * (i + o),
-    "supertuning": lambda keys, r, i, o: int(i * o * (1 - keys["sparsity"])),
-    "tinylora": lambda keys, r, i, o: min(r, i, o) * (i + o) + keys["u"] * min(r, i, o) ** 2,
-    "unilora": lambda keys, r, i, o: 3 * r * (i + o),
-}
-"""What each adapted layer keeps beside, as numbers of 32 bit."""
 
 
 def _adamss(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
@@ -249,35 +222,16 @@ def _glora(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, in
     return counts
 
 
-def _osf(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
-    """The lower singular values and vectors; the upper `effective_rank` of them stay, half by default."""
-    kept = _kept_ranks(keys, found)
-    return {
-        path: (min(linear.inputs, linear.outputs) - kept[path]) * (linear.inputs + linear.outputs + 1)
-        for path, linear in found.items()
-    }
-
-
-def _kept_ranks(keys: Keys, found: Linears) -> dict[str, int]:
-    """How many singular values of each layer stay: a number, or a share of them."""
+def _trained_ranks(keys: Keys, found: Linears) -> dict[str, int]:
+    """How many singular values of each layer train in OSF: all but `effective_rank`, a number or a share of them."""
     ranks = {}
     patterns: Mapping[str, float] = keys["rank_pattern"] or {}
     for path, linear in found.items():
         most = min(linear.inputs, linear.outputs)
         asked = next((value for key, value in patterns.items() if re.search(key, path)), keys["effective_rank"])
         share = isinstance(asked, float) and 0 < asked <= 1
-        ranks[path] = most // 2 if asked is None else min(most, int(most * asked if share else asked))
+        ranks[path] = most - (most // 2 if asked is None else min(most, int(most * asked if share else asked)))
     return ranks
-
-
-def _osf_start(keys: Keys, found: Linears) -> int:
-    """The start of all that trains, and the vectors that stay on the larger side of each layer."""
-    kept = _kept_ranks(keys, found)
-    sides = {
-        path: linear.inputs if linear.inputs > linear.outputs else linear.outputs for path, linear in found.items()
-    }
-    square = {path for path, linear in found.items() if linear.inputs == linear.outputs}
-    return sum(_osf(keys, found, {}).values()) + sum(kept[path] * sides[path] for path in found if path not in square)
 
 
 def _lily(keys: Keys, found: Linears, ranks: Mapping[str, int]) -> dict[str, int]:
@@ -314,7 +268,6 @@ LAYERWISE: dict[str, Callable[[Keys, Linears, Mapping[str, int]], dict[str, int]
     "adamss": _adamss,
     "glora": _glora,
     "lily": _lily,
-    "osf": _osf,
     "tinylora": _tinylora,
     "waveft": _waveft,
 }
@@ -341,12 +294,11 @@ def _randlora_bases(keys: Keys, found: Linears) -> int:
 def _frod_bases(keys: Keys, found: Linears) -> int:
     """A matrix, and places off its diagonal (two 64-bit indices), for each kind of layer."""
     kinds = {".".join(path.split(".")[-2:]): linear.inputs for path, linear in found.items()}
-    return sum(inputs * inputs + 4 * _off_diagonal(keys, inputs) for inputs in kinds.values())
+    return sum(inputs * inputs + 4 * off_diagonal(keys, inputs) for inputs in kinds.values())
 
 
 FROZEN_SHARED: dict[str, Callable[[Keys, Linears], int]] = {
     "frod": _frod_bases,
-    "osf": _osf_start,
     "pvera": lambda keys, found: _projections(keys, found) + keys["r"] * max(one.inputs for one in found.values()),
     "randlora": _randlora_bases,
     "vera": _projections,
@@ -371,7 +323,8 @@ def _cartridge(shape: ModelShape, keys: Keys) -> Adapter:
 def _ln_tuning(shape: ModelShape, keys: Keys) -> Adapter:
     """A copy of each norm."""
     norms = {path: part.parameters for path, part in parts(shape).items() if isinstance(part, Norm)}
-    return trained(shape, norms, modules_to_save=keys["modules_to_save"] or ())
+    kept = shape.layers * sum(norm.width for norm in shape.layer_norms)
+    return trained(shape, norms, modules_to_save=keys["modules_to_save"] or (), saved=kept)
 
 
 def _trainable_tokens(shape: ModelShape, keys: Keys) -> Adapter:

@@ -137,7 +137,9 @@ class Lora(PeftMethod):
             path: ranks[path] * (linear.inputs + linear.outputs) + self.dora * linear.outputs
             for path, linear in found.items()
         }
-        return trained(shape, counts, widths=ranks, modules_to_save=self.modules_to_save, dora=self.dora)
+        # for the magnitude's gradient: what the base and the update give, as seen in peft 0.21
+        outputs = 2 * self.dora * sum(linear.outputs for linear in found.values())
+        return trained(shape, counts, widths=ranks, modules_to_save=self.modules_to_save, saved=outputs, dora=self.dora)
 
     def limits(self) -> dict[Feature, str]:
         """What peft 0.21 cannot compute on packed integers, and LoftQ, which needs them."""

@@ -101,12 +101,13 @@ def trained(
     modules_to_save: Iterable[str] = (),
     shared: int = 0,
     frozen: int = 0,
-    saved: float = 0.0,
+    saved: int = 0,
     dora: bool = False,
 ) -> Adapter:
     """What trains when modules get `counts` new parameters each, `shared` ones go with all of them, and copies train.
 
     `widths` are the widths of the paths beside linear layers, by full name; where layers differ, the widest counts.
+    `saved` is what a token keeps in all layers together.
     """
     whole = copies(shape, modules_to_save)
     inner: dict[str, int] = {}
@@ -114,12 +115,13 @@ def trained(
         name = path.removeprefix(f"{shape.layer_path}.").partition(".")[2]
         if path.startswith(f"{shape.layer_path}."):
             inner[name] = max(width, inner.get(name, 0))
+    lowest = min((layer_of(shape, path) for path in (*counts, *whole)), default=0)
     return Adapter(
         parameters=sum(counts.values()) + shared + sum(part.parameters for part in whole.values()),
         frozen=frozen,
         low_rank=tuple(inner.items()),
-        saved=saved,
-        lowest_layer=min((layer_of(shape, path) for path in (*counts, *whole)), default=0),
+        saved=saved / max(1, shape.layers - lowest),
+        lowest_layer=lowest,
         dora=dora,
     )
 

@@ -31,9 +31,14 @@ def shadow(shape: ModelShape, keys: Mapping[str, Any]) -> Adapter:
         {f"{shape.layer_path}.{index}": each for index in range(shape.layers)},
         shared=tables + body + projection + head,
         modules_to_save=keys["modules_to_save"] or (),
-        # each MLP's input, inner activation and output, twice; the thin pair's; one layer of the shadow in some layers
-        saved=2 * (2 * d + 2 * width) + d + rank,
+        # two MLPs, the thin pair, the gate; and a share of the shadow's own layers, which train as a whole
+        saved=shape.layers * (7 * d + 4 * width + rank) + made.layers * _own(made),
     )
+
+
+def _own(made: ModelShape) -> int:
+    """About what a token keeps in a layer of the shadow: the stream and its norms, attention, the block."""
+    return 8 * made.hidden + 2 * (made.query_width + made.kv_width) + 3 * made.ffn
 
 
 def _mirror(shape: ModelShape, keys: Mapping[str, Any]) -> ModelShape:
