@@ -3,7 +3,7 @@
 A product of a token with P weights is 2 P operations forward, 2 P for the gradient of its input and 2 P for that of the
 weights (arXiv:2001.08361, section 2.1): 6 P where weights train, 4 P where they are frozen. Attention adds 4 S
 operations a layer and number of a query forward, for S tokens of a row, and twice as many backward (PaLM,
-arXiv:2204.02311, appendix B). Checkpointing computes the layers once more.
+arXiv:2204.02311, appendix B). Checkpointing computes the layers nearly once more.
 """
 
 from dataclasses import dataclass
@@ -51,14 +51,18 @@ def token_flops(job: Job) -> float:
     below = job.adapter.lowest_layer / shape.layers
     forward = forward_flops(job)
     inputs = forward * (1 - below)
-    weights = 0.0
     if trains_linears(job):
         weights = 2.0 * (shape.layers * (1 - below) * shape.layer_weights + (shape.head.weights if job.full else 0))
         weights += 4.0 * shape.layers * (1 - below) * shape.query_width * row_tokens(job)
     else:
         weights = 2.0 * job.adapter.parameters + 4.0 * shape.layers * shape.query_width * row_tokens(job) * (1 - below)
-    again = forward_flops(job, head=False) * (1 - below) if job.checkpointing else 0.0
-    return forward + inputs + weights + again
+    return forward + inputs + weights + (_again(job) * (1 - below) if job.checkpointing else 0.0)
+
+
+def _again(job: Job) -> float:
+    """Of a token through all layers a second time, each but for its last product, of which nothing is kept."""
+    last = [linear.weights for linear in job.shape.layer_linears if linear.reads == "block"]
+    return forward_flops(job, head=False) - 2.0 * job.shape.layers * sum(last)
 
 
 def training_work(job: Job, steps: int) -> Work:
