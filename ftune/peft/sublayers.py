@@ -36,22 +36,17 @@ def choose_sublayers(paths: Iterable[str], kind: Kind, names: Literal["auto"] | 
     known = set(modules)
     key = f"peft.{kind}_modules"
     wanted = KNOWN[kind] if names == "auto" else names
-    found = {
-        name: [path for path in modules if re.fullmatch(rf"(.*\.)?\d+\.{re.escape(name)}", path)] for name in wanted
-    }
-    existing = sorted(
-        {match[1] for path in modules if (match := re.fullmatch(r"(?:.*\.)?\d+\.(\w*[a-zA-Z]\w*)", path))}
-    )
+    found = {name: [path for path in modules if _is_below_a_layer(path, name)] for name in wanted}
     if names == "auto":
         chosen = {path for some in found.values() for path in some if f"{path}.output.dense" not in known}
         if not chosen:
-            below = ", ".join(existing) or "nothing that has a number"
+            below = ", ".join(_below_layers(modules)) or "nothing that has a number"
             raise ModelError(
                 f"{key}: unknown architecture; name those of the modules below a layer that do it: {below}"
             )
     else:
         if missing := [name for name, some in found.items() if not some]:
-            hint = did_you_mean(missing[0], existing)
+            hint = did_you_mean(missing[0], _below_layers(modules))
             raise ModelError(f"{key}: no module '{missing[0]}' below a layer{hint}")
         chosen = {path for some in found.values() for path in some}
     return [path for path in modules if path in chosen]
@@ -60,3 +55,12 @@ def choose_sublayers(paths: Iterable[str], kind: Kind, names: Literal["auto"] | 
 def layer_of(path: str) -> int:
     """The index of the layer that a sublayer is in: the first number of its path."""
     return next(int(part) for part in path.split(".") if part.isdigit())
+
+
+def _is_below_a_layer(path: str, name: str) -> bool:
+    return path.endswith(name) and re.fullmatch(rf"(.*\.)?\d+\.{re.escape(name)}", path) is not None
+
+
+def _below_layers(paths: Iterable[str]) -> list[str]:
+    """Paths below a layer, once each."""
+    return sorted({match[1] for path in paths if (match := re.fullmatch(r"(?:.*\.)?\d+\.(\w*[a-zA-Z]\w*)", path))})
