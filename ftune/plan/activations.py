@@ -14,8 +14,8 @@ FP32 = 4
 
 def saved_layer(job: Job, *, first: bool = False) -> int:
     """Bytes that one decoder layer keeps for a micro-batch. In the `first` that trains, nothing flows into its norm."""
-    tokens = job.batch_tokens
-    return tokens * (_norms(job, first=first) + _attention(job) + _inputs(job) + _block(job)) + _masks(job)
+    each = _norms(job, first=first) + _attention(job) + _inputs(job) + _block(job)
+    return job.batch_tokens * each + _masks(job) + job.width * job.dense // job.shape.layers
 
 
 def saved(job: Job) -> int:
@@ -47,12 +47,14 @@ def passing(job: Job) -> int:
     """Bytes that come and go within one layer's backward pass, at its largest: where the block's product is undone.
 
     Gradients of the block's three wide vectors (as many with an fp32 copy of an adapter's input), of the stream and of
-    its fp32 norm; without fused attention those of the scores, where they are more.
+    its fp32 norm; without fused attention those of the scores, where they are more. DoRA makes the adapted weight in
+    fp32 to take its norm, beside the product of its factors.
     """
     shape = job.shape
     block = (3 if shape.gated else 2) * job.width * shape.ffn + (job.width + FP32) * shape.hidden
     scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.attention == "eager" else 0
-    return job.batch_tokens * max(block, scores)
+    adapted = max(linear.weights for linear in shape.layer_linears) if job.adapter.dora else 0
+    return max(job.batch_tokens * max(block, scores), 3 * FP32 * adapted)
 
 
 def working(job: Job) -> int:
