@@ -46,12 +46,13 @@ def last_norm(job: Job) -> int:
 def passing(job: Job) -> int:
     """Bytes that come and go within one layer's backward pass, at its largest: where the block's product is undone.
 
-    Gradients of the block's three wide vectors (as many with an fp32 copy of an adapter's input), of the stream and of
-    its fp32 norm; without fused attention those of the scores, where they are more. DoRA makes the adapted weight in
-    fp32 to take its norm, beside the product of its factors.
+    Gradients of the block's wide vectors, of the stream and of its fp32 norm. An adapter that reads the block's product
+    itself frees it on the way, where that of others is copied in fp32. Without fused attention gradients of the scores
+    may be more. DoRA makes the adapted weight in fp32 to take its norm, beside the product of its factors.
     """
     shape = job.shape
-    block = (3 if shape.gated else 2) * job.width * shape.ffn + (job.width + FP32) * shape.hidden
+    wide = (3 if shape.gated else 2) - (len(job.adapter.low_rank) > 0 and not _copies_inputs(job))
+    block = wide * job.width * shape.ffn + (job.width + FP32) * shape.hidden
     scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.attention == "eager" else 0
     adapted = max(linear.weights for linear in shape.layer_linears) if job.adapter.dora else 0
     return max(job.batch_tokens * max(block, scores), 3 * FP32 * adapted)
@@ -136,8 +137,7 @@ def _inputs(job: Job) -> int:
     ranks = dict(job.adapter.low_rank)
     trains = trains_linears(job)
     reading = [linear for linear in job.shape.layer_linears if trains or linear.name in ranks]
-    sharded = job.split or job.spread.type == "zero"  # adapters are then in the dtype of products
-    copied = job.width < FP32 and (job.stream_width == FP32 if trains else job.quantization == "none" and not sharded)
+    copied = _copies_inputs(job)
     total = sum(ranks.values()) * job.width + int(job.adapter.saved * job.width)
     seen: set[tuple[str, str]] = set()
     for linear in reading:
@@ -148,6 +148,16 @@ def _inputs(job: Job) -> int:
             total += 0 if there else job.width * linear.inputs
         seen.add(source)
     return total + (_dropped(reading) if job.dropout else 0)
+
+
+def _copies_inputs(job: Job) -> bool:
+    """Whether a product whose weights train, or an adapter, gets a copy of its input of its own."""
+    if job.width == FP32:
+        return False
+    if trains_linears(job):
+        return job.stream_width == FP32
+    sharded = job.split or job.spread.type == "zero"  # adapters are then in the dtype of products
+    return job.quantization == "none" and not sharded
 
 
 def _dropped(reading: list[Linear]) -> int:

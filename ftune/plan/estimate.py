@@ -65,11 +65,15 @@ def estimate(job: Job) -> Estimate:
 
 
 def _loading(job: Job) -> Phase:
-    """The model as it comes from its files: whole, but for FSDP2, which brings it layer by layer."""
+    """The model as it comes from its files: whole, but for FSDP2, which brings it layer by layer.
+
+    For virtual tokens peft 0.21 makes two copies of the embedding, one of them in fp32, and drops them.
+    """
     if job.split:
         return phase("loading", {"weights": frozen_bytes(job) + states(job).weights})
     added = FP32 * (job.adapter.parameters + job.adapter.frozen)
     if job.full:
         return phase("loading", {"weights": FP32 * job.shape.parameters + added})
     stored = stored_bytes(job.shape, job.dtype, job.quantization, double_quant=job.double_quant)
-    return phase("loading", {"weights": stored + added})
+    copied = (job.width + FP32) * job.shape.embedding_parameters if job.adapter.virtual_tokens else 0
+    return phase("loading", {"weights": stored + added, "in passing": copied})

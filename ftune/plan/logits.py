@@ -22,11 +22,17 @@ def head_bytes(job: Job) -> int:
     if job.kind == "rm":
         return 2 * FP32 * job.batch_tokens
     if job.kind == "ppo":
-        chunk = min(CHUNK, job.batch_tokens) * job.shape.vocab * 2 * job.width
+        chunk = chunk_rows(job) * job.shape.vocab * 2 * job.width
         return chunk + _gradient(job, FP32 + 2 * job.width)  # the sum, a chunk's part, and the weight as it was cast
     if not job.fused_loss:
         return job.batch_tokens * job.shape.vocab * WHOLE + _gradient(job, job.width)
     return _tiled(job)
+
+
+def chunk_rows(job: Job) -> int:
+    """Rows of PPO's logits at once: only those of completions are wanted."""
+    tokens = job.roles.new_tokens if job.roles else job.tokens
+    return min(CHUNK, job.micro_batch_size * tokens)
 
 
 def kept_after(job: Job) -> int:

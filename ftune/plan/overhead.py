@@ -3,9 +3,9 @@
 from ftune.plan.job import Job
 
 MIB = 2**20
-WORKSPACES = 64 * MIB
-"""Of cuBLAS and of fused kernels, inputs of a step, and what is left of one: measured as 0.1 GiB or less on H200
-(torch 2.11) where everything else is known exactly."""
+WORKSPACES = 128 * MIB
+"""Of cuBLAS and of fused kernels, inputs of a step, and what is left of one: measured as 0.1 to 0.2 GiB on H100
+and H200 (torch 2.11) where everything else is known exactly."""
 
 CONTEXT = 600 * MIB
 """The CUDA context with the modules that are loaded, outside of PyTorch's count."""

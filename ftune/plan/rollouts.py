@@ -5,9 +5,10 @@ from dataclasses import replace
 from ftune.plan import activations
 from ftune.plan.buckets import gathered
 from ftune.plan.job import Job, Roles
+from ftune.plan.logits import chunk_rows
 from ftune.plan.phase import Parts, Phase, phase
 from ftune.plan.training import resident, training_phases
-from ftune.plan.weights import stored_bytes
+from ftune.plan.weights import copies, stored_bytes
 
 FP32 = 4
 PLACES = 128
@@ -31,11 +32,10 @@ def roles_beside(job: Job) -> Parts:
     """
     roles = _roles(job)
     ways = job.spread.world if job.split else 1
-    value = {"trunk": job.shape.hidden, "adapter": job.adapter.parameters, "copy": _backbone(job)}[roles.value]
     frozen = {"none": 0, "base": 0, "adapter": FP32 * job.adapter.parameters, "copy": job.width * job.shape.parameters}
     whole = sum(stored_bytes(shape, job.dtype, "none", double_quant=True) for shape in roles.reward_models)
     return {
-        "value": 3 * FP32 * value // ways,
+        "value": 3 * FP32 * _of_value(job) // ways,
         "reference": frozen[roles.reference] // ways,
         "reward models": FP32 * roles.reward_adapters // ways + whole,
     }
@@ -47,7 +47,7 @@ def ppo_phases(job: Job) -> tuple[Phase, ...]:
     judged = replace(job, micro_batch_size=JUDGED * job.micro_batch_size)
     scoring = {
         "in passing": activations.working(judged),
-        "logits": _chunk(job) // 2,
+        "logits": chunk_rows(judged) * job.shape.vocab * job.width,
         "gathered weights": gathered(job),
     }
     always = (resident(job), beside)
@@ -78,21 +78,28 @@ def cache_bytes(job: Job, *, unmade: int = 0) -> int:
 def _update(job: Job, beside: Parts) -> tuple[Phase, ...]:
     """As in training; a value with a pass of its own keeps its activations too, and the policy's are there meanwhile.
 
-    The value's backward pass comes first, so that they are gone when the policy's logits are made again.
+    The value's backward pass comes first: when the policy's logits are made again, its activations are gone and its
+    gradients there.
     """
     moments = training_phases(job, beside)
     if _roles(job).value == "trunk":
         return moments
     kept = activations.inputs(job) if job.checkpointing else activations.saved(job)
-    return tuple(
-        phase(moment.name, moment.parts, {"activations": kept if moment.name == "last layer" else 0})
-        for moment in moments
-    )
+    own = _of_value(job) // (job.spread.world if job.split else 1)
+    gradients = {"gradients": FP32 * own}
+    copied = copies(job) if _roles(job).value == "copy" else 0
+    both = {"activations": kept, "weight copies": copied, "gradients": FP32 * own if job.accumulation > 1 else 0}
+    more: dict[str, Parts] = {
+        "last layer": {**both, "weight copies": 0 if job.checkpointing else copied},
+        "forward": both,
+    }
+    return tuple(phase(moment.name, moment.parts, more.get(moment.name, gradients)) for moment in moments)
 
 
-def _chunk(job: Job) -> int:
-    """Logits of a chunk of rows, and their gradients."""
-    return 2 * job.width * job.shape.vocab * min(2_048, job.batch_tokens)
+def _of_value(job: Job) -> int:
+    """Parameters that the value has for itself."""
+    kinds = {"trunk": job.shape.hidden, "adapter": job.adapter.parameters, "copy": _backbone(job)}
+    return kinds[_roles(job).value]
 
 
 def _reading(job: Job) -> int:

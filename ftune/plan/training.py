@@ -1,7 +1,7 @@
 """The moments of a training step at which memory may peak."""
 
 from ftune.plan import activations
-from ftune.plan.buckets import gathered, resident_buckets, sent
+from ftune.plan.buckets import gathered, going_out, resident_buckets, sent
 from ftune.plan.job import Job
 from ftune.plan.logits import head_bytes, kept_after
 from ftune.plan.overhead import WORKSPACES
@@ -22,44 +22,52 @@ def resident(job: Job) -> Parts:
         "trained weights": kept.weights + kept.masters,
         "optimizer": kept.moments,
         "gradients": resident_buckets(job),
+        "buckets": going_out(job),
         "workspaces": WORKSPACES,
     }
 
 
 def training_phases(job: Job, beside: Parts | None = None) -> tuple[Phase, ...]:
-    """Head, last layer, first layer, embeddings and step, with what else stands `beside`."""
+    """Forward pass, head, last layer, first layer, embeddings and step, with what else stands `beside`."""
     always = (resident(job), beside or {})
     kept = activations.inputs(job) if job.checkpointing else activations.saved(job)
-    shape, trained = job.shape, states(job)
-    in_buckets = resident_buckets(job) > 0
-    gradients = 0 if in_buckets else trained.gradients
+    gradients = 0 if resident_buckets(job) else states(job).gradients
     earlier = gradients if job.accumulation > 1 else 0
-    missing = shape.layer_parameters + (0 if shape.tied else shape.embedding_parameters)
-    above = gradients - gradients * missing // shape.parameters
-    forward = {"weight copies": copies(job), "gathered weights": gathered(job)}
-    layer = activations.saved_layer(job)
-    last = {
-        "activations": kept + (layer if job.checkpointing else 0),
-        "in passing": activations.passing(job) + sent(job),
-        "gradients": max(earlier, kept_after(job)),
-    }
-    head = {
-        "activations": kept + activations.last_norm(job),
-        "logits": head_bytes(job),
-        "gradients": earlier,
-    }
-    first = {
-        "activations": layer,
-        "in passing": activations.passing(job) + sent(job),
-        "gradients": max(earlier, above),
-    }
+    layer, passing = activations.saved_layer(job), activations.passing(job) + sent(job)
+    cast = copies(job) // (job.shape.layers if job.checkpointing else 1)
+    forward = {"gathered weights": gathered(job)}
+    moments: list[tuple[str, Parts, Parts]] = [
+        ("head", forward, {"activations": kept + activations.last_norm(job), "logits": head_bytes(job)}),
+        (
+            "last layer",
+            forward,
+            {"activations": kept + (layer if job.checkpointing else 0), "in passing": passing},
+        ),
+    ]
+    if job.checkpointing:
+        moments.append(("forward", forward, {"weight copies": copies(job) - cast, "activations": kept + layer}))
+    by_now = {"head": earlier, "last layer": max(earlier, kept_after(job)), "forward": earlier}
     return (
-        phase("head", *always, forward, head),
-        phase("last layer", *always, forward, last),
-        phase("first layer", *always, {"gathered weights": gathered(job)}, first),
+        *(
+            phase(name, *always, more, own, {"weight copies": cast, "gradients": by_now[name]})
+            for name, more, own in moments
+        ),
+        phase(
+            "first layer",
+            *always,
+            forward,
+            {"activations": layer, "in passing": passing, "gradients": max(earlier, _above_the_first(job, gradients))},
+        ),
         phase("embeddings", *always, {"gradients": gradients, "in passing": _embedding(job)}),
         phase("optimizer step", *always, {"gradients": gradients, "in passing": _stepping(job)}),
     )
+
+
+def _above_the_first(job: Job, gradients: int) -> int:
+    """Of all gradients, those that are there when the first layer's are made."""
+    shape = job.shape
+    missing = shape.layer_parameters + (0 if shape.tied else shape.embedding_parameters)
+    return gradients - gradients * missing // shape.parameters
 
 
 def _embedding(job: Job) -> int:

@@ -54,13 +54,10 @@ def stored_bytes(shape: ModelShape, dtype: str, quantization: str, *, double_qua
 def copies(job: Job) -> int:
     """Copies that autocast makes of fp32 weights for products, all alive until their layer's backward pass.
 
-    They go with the layer where activations are checkpointed. Embeddings and norms are not multiplied, and the head is
-    cast in parts.
+    Embeddings and norms are not multiplied, and the head is cast in parts. Where activations are checkpointed, copies
+    stay until the forward pass ends, and are made again for the layer that is computed again.
     """
     if job.width == FP32 or job.spread.type == "zero" or job.split:
         return 0
-    layers = 1 if job.checkpointing else job.shape.layers
-    if job.full:
-        return job.width * layers * job.shape.layer_weights
-    trained = job.adapter.parameters + min(job.adapter.base, job.shape.layers * job.shape.layer_weights)
-    return job.width * trained * layers // job.shape.layers
+    weights = job.shape.layers * job.shape.layer_weights
+    return job.width * (weights if job.full else job.adapter.parameters + min(job.adapter.base, weights))

@@ -77,8 +77,19 @@ def two(kind: Any, **more: Any) -> dict[str, Spread]:
     return {"spread": Spread(type=kind, processes=2, **more)}
 
 
+def row(*sizes: int, **more: Any) -> dict[str, Any]:
+    """Rows and tokens of a job on the small model, LoRA unless said otherwise."""
+    rows, tokens = sizes
+    kept = {"shape": SMALL, "adapter": lora(SMALL, 16), "equal_rows": True}
+    return {**kept, "micro_batch_size": rows, "tokens": tokens, **more}
+
+
+WHOLE = {"adapter": Adapter(base=SMALL.parameters)}
+SEPARATE = {**PPO, **WHOLE, "micro_batch_size": 8, "accumulation": 2, "tokens": 256}
+SHORT = Roles(engine="graph", completions=32, at_once=32, prompt_tokens=128, reference="copy")
+
 # Peaks of `torch.cuda.max_memory_allocated` in GiB, of runs on H200s and H100s that scripts/benchmarks/backends.py,
-# memory_8b.py and ppo.py made on 2026-11-22; the README has them too.
+# memory_8b.py, ppo.py and plan.py made on 2026-11-22; the README has them too.
 MEASURED = [
     (49.215, FULL),
     (53.82, {**FULL, "accumulation": 2}),
@@ -97,6 +108,25 @@ MEASURED = [
     (21.455, {**EIGHT, "quantization": "int8"}),
     (14.38, {**PPO, "roles": Roles(**ROLES)}),
     (24.7, {**PPO, "roles": Roles(**ROLES, value="adapter")}),
+    (28.82, {**SEPARATE, "roles": SHORT}),
+    (43.99, {**SEPARATE, "roles": replace(SHORT, value="copy"), "checkpointing": True}),
+    (25.19, row(4, 1024, **WHOLE)),
+    (19.69, row(4, 2048, **WHOLE, checkpointing=True)),
+    (17.34, row(4, 2048)),
+    (7.63, row(4, 1024, quantization="nf4")),
+    (4.25, row(8, 2048, quantization="nf4", checkpointing=True)),
+    (7.48, row(4, 1024, adapter=Adapter(parameters=40_960, virtual_tokens=20))),
+    (11.23, row(1, 2048, **WHOLE, optimizer="adafactor", checkpointing=True)),
+    (19.78, row(4, 1024, **WHOLE, optimizer="adamw_8bit")),
+    (12.60, row(2, 1024, attention="eager")),
+    (10.85, row(2, 2048, packed=True)),
+    (4.43, row(4, 1024, adapter=lora(SMALL, 128), checkpointing=True)),
+    (11.20, row(8, 1024, **WHOLE, checkpointing=True, **two("fsdp"))),
+    (11.32, row(4, 1024, **WHOLE, **two("zero", stage=2, optimizer="cpu"))),
+    (10.02, row(4, 1024, **two("ddp"))),
+    (12.54, {**EIGHT, **two("fsdp")}),
+    (66.0, {**EIGHT, "adapter": Adapter(base=LARGE.parameters), "micro_batch_size": 1, **two("zero", stage=3)}),
+    (17.89, {**EIGHT, "micro_batch_size": 2, "adapter": Adapter(parameters=81_920, virtual_tokens=20)}),
 ]
 
 
