@@ -112,9 +112,8 @@ def _attention(job: Job) -> int:
     shape, width = job.shape, job.width
     repeats = masked(job) or job.attention == "eager"
     keys_and_values = 2 * (shape.query_width if repeats else shape.kv_width)
-    rotated = len(shape.embeddings) == 1  # queries and keys are new tensors then
     together = shape.query_width + 2 * shape.kv_width
-    if rotated and any(linear.outputs == together for linear in shape.layer_linears):
+    if shape.rotary and any(linear.outputs == together for linear in shape.layer_linears):
         keys_and_values += 0 if repeats and shape.heads > shape.kv_heads else shape.query_width + shape.kv_width
     if job.attention == "eager":
         scores = shape.heads * row_tokens(job) * (FP32 + (width if width < FP32 else 0))
@@ -185,5 +184,5 @@ def made_mask(job: Job) -> int:
 
 def _once(job: Job) -> int:
     """Cosines and sines and the mask, for all layers, and token ids where embeddings train."""
-    rotary = 2 * row_tokens(job) * job.stream_width * job.shape.head_dim if len(job.shape.embeddings) == 1 else 0
+    rotary = 2 * row_tokens(job) * job.stream_width * job.shape.head_dim if job.shape.rotary else 0
     return rotary + made_mask(job) + (8 * job.batch_tokens if job.full else 0)

@@ -24,6 +24,8 @@ class Estimate:
     """Bytes in the CPU's memory, of one rank."""
     disk: Parts = field(default_factory=dict)
     """Bytes on the NVMe drive, of one rank."""
+    taken: float = 0.0
+    """Part of the device's memory that another program of the run has for itself: vLLM."""
 
     @property
     def largest(self) -> Phase:
@@ -47,7 +49,7 @@ class Estimate:
 
     def fits(self, usable: int) -> bool:
         """Whether a device with that many usable bytes can hold it."""
-        return self.total <= usable
+        return self.total <= usable * (1 - self.taken)
 
 
 def estimate(job: Job) -> Estimate:
@@ -59,9 +61,17 @@ def estimate(job: Job) -> Estimate:
     phases = (_loading(job), *(ppo_phases(job) if job.kind == "ppo" else training_phases(job)))
     kept, frozen = states(job), offloaded_bytes(job)
     on_disk = job.spread.parameters == "nvme"
-    host = phase("", {"optimizer and trained weights": kept.host, "frozen weights": 0 if on_disk else frozen})
+    host = phase(
+        "",
+        {
+            "optimizer and trained weights": kept.host,
+            "frozen weights": 0 if on_disk else frozen,
+            "the model, until it is split": _whole(job) if job.split else 0,
+        },
+    )
     disk = phase("", {"optimizer and trained weights": kept.disk, "frozen weights": frozen if on_disk else 0})
-    return Estimate(phases, reserved(job, max(moment.bytes for moment in phases)), host.parts, disk.parts)
+    taken = job.roles.gpu_share if job.roles else 0.0
+    return Estimate(phases, reserved(job, max(moment.bytes for moment in phases)), host.parts, disk.parts, taken)
 
 
 def _loading(job: Job) -> Phase:
@@ -71,9 +81,14 @@ def _loading(job: Job) -> Phase:
     """
     if job.split:
         return phase("loading", {"weights": frozen_bytes(job) + states(job).weights})
+    copied = (job.width + FP32) * job.shape.embedding_parameters if job.adapter.virtual_tokens else 0
+    return phase("loading", {"weights": _whole(job), "in passing": copied})
+
+
+def _whole(job: Job) -> int:
+    """The model with what a method has added to it."""
     added = FP32 * (job.adapter.parameters + job.adapter.frozen)
     if job.full:
-        return phase("loading", {"weights": FP32 * job.shape.parameters + added})
+        return FP32 * job.shape.parameters + added
     stored = stored_bytes(job.shape, job.dtype, job.quantization, double_quant=job.double_quant)
-    copied = (job.width + FP32) * job.shape.embedding_parameters if job.adapter.virtual_tokens else 0
-    return phase("loading", {"weights": stored + added, "in passing": copied})
+    return stored + (FP32 - job.width) * job.adapter.base + added

@@ -169,6 +169,7 @@ def _gpt2(fields: _Fields) -> ModelShape:
         ),
         last_norms=(Norm("transformer.ln_f", hidden, True),),
         head=Linear("lm_head", hidden, vocab),
+        rotary=False,
         norm="layer",
     )
 
@@ -243,6 +244,42 @@ def _opt(fields: _Fields) -> ModelShape:
         outer_linears=outer if narrow != hidden else (),
         last_norms=(Norm("model.decoder.final_layer_norm", hidden, affine, affine),) if ends else (),
         head=Linear("lm_head", narrow, vocab),
+        rotary=False,
+        norm="layer",
+    )
+
+
+def _bloom(fields: _Fields) -> ModelShape:
+    """BLOOM: q, k and v in one product, distances instead of positions (ALiBi), a norm behind the embedding."""
+    hidden, heads = fields.count("hidden_size", "n_embed"), fields.count("n_head", "num_attention_heads")
+    vocab = fields.count("vocab_size")
+    return ModelShape(
+        family=fields.family,
+        hidden=hidden,
+        layers=fields.count("n_layer", "num_hidden_layers"),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        ffn=4 * hidden,
+        gated=False,
+        vocab=vocab,
+        positions=fields.count("seq_length", default=2048),
+        tied=fields.flag("tie_word_embeddings", True),
+        layer_path="transformer.h",
+        layer_linears=(
+            Linear("self_attention.query_key_value", hidden, 3 * hidden, True),
+            Linear("self_attention.dense", hidden, hidden, True, reads="attention"),
+            Linear("mlp.dense_h_to_4h", hidden, 4 * hidden, True),
+            Linear("mlp.dense_4h_to_h", 4 * hidden, hidden, True, reads="block"),
+        ),
+        layer_norms=(Norm("input_layernorm", hidden, True), Norm("post_attention_layernorm", hidden, True)),
+        embeddings=(Embedding("transformer.word_embeddings", vocab, hidden),),
+        last_norms=(
+            Norm("transformer.word_embeddings_layernorm", hidden, True),
+            Norm("transformer.ln_f", hidden, True),
+        ),
+        head=Linear("lm_head", hidden, vocab),
+        rotary=False,
         norm="layer",
     )
 
@@ -264,6 +301,7 @@ FAMILIES: dict[str, Callable[[_Fields], ModelShape]] = {
         _llama_like,
     ),
     "phi3": _phi3,
+    "bloom": _bloom,
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
     "opt": _opt,

@@ -56,5 +56,5 @@ def _gradient(job: Job, width: int) -> int:
 
 def _weight(job: Job) -> int:
     """Numbers of the head's weight, where it trains."""
-    trains = job.full or (job.adapter.base >= job.shape.head.weights and job.adapter.lowest_layer == 0)
-    return job.shape.head.weights if trains else 0
+    numbers = job.shape.head.weights
+    return numbers if job.full or job.adapter.parameters > numbers else 0  # an adapter as large has a copy of the head

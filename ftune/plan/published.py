@@ -112,7 +112,7 @@ def _bloomz() -> Iterator[Published]:
     source = "README of PEFT"
     rank = Adapter(
         parameters=BLOOMZ.layers * 8 * (BLOOMZ.hidden + 3 * BLOOMZ.hidden),
-        low_rank=(("attention.query_key_value", 8),),
+        low_rank=(("self_attention.query_key_value", 8),),
     )
     common = {"shape": BLOOMZ, "dtype": "fp32", "micro_batch_size": 8, "tokens": 64, "fused_loss": False}
     whole = Job(**{**common, "micro_batch_size": 1}, adapter=Adapter(base=BLOOMZ.parameters))  # type: ignore[arg-type]
@@ -184,12 +184,10 @@ GPT3 = shape_of_config(
 )
 BLOOMZ = shape_of_config(
     {
-        "model_type": "gpt_neox",  # has the linear layers of BLOOM
+        "model_type": "bloom",
         "hidden_size": 4096,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 32,
-        "intermediate_size": 16_384,
+        "n_layer": 30,
+        "n_head": 32,
         "vocab_size": 250_880,
-        "tie_word_embeddings": True,
     }
 )

@@ -95,6 +95,8 @@ class ModelShape:
     """What follows the last layer."""
     head: Linear
     """From hidden states to logits; its weight counts as the embedding's where they are tied."""
+    rotary: bool = True
+    """Whether queries and keys are turned by their positions, which makes new tensors of them."""
     norm: Literal["rms", "layer"] = "rms"
     """RMS norms are computed of an fp32 copy of their input, LayerNorms in fp32."""
 

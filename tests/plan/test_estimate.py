@@ -144,6 +144,17 @@ def test_parts_add_up_and_what_is_beside_counts_for_the_verdict() -> None:
     assert not found.fits(found.total - 1)
 
 
+def test_what_vllm_takes_is_not_there_for_training() -> None:
+    found = estimate(Job(**PPO, roles=Roles(engine="vllm", gpu_share=0.5)))
+    assert not found.fits(2 * found.total - 1)
+    assert found.fits(2 * found.total)
+
+
+def test_fsdp_has_the_whole_model_on_the_host_first() -> None:
+    found = estimate(Job(**FULL, **two("fsdp")))
+    assert found.host == {"the model, until it is split": 4 * SMALL.parameters}
+
+
 def test_offloaded_weights_and_moments_are_somewhere_else() -> None:
     spread = {"type": "zero", "stage": 3, "processes": 2}
     on_host = estimate(Job(**FULL, spread=Spread(**spread, optimizer="cpu", parameters="cpu")))
@@ -207,7 +218,7 @@ def total(job: Job) -> int:
 
 
 @given(jobs(), st.integers(1, 64))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_a_smaller_batch_never_needs_more(job: Job, rows: int) -> None:
     smaller = replace(job, micro_batch_size=min(rows, job.micro_batch_size))
     assert total(smaller) <= total(job)
@@ -216,15 +227,17 @@ def test_a_smaller_batch_never_needs_more(job: Job, rows: int) -> None:
 
 
 @given(jobs(), st.integers(1, 256))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_a_lower_rank_never_needs_more(job: Job, rank: int) -> None:
+    """But for paged optimisers, which take larger matrices out of the device's memory."""
     ranks = [rank, *(each for _, each in job.adapter.low_rank[:1])]
-    low, high = (replace(job, adapter=lora(job.shape, each), quantization="nf4") for each in (min(ranks), max(ranks)))
+    same = replace(job, quantization="nf4", optimizer=job.optimizer.removeprefix("paged_"))  # type: ignore[arg-type]
+    low, high = (replace(same, adapter=lora(job.shape, each)) for each in (min(ranks), max(ranks)))
     assert total(low) <= total(high)
 
 
 @given(jobs(), st.integers(1, 8), st.integers(1, 4))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_more_gpus_never_need_more_of_each(job: Job, times: int, nodes: int) -> None:
     spread = job.spread
     if spread.world == 1:  # a second process brings buckets and NCCL
@@ -234,7 +247,7 @@ def test_more_gpus_never_need_more_of_each(job: Job, times: int, nodes: int) -> 
 
 
 @given(jobs(), st.integers(2, 64))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_a_higher_stage_divides_more(job: Job, processes: int) -> None:
     """Of states at any size; of the peak where a model is larger than what stage 3 keeps gathered, as measured."""
     whole = replace(job, kind="sft", roles=None, adapter=Adapter(base=job.shape.parameters), quantization="none")
@@ -253,7 +266,7 @@ def test_a_higher_stage_divides_more(job: Job, processes: int) -> None:
 
 
 @given(jobs())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_what_saves_memory_saves_memory(job: Job) -> None:
     assert total(replace(job, checkpointing=True)) <= total(replace(job, checkpointing=False))
     assert total(replace(job, optimizer="adamw_8bit")) <= total(replace(job, optimizer="adamw"))

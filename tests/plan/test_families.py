@@ -27,11 +27,12 @@ GPT2 = {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 160, "n_positions
 OPT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 112, "vocab_size": 160}
 
 CONFIGS: list[dict[str, Any]] = [
-    *({"model_type": family, **SIZES} for family in FAMILIES if family not in ("gpt2", "opt")),
+    *({"model_type": family, **SIZES} for family in FAMILIES if family not in ("bloom", "gpt2", "opt")),
     {"model_type": "llama", **SIZES, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     {"model_type": "mistral", **SIZES, "head_dim": 16},
     {"model_type": "qwen3", **SIZES, "head_dim": 32, "tie_word_embeddings": True},
     {"model_type": "gpt_neox", **SIZES, "attention_bias": False, "tie_word_embeddings": True},
+    {"model_type": "bloom", "hidden_size": 48, "n_layer": 2, "n_head": 4, "vocab_size": 160},
     {"model_type": "gpt2", **GPT2},
     {"model_type": "gpt2", **GPT2, "n_inner": 80, "tie_word_embeddings": False},
     {"model_type": "opt", **OPT, "max_position_embeddings": 64},

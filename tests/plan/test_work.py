@@ -19,7 +19,7 @@ from ftune.plan.work import Work, cost, forward_flops, ppo_work, token_flops, tr
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 64,
-    "num_hidden_layers": 12,
+    "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 160,
@@ -60,8 +60,8 @@ def test_a_token_of_full_fine_tuning_costs_what_pytorch_counts() -> None:
 
 
 def test_lora_costs_two_thirds_of_it() -> None:
-    """Within 3 %: the first layer's input needs no gradient."""
-    assert token_flops(LORA) == pytest.approx(counted(lora=True), rel=0.03)
+    """Within 6 %: the first layer's input needs no gradient."""
+    assert token_flops(LORA) == pytest.approx(counted(lora=True), rel=0.06)
     assert 0.6 < token_flops(LORA) / token_flops(FULL) < 0.85
 
 
