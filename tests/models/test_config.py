@@ -97,3 +97,11 @@ def test_what_is_known_of_a_wheel_is_what_its_file_says(name: str, monkeypatch: 
     known = config_of_gguf(file)
     assert known == {key: value for key, value in wheel.config.items() if key in known}
     assert set(wheel.config) - set(known) <= {"head_dim"}
+
+
+def test_the_hub_is_asked_only_where_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match="is not in the cache; 'ftune plan' fetches it"):
+        read_config("org/elsewhere")
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):  # by the tests
+        read_config("org/elsewhere", ask=True)

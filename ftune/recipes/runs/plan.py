@@ -9,12 +9,12 @@ from ftune.plan.families import shape_of_config
 from ftune.plan.gpus import Gpu
 from ftune.plan.job import Dtype, Job, Spread
 from ftune.plan.shape import ModelShape
-from ftune.recipes.ppo import PpoRecipe
 from ftune.recipes.runs.plan_gpu import has_bf16
 from ftune.recipes.runs.plan_job import job_of
 from ftune.recipes.runs.plan_micro import rows_at_once, with_rows
 from ftune.recipes.runs.plan_rows import Rows, rows_of_recipe
 from ftune.recipes.runs.plan_world import NOTHING, Asked, spread_of
+from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
     from ftune.recipes.runs.plan_changes import Trained
@@ -34,6 +34,8 @@ class Target:
     """The model's, where it was given by hand or has been read already."""
     dtype: Dtype | None = None
     """Of products, where it is known already."""
+    ask: bool = False
+    """Whether the hub may be asked for the model's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,11 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
 
     Raises ModelError for a model whose shape is not known, LaunchError for a world that the recipe cannot have.
     """
-    shape = target.shape or shape_of(recipe.model.path, recipe.model.revision)
+    shape = target.shape or shape_of(recipe.model.path, recipe.model.revision, ask=target.ask)
     target = replace(target, shape=shape)
     rows = rows or rows_of_recipe(recipe, shape.positions)
     spread = target.spread or spread_of(recipe, target.world)
-    if not isinstance(recipe, PpoRecipe) and recipe.batch.micro_batch_size == "auto":
+    if isinstance(recipe, TrainingRecipe) and recipe.batch.micro_batch_size == "auto":
         number = rows_at_once(recipe, spread, rows, target, lambda sized: plan_of(sized, target, rows).fits)
         return replace(plan_of(with_rows(recipe, number), target, rows), chosen=True)
     job, notes = job_of(
@@ -85,9 +87,9 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
     return Plan(recipe, job, estimate(job), rows, target, tuple(notes))
 
 
-def shape_of(path: str, revision: str | None) -> ModelShape:
+def shape_of(path: str, revision: str | None, *, ask: bool) -> ModelShape:
     """The shape of the model at a recipe's path. Raises ModelError."""
-    return shape_of_config(read_config(path, revision), CONFIG if path.endswith("/") else f"{path}: {CONFIG}")
+    return shape_of_config(read_config(path, revision, ask=ask), f"{path}: {CONFIG}")
 
 
 def dtype_on(gpu: Gpu | None, asked: str, *, on_gpu: bool) -> Dtype:

@@ -4,17 +4,18 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ftune.plan.job import Spread
-from ftune.recipes.ppo import PpoRecipe
 from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Trained = TrainingRecipe | PpoRecipe
-"""A recipe that the arithmetic knows."""
+    from ftune.recipes.ppo import PpoRecipe
+
+Trained: TypeAlias = "TrainingRecipe | PpoRecipe"
+"""A recipe that the arithmetic knows. That of PPO is not imported where no recipe is one: it takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,12 @@ class Change:
         """As arguments of a command."""
         return [f"{key}={_word(value)}" for key, value in self.values.items()]
 
-    def on(self, recipe: Trained) -> Trained | None:
+    def on(self, recipe: Trained) -> "Trained | None":
         """The recipe with it; None where the recipe cannot have it, or has it already."""
         return with_values(recipe, self.values)
 
 
-def with_values(recipe: Trained, values: Mapping[str, Any]) -> Trained | None:
+def with_values(recipe: Trained, values: Mapping[str, Any]) -> "Trained | None":
     """The recipe with some keys set anew; None where that is no valid recipe, or the same one."""
     given = recipe.model_dump(mode="json", exclude_unset=True) | {"type": command_of(recipe)}
     for key, value in values.items():
@@ -73,7 +74,7 @@ def rungs(recipe: Trained, spread: Spread) -> list[list[Change]]:
 def _micro_batch(recipe: Trained, spread: Spread) -> Iterator[Change]:
     """Fewer rows at once, and as many in a step as before."""
     cost = "the same arithmetic in smaller products"
-    if isinstance(recipe, PpoRecipe):
+    if not isinstance(recipe, TrainingRecipe):
         for size in _divisors(recipe.ppo.micro_batch_size):
             yield Change(f"micro-batch of {size}", {"ppo.micro_batch_size": size}, cost)
         return
@@ -86,8 +87,12 @@ def _micro_batch(recipe: Trained, spread: Spread) -> Iterator[Change]:
 
 
 def _checkpointing(recipe: Trained, spread: Spread) -> Iterator[Change]:
-    section = "ppo" if isinstance(recipe, PpoRecipe) else "batch"
-    if not (recipe.ppo if isinstance(recipe, PpoRecipe) else recipe.batch).activation_checkpointing:
+    section, has_it = (
+        ("batch", recipe.batch.activation_checkpointing)
+        if isinstance(recipe, TrainingRecipe)
+        else ("ppo", recipe.ppo.activation_checkpointing)
+    )
+    if not has_it:
         cost = "a second forward pass: about a third more arithmetic"
         yield Change("activation checkpointing", {f"{section}.activation_checkpointing": True}, cost)
 
@@ -101,7 +106,7 @@ def _sharding(recipe: Trained, spread: Spread) -> Iterator[Change]:
     """ZeRO's stages, of which PPO takes none: FSDP2 there."""
     if spread.world == 1 or spread.type == "fsdp":
         return
-    if isinstance(recipe, PpoRecipe):
+    if not isinstance(recipe, TrainingRecipe):
         yield Change("FSDP2", {"backend": {"type": "fsdp", **_processes(recipe)}}, "weights are gathered for each pass")
         return
     for stage in (1, 2, 3):
@@ -117,7 +122,7 @@ def _lora(recipe: Trained, spread: Spread) -> Iterator[Change]:
     values: dict[str, Any] = {"peft": "lora"}
     if recipe.optim.learning_rate != "auto":
         values["optim.learning_rate"] = "auto"
-    if isinstance(recipe, PpoRecipe):
+    if not isinstance(recipe, TrainingRecipe):
         values |= {"memory": "auto"} if recipe.memory != "auto" else {}
         values |= {"value.type": "auto"} if recipe.value.type == "copy" else {}
     yield Change("LoRA", values, "faster; an adapter is trained instead of the model")
@@ -130,7 +135,7 @@ def _quantization(recipe: Trained, spread: Spread) -> Iterator[Change]:
 
 def _offload(recipe: Trained, spread: Spread) -> Iterator[Change]:
     """To the CPU's memory; PPO keeps everything on its devices."""
-    if isinstance(recipe, PpoRecipe) or spread.optimizer != "none":
+    if not isinstance(recipe, TrainingRecipe) or spread.optimizer != "none":
         return
     ways: dict[str, dict[str, Any]] = {
         "optimizer on the CPU": {"stage": 2, "offload": {"optimizer": "cpu"}},

@@ -12,14 +12,12 @@ from ftune.core.errors import FtuneError, LaunchError, RecipeError
 from ftune.plan.by_hand import shape_by_hand
 from ftune.plan.gpus import GPUS, find_gpu
 from ftune.recipes.load import Loaded, load_recipe
-from ftune.recipes.ppo import PpoRecipe
 from ftune.recipes.runs.plan import Plan, Target, plan_of
 from ftune.recipes.runs.plan_fit import Fitted, fit
 from ftune.recipes.runs.plan_gpu import COMMON, gpu_here
 from ftune.recipes.runs.plan_text import as_dict, cards, headline, ladder, memory, timing
 from ftune.recipes.runs.plan_world import check_command_line
 from ftune.recipes.runs.plan_write import write_recipe
-from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
     from ftune.plan.shape import ModelShape
@@ -76,7 +74,7 @@ def planned(path: Path, overrides: Sequence[str], wanted: Wanted, *, as_json: bo
     gpu = find_gpu(wanted.gpu) if wanted.gpu else gpu_here()
     shape = wanted.by_hand.shape()
     loaded = load_recipe(None, path, overrides, elsewhere=ELSEWHERE)
-    target = Target(gpu=gpu, world=world, shape=shape)
+    target = Target(gpu=gpu, world=world, shape=shape, ask=True)
     plan = plan_of(plannable(loaded), target)
     if gpu is None and wanted.fit:
         raise LaunchError(f"--fit: into what? name a GPU with --gpu: {', '.join(GPUS)}, or its memory, as in 24GiB")
@@ -94,19 +92,25 @@ def planned(path: Path, overrides: Sequence[str], wanted: Wanted, *, as_json: bo
 
 def plannable(loaded: Loaded) -> "Trained":
     """The recipe, where it trains. Raises RecipeError for one that does not."""
-    if not isinstance(loaded.recipe, TrainingRecipe | PpoRecipe):
+    if (recipe := _trained(loaded)) is None:
         kind = loaded.recipe.resolved()["type"]
         raise RecipeError(f"{loaded.path}: type: '{kind}' trains nothing; recipes of sft, rm and ppo are planned")
-    return loaded.recipe
+    return recipe
+
+
+def _trained(loaded: Loaded) -> "Trained | None":
+    """The recipe where it is of a command that trains."""
+    recipe: Any = loaded.recipe
+    return recipe if recipe.type in ("sft", "rm", "ppo") else None
 
 
 def plan_here(loaded: Loaded) -> str:
     """The plan for a dry run: on the GPU of this machine where it has one; a line where there is none."""
-    if not isinstance(loaded.recipe, TrainingRecipe | PpoRecipe):
+    if (recipe := _trained(loaded)) is None:
         return ""
     try:
-        gpu = gpu_here() if loaded.recipe.backend.device != "cpu" else None
-        plan = plan_of(loaded.recipe, Target(gpu=gpu, on_gpu=gpu is not None))
+        gpu = gpu_here() if recipe.backend.device != "cpu" else None
+        plan = plan_of(recipe, Target(gpu=gpu, on_gpu=gpu is not None))
     except FtuneError as error:
         return f"memory is not predicted: {error}"
     return "\n\n".join("\n".join(part) for part in (headline(plan), memory(plan), timing(plan, None)) if part)

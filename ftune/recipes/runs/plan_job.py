@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Any
 from ftune.peft.places import classifier
 from ftune.plan.job import BYTES, Dtype, Job, Spread
 from ftune.plan.shape import ModelShape
-from ftune.recipes.runs.plan_roles import roles_of, started_from
 from ftune.recipes.runs.plan_rows import Rows
 
 if TYPE_CHECKING:
     from ftune.plan.adapter import Adapter
     from ftune.recipes.ppo import PpoRecipe
-    from ftune.recipes.rm import RmRecipe
+    from ftune.recipes.rm import Head
     from ftune.recipes.training import TrainingRecipe
 
 ANSWERS = 2
@@ -32,28 +31,27 @@ def job_of(
 
     `shape` is that of the causal model. Raises ModelError where the PEFT method finds nothing to train in it.
     """
-    from ftune.recipes.ppo import PpoRecipe
+    from ftune.recipes.training import TrainingRecipe
 
-    if isinstance(recipe, PpoRecipe):
-        return _of_ppo(recipe, shape, rows, spread, dtype, on_gpu=on_gpu, card=card)
-    return _of_training(recipe, shape, rows, spread, dtype)
+    if isinstance(recipe, TrainingRecipe):
+        return _of_training(recipe, shape, rows, spread, dtype)
+    return _of_ppo(recipe, shape, rows, spread, dtype, on_gpu=on_gpu, card=card)
 
 
 def _of_training(
     recipe: "TrainingRecipe", shape: ModelShape, rows: Rows, spread: Spread, dtype: Dtype
 ) -> tuple[Job, list[str]]:
-    from ftune.recipes.rm import RmRecipe
-
     data: Any = recipe.data
     packed = bool(getattr(data, "packing", False))
+    head: Any = getattr(recipe, "head", None)  # of `ftune rm`
     answers, notes = 1, list[str]()
-    if isinstance(recipe, RmRecipe):
-        shape = classifier(shape, _outputs(recipe))
-        if recipe.head.type == "scalar":
+    if head is not None:
+        shape = classifier(shape, _outputs(head))
+        if head.type == "scalar":
             answers, notes = ANSWERS, ["rows are taken as pairs; rankings have more answers each"]
     job = Job(
         **_model(recipe, shape, dtype),
-        kind="rm" if isinstance(recipe, RmRecipe) else "sft",
+        kind="sft" if head is None else "rm",
         adapter=recipe.peft.planned(shape),
         micro_batch_size=recipe.batch.rows_at_once * answers,
         accumulation=recipe.batch.accumulation(spread.world),
@@ -67,11 +65,11 @@ def _of_training(
     return job, notes
 
 
-def _outputs(recipe: "RmRecipe") -> int:
+def _outputs(head: "Head") -> int:
     """Numbers that the head gives; two classes where the rows name them."""
-    if recipe.head.type == "scalar":
+    if head.type == "scalar":
         return 1
-    return len(recipe.head.labels) if recipe.head.labels else 2
+    return len(head.labels) if head.labels else 2
 
 
 def _of_ppo(
@@ -84,6 +82,8 @@ def _of_ppo(
     on_gpu: bool,
     card: int | None,
 ) -> tuple[Job, list[str]]:
+    from ftune.recipes.runs.plan_roles import roles_of, started_from
+
     peft = started_from(recipe, recipe.peft)
     adapter: Adapter = peft.planned(shape)
     free = None if card is None else card - shape.parameters * BYTES[dtype]

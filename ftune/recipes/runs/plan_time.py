@@ -10,13 +10,12 @@ from ftune.core.errors import FtuneError
 from ftune.plan.gpus import gpu_of_device
 from ftune.plan.job import Job
 from ftune.plan.work import HOUR, SHARE, Work, cost, ppo_work, token_flops, training_work
-from ftune.recipes.ppo import PpoRecipe
+from ftune.recipes.training import TrainingRecipe
 from ftune.report.run_record import RunRecord, dig, read_run
 
 if TYPE_CHECKING:
     from ftune.plan.gpus import Gpu
     from ftune.recipes.runs.plan import Plan
-    from ftune.recipes.training import TrainingRecipe
 
 EPOCHS = 3.0
 """Of a recipe that gives neither `epochs` nor `max_steps`."""
@@ -64,7 +63,7 @@ def time_of(plan: "Plan") -> Time | None:
         return None
     recipe = plan.recipe
     share, said_by, tokens = SHARE, "assumed", 0.0
-    if isinstance(recipe, PpoRecipe):
+    if not isinstance(recipe, TrainingRecipe):
         work: Work = ppo_work(plan.job, steps, recipe.ppo.epochs)
     else:
         usual = usual_job(plan)
@@ -80,7 +79,7 @@ def time_of(plan: "Plan") -> Time | None:
 def steps_of(plan: "Plan") -> int | None:
     """Optimiser steps, or iterations of PPO; None where nobody knows how many rows there are."""
     recipe = plan.recipe
-    if isinstance(recipe, PpoRecipe):
+    if not isinstance(recipe, TrainingRecipe):
         return recipe.schedule.iterations
     if recipe.schedule.max_steps is not None:
         return recipe.schedule.max_steps
