@@ -39,7 +39,7 @@ def complete(
 
     pad = int(tokenizer.pad_token_id)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limits = [min(max_new_tokens, positions - len(ids)) if positions else max_new_tokens for ids in prompts]
+    limits = [max(1, min(max_new_tokens, positions - len(ids))) if positions else max_new_tokens for ids in prompts]
     model.eval()
     for chosen in batches(prompts, limits, batch_size):
         width = max(len(prompts[index]) for index in chosen)
