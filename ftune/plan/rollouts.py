@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from ftune.plan import activations
-from ftune.plan.buckets import gathered
 from ftune.plan.job import Job, Roles
 from ftune.plan.logits import chunk_rows
 from ftune.plan.phase import Parts, Phase, phase
@@ -48,9 +47,8 @@ def ppo_phases(job: Job) -> tuple[Phase, ...]:
     scoring = {
         "in passing": activations.working(judged),
         "logits": chunk_rows(judged) * job.shape.vocab * job.width,
-        "gathered weights": gathered(job),
     }
-    always = (resident(job), beside)
+    always = (resident(job), beside, {"gathered weights": _played_with(job)})
     roles = _roles(job)
     at_first = 0 if roles.engine == "graph" else roles.new_tokens  # `generate` lets its cache grow
     decoding = {"rollout weights": _decode_weights(job)}
@@ -94,6 +92,16 @@ def _update(job: Job, beside: Parts) -> tuple[Phase, ...]:
         "forward": both,
     }
     return tuple(phase(moment.name, moment.parts, more.get(moment.name, gradients)) for moment in moments)
+
+
+def _played_with(job: Job) -> int:
+    """Weights that FSDP2 gathers for a whole round of completions and their judging: those of all copies."""
+    if not job.split:
+        return 0
+    roles = _roles(job)
+    value = _of_value(job) if roles.value != "trunk" else 0
+    copied = job.shape.parameters if roles.reference == "copy" else 0
+    return job.width * (job.shape.parameters + value + copied)
 
 
 def _of_value(job: Job) -> int:

@@ -28,39 +28,49 @@ def resident(job: Job) -> Parts:
 
 
 def training_phases(job: Job, beside: Parts | None = None) -> tuple[Phase, ...]:
-    """Forward pass, head, last layer, first layer, embeddings and step, with what else stands `beside`."""
-    always = (resident(job), beside or {})
+    """Forward pass, head, last layer, first layer, embeddings and step, with what else stands `beside`.
+
+    The forward pass is told apart where activations are checkpointed, since autocast's copies are gone after it.
+    """
     kept = activations.inputs(job) if job.checkpointing else activations.saved(job)
+    layer, passing = activations.saved_layer(job), activations.passing(job) + sent(job)
     gradients = 0 if resident_buckets(job) else states(job).gradients
     earlier = gradients if job.accumulation > 1 else 0
-    layer, passing = activations.saved_layer(job), activations.passing(job) + sent(job)
+    again = layer if job.checkpointing else 0
+    whole = gathered(job)
     cast = copies(job) // (job.shape.layers if job.checkpointing else 1)
-    forward = {"gathered weights": gathered(job)}
-    moments: list[tuple[str, Parts, Parts]] = [
-        ("head", forward, {"activations": kept + activations.last_norm(job), "logits": head_bytes(job)}),
-        (
-            "last layer",
-            forward,
-            {"activations": kept + (layer if job.checkpointing else 0), "in passing": passing},
-        ),
-    ]
+    moments: dict[str, Parts] = {
+        "head": {
+            "gathered weights": whole,
+            "weight copies": cast,
+            "activations": kept + activations.last_norm(job),
+            "logits": head_bytes(job),
+            "gradients": earlier,
+        },
+        "last layer": {
+            "gathered weights": whole,
+            "weight copies": cast,
+            "activations": kept + again,
+            "in passing": passing,
+            "gradients": max(earlier, kept_after(job)),
+        },
+        "first layer": {
+            "gathered weights": whole,
+            "activations": layer,
+            "in passing": passing,
+            "gradients": max(earlier, _above_the_first(job, gradients)),
+        },
+        "embeddings": {"gradients": gradients, "in passing": _embedding(job)},
+        "optimizer step": {"gradients": gradients, "in passing": _stepping(job)},
+    }
     if job.checkpointing:
-        moments.append(("forward", forward, {"weight copies": copies(job) - cast, "activations": kept + layer}))
-    by_now = {"head": earlier, "last layer": max(earlier, kept_after(job)), "forward": earlier}
-    return (
-        *(
-            phase(name, *always, more, own, {"weight copies": cast, "gradients": by_now[name]})
-            for name, more, own in moments
-        ),
-        phase(
-            "first layer",
-            *always,
-            forward,
-            {"activations": layer, "in passing": passing, "gradients": max(earlier, _above_the_first(job, gradients))},
-        ),
-        phase("embeddings", *always, {"gradients": gradients, "in passing": _embedding(job)}),
-        phase("optimizer step", *always, {"gradients": gradients, "in passing": _stepping(job)}),
-    )
+        moments["forward"] = {
+            "gathered weights": whole,
+            "weight copies": copies(job),
+            "activations": kept + again,
+            "gradients": earlier,
+        }
+    return tuple(phase(name, resident(job), beside or {}, parts) for name, parts in moments.items())
 
 
 def _above_the_first(job: Job, gradients: int) -> int:
