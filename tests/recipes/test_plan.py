@@ -194,16 +194,15 @@ def test_a_step_keeps_its_rows(command: str, gpus: int, backend: str) -> None:
 def test_what_is_found_fits_and_nothing_in_it_is_idle(case: tuple[str, int], gib: float) -> None:
     before = plan(case[0], gib=gib, gpus=case[1])
     found = fit(before, partial(plan_of, target=before.target, rows=before.rows))
-    assert sum(step.gain for step in found.steps) == before.estimate.total - found.plan.estimate.total
     assert found.plan.estimate.total <= before.estimate.total
-    if before.fits:
-        assert found.steps == ()
-    elif found.plan.fits:
-        dearest = found.steps[-1]
-        assert not plan_without(before, found.changes[:-1]).fits, dearest.change.name
+    assert before.fits == (found.steps == ())
+    for step in found.steps:
+        without = plan_with(before, [change for change in found.changes if change is not step.change])
+        assert without.estimate.total - found.plan.estimate.total == step.gain
+        assert not (found.plan.fits and without.fits), step.change.name
 
 
-def plan_without(before: Plan, changes: list[Any]) -> Plan:
+def plan_with(before: Plan, changes: list[Any]) -> Plan:
     """The plan with some of the changes."""
     recipe = before.recipe
     for change in changes:

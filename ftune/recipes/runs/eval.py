@@ -72,15 +72,19 @@ def _examined(
         say=say,
     )
     models: dict[str, Examined] = {}
-    with others_at_work(work, systems) as check:
-        for system, model in systems.opened():
-            examined, started = Examined(system.described), time.monotonic()
-            _likelihoods(recipe, model, questions, system.name, examined, say)
-            if system.name in names:
-                _complete(work, system.name, model, check, say)
-            models[system.name] = examined
-            del model
-            say.line(f"{system.name}: {system.described}, {time.monotonic() - started:.0f} s")
+    try:
+        with others_at_work(work, systems) as check:
+            for system, model in systems.opened():
+                examined, started = Examined(system.described), time.monotonic()
+                _likelihoods(recipe, model, questions, system.name, examined, say)
+                if system.name in names:
+                    _complete(work, system.name, model, check, say)
+                models[system.name] = examined
+                del model
+                say.line(f"{system.name}: {system.described}, {time.monotonic() - started:.0f} s")
+    except KeyboardInterrupt:
+        say.line("stopped; completions are kept: the same command goes on from there")
+        raise
     for name in names:
         models[name].completions = work.completed(name)
     return {name: models[name] for name in (BEFORE, AFTER) if name in models}

@@ -25,9 +25,11 @@ Check = Callable[[], None]
 
 def wanted_processes(processes: Literal["auto"] | int, device: str) -> int:
     """How many a recipe asks for: by default one for each GPU, and one where models compute on CPUs."""
+    import torch
+
     if processes != "auto":
         return processes
-    return 1 if device == "cpu" else max(1, count_gpus())
+    return 1 if device == "cpu" else max(1, torch.cuda.device_count())
 
 
 @contextmanager

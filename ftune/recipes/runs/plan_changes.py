@@ -93,7 +93,7 @@ def _checkpointing(recipe: Trained, spread: Spread) -> Iterator[Change]:
         else ("ppo", recipe.ppo.activation_checkpointing)
     )
     if not has_it:
-        cost = "a second forward pass: about a third more arithmetic"
+        cost = "a second forward pass"
         yield Change("activation checkpointing", {f"{section}.activation_checkpointing": True}, cost)
 
 
@@ -103,34 +103,39 @@ def _optimizer(recipe: Trained, spread: Spread) -> Iterator[Change]:
 
 
 def _sharding(recipe: Trained, spread: Spread) -> Iterator[Change]:
-    """ZeRO's stages, of which PPO takes none: FSDP2 there."""
+    """ZeRO's stages, of which PPO takes none, then FSDP2, which also loads the model in parts."""
     if spread.world == 1 or spread.type == "fsdp":
         return
-    if not isinstance(recipe, TrainingRecipe):
-        yield Change("FSDP2", {"backend": {"type": "fsdp", **_processes(recipe)}}, "weights are gathered for each pass")
-        return
-    for stage in (1, 2, 3):
-        if spread.type == "zero" and stage <= spread.stage:
-            continue
+    done = spread.stage if spread.type == "zero" else 0
+    for stage in range(done + 1, 4) if isinstance(recipe, TrainingRecipe) else ():
         cost = "half as much traffic again as DDP" if stage == 3 else "none: as much traffic as DDP"
         yield Change(f"ZeRO-{stage}", {"backend": {"type": "zero", "stage": stage, **_processes(recipe)}}, cost)
+    cost = "half as much traffic again as DDP"
+    yield Change("FSDP2", {"backend": {"type": "fsdp", **_processes(recipe)}}, cost)
 
 
 def _lora(recipe: Trained, spread: Spread) -> Iterator[Change]:
+    if values := _adapter(recipe):
+        yield Change("LoRA", values, "an adapter is trained instead of the model")
+
+
+def _adapter(recipe: Trained) -> dict[str, Any]:
+    """What makes LoRA of a method that trains the model itself; nothing for others."""
     if recipe.peft.library == "peft":
-        return
+        return {}
     values: dict[str, Any] = {"peft": "lora"}
     if recipe.optim.learning_rate != "auto":
         values["optim.learning_rate"] = "auto"
     if not isinstance(recipe, TrainingRecipe):
         values |= {"memory": "auto"} if recipe.memory != "auto" else {}
         values |= {"value.type": "auto"} if recipe.value.type == "copy" else {}
-    yield Change("LoRA", values, "faster; an adapter is trained instead of the model")
+    return values
 
 
 def _quantization(recipe: Trained, spread: Spread) -> Iterator[Change]:
     if recipe.model.quantization.type == "none":
-        yield Change("QLoRA", {"model.quantization": "nf4"}, "4-bit weights are unpacked for each product")
+        values = _adapter(recipe) | {"model.quantization": "nf4"}
+        yield Change("QLoRA", values, "4-bit weights are unpacked for each product")
 
 
 def _offload(recipe: Trained, spread: Spread) -> Iterator[Change]:

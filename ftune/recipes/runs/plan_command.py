@@ -134,6 +134,7 @@ def _json(plan: Plan, several: Sequence[Plan], fitted: Fitted | None, price: flo
                     "overrides": step.change.overrides,
                     "gain": step.gain,
                     "cost": step.change.cost,
+                    "arithmetic": round(step.arithmetic, 4),
                 }
                 for step in fitted.steps
             ],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftune.core.errors import FtuneError
+from ftune.plan.work import token_flops
 from ftune.recipes.runs.plan_changes import Change, Trained, rungs
 
 if TYPE_CHECKING:
@@ -16,10 +17,19 @@ Planner = Callable[[Trained], "Plan"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A change, and the bytes of the device that a run takes less with it than with those before it."""
+    """A change, and what a run is with it beside what it would be without it."""
 
     change: Change
     gain: int
+    """Bytes of the device that it takes less."""
+    arithmetic: float
+    """Products and sums of a trained token: their number, as a multiple of what it was."""
+
+    @classmethod
+    def between(cls, change: Change, before: "Plan", after: "Plan") -> "Step":
+        """From the plan without it to the plan with it."""
+        work = token_flops(after.job) / token_flops(before.job)
+        return cls(change, before.estimate.total - after.estimate.total, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +93,21 @@ class _Search:
         return found
 
     def told(self, before: "Plan", levels: Sequence[int]) -> Fitted:
-        """The changes in the order of their costs, with what each brings on top of those before it."""
-        steps, recipe, last = [], self.recipe, before
-        for change in self._changed(levels)[1]:
-            changed = change.on(recipe)
-            after = self.plan(changed) if changed is not None else None
-            if changed is None or after is None:
-                continue
-            steps.append(Step(change, last.estimate.total - after.estimate.total))
-            recipe, last = changed, after
-        return Fitted(tuple(steps), last)
+        """The changes in the order of their costs, each with what would be missing without it."""
+        changes = self._changed(levels)[1]
+        after = self._after(changes)
+        if after is None:
+            return Fitted((), before)
+        without = [self._after([other for other in changes if other is not change]) or before for change in changes]
+        steps = [Step.between(change, plan, after) for change, plan in zip(changes, without, strict=True)]
+        return Fitted(tuple(steps), after)
+
+    def _after(self, changes: Sequence[Change]) -> "Plan | None":
+        """The plan with these changes."""
+        recipe = self.recipe
+        for change in changes:
+            recipe = change.on(recipe) or recipe
+        return self.plan(recipe)
 
     def _changed(self, levels: Sequence[int]) -> tuple[Trained, list[Change]]:
         """The recipe with the changes of these levels, of which dear ones go before those that they rule out."""
@@ -122,6 +137,6 @@ def mildest_changes(plan: "Plan", planner: Planner) -> list[Step]:
             changed = change.on(plan.recipe)
             after = _Search(plan.recipe, [], planner).plan(changed) if changed is not None else None
             if after is not None and after.estimate.total < plan.estimate.total:
-                steps.append(Step(change, plan.estimate.total - after.estimate.total))
+                steps.append(Step.between(change, plan, after))
                 break
     return steps

@@ -19,6 +19,11 @@ NAME = 28
 """Columns of the names."""
 
 GIB = 2**30
+SMALLEST = GIB // 100
+"""Smaller parts are told together."""
+
+VISIBLE = 0.01
+"""A difference in arithmetic below is none."""
 
 
 def headline(plan: "Plan") -> list[str]:
@@ -85,7 +90,8 @@ def ladder(fitted: "Fitted") -> list[str]:
         return ["it fits as it is" if fitted.plan.fits else "it does not fit, and nothing is known that would help"]
     lines = [f"{'change':<{NAME}}{'GiB less':>9}   cost"]
     for step in fitted.steps:
-        cost = wrap(step.change.cost, WIDTH - NAME - 12)
+        work = f"; arithmetic {step.arithmetic - 1:+.0%}" if abs(step.arithmetic - 1) >= VISIBLE else ""
+        cost = wrap(step.change.cost + work, WIDTH - NAME - 12)
         lines.append(f"{step.change.name:<{NAME}}{_gib(step.gain):>9}   {cost[0]}")
         lines += [" " * (NAME + 12) + more for more in cost[1:]]
     gpu = fitted.plan.target.gpu
@@ -127,8 +133,12 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
 
 
 def _parts(parts: "Parts") -> Iterator[str]:
+    rest = sum(size for size in parts.values() if size < SMALLEST)
     for name, size in sorted(parts.items(), key=lambda item: -item[1]):
-        yield _row(f"  {name}", size)
+        if size >= SMALLEST:
+            yield _row(f"  {name}", size)
+    if rest:
+        yield _row("  the rest", rest)
 
 
 def _row(name: str, size: int) -> str:
