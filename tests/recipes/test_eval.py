@@ -87,7 +87,9 @@ def test_an_interrupted_evaluation_is_finished_by_two_processes(
 
     monkeypatch.setattr(eval_work, "complete", counted)
     words = (*words, f"output={tmp_path / 'broken'}")
-    assert ftune(*words).code == 130
+    stopped = ftune(*words)
+    assert stopped.code == 130
+    assert "completions are kept" in stopped.err
     torn = next((tmp_path / "broken/partial").glob("before-*.0.jsonl"))
     torn.write_text(torn.read_text() + '\n{"row": 3, "tex')
     done = ftune(*words, "processes=2")

@@ -61,10 +61,10 @@ def _examined(
     recipe: "EvalRecipe", systems: Systems, questions: Questions, folder: Path, say: Say
 ) -> dict[str, Examined]:
     """What each model gives, one after the other; completions are shared among processes."""
-    names = [system.name for system in systems.listed()] if recipe.max_new_tokens else []
+    completing = systems.listed() if recipe.max_new_tokens else []
     work = plan_work(
         questions,
-        {system.name: identity(system, systems) for system in systems.listed() if system.name in names},
+        {system.name: identity(system, systems) for system in completing},
         max_new_tokens=recipe.max_new_tokens,
         batch_size=recipe.micro_batch_size,
         processes=wanted_processes(recipe.processes, recipe.device),
@@ -77,7 +77,7 @@ def _examined(
             for system, model in systems.opened():
                 examined, started = Examined(system.described), time.monotonic()
                 _likelihoods(recipe, model, questions, system.name, examined, say)
-                if system.name in names:
+                if completing:
                     _complete(work, system.name, model, check, say)
                 models[system.name] = examined
                 del model
@@ -85,8 +85,8 @@ def _examined(
     except KeyboardInterrupt:
         say.line("stopped; completions are kept: the same command goes on from there")
         raise
-    for name in names:
-        models[name].completions = work.completed(name)
+    for system in completing:
+        models[system.name].completions = work.completed(system.name)
     return {name: models[name] for name in (BEFORE, AFTER) if name in models}
 
 
