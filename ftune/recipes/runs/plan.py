@@ -32,6 +32,8 @@ class Target:
     """Processes that are there already; else they follow from recipe and `world`."""
     shape: ModelShape | None = None
     """The model's, where it was given by hand or has been read already."""
+    by_hand: bool = False
+    """Whether it is another model than the recipe's."""
     dtype: Dtype | None = None
     """Of products, where it is known already."""
     ask: bool = False

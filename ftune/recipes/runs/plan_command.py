@@ -74,7 +74,7 @@ def planned(path: Path, overrides: Sequence[str], wanted: Wanted, *, as_json: bo
     gpu = find_gpu(wanted.gpu) if wanted.gpu else gpu_here()
     shape = wanted.by_hand.shape()
     loaded = load_recipe(None, path, overrides, elsewhere=ELSEWHERE)
-    target = Target(gpu=gpu, world=world, shape=shape, ask=True)
+    target = Target(gpu=gpu, world=world, shape=shape, by_hand=shape is not None, ask=True)
     plan = plan_of(plannable(loaded), target)
     if gpu is None and wanted.fit:
         raise LaunchError(f"--fit: into what? name a GPU with --gpu: {', '.join(GPUS)}, or its memory, as in 24GiB")

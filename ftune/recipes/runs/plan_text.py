@@ -30,8 +30,9 @@ def headline(plan: "Plan") -> list[str]:
     """What is planned, and what is taken on trust."""
     job, recipe = plan.job, plan.recipe
     method = job.quantization + " " if job.quantization != "none" else ""
+    model = "a model by hand" if plan.target.by_hand else recipe.model.path
     lines = [
-        f"{job.kind}: {method}{recipe.peft.type} on {recipe.model.path}, "
+        f"{job.kind}: {method}{recipe.peft.type} on {model}, "
         f"{_count(job.shape.parameters)} parameters, of which {_trained(plan)}",
         f"{_batch(plan)}; {job.dtype}; {_processes(plan)}",
         f"row lengths: {plan.rows.said_by}",
@@ -107,7 +108,11 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
     job, needed, gpu, time = plan.job, plan.estimate, plan.target.gpu, time_of(plan)
     return {
         "kind": job.kind,
-        "model": {"path": plan.recipe.model.path, "family": job.shape.family, "parameters": job.shape.parameters},
+        "model": {
+            "path": None if plan.target.by_hand else plan.recipe.model.path,
+            "family": job.shape.family,
+            "parameters": job.shape.parameters,
+        },
         "trained": job.trained,
         "dtype": job.dtype,
         "processes": job.spread.world,
