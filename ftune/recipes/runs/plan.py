@@ -91,7 +91,8 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
 
 def shape_of(path: str, revision: str | None, *, ask: bool) -> ModelShape:
     """The shape of the model at a recipe's path. Raises ModelError."""
-    return shape_of_config(read_config(path, revision, ask=ask), f"{path}: {CONFIG}")
+    where = path if path.endswith(".gguf") else f"{path}: {CONFIG}"
+    return shape_of_config(read_config(path, revision, ask=ask), where)
 
 
 def dtype_on(gpu: Gpu | None, asked: str, *, on_gpu: bool) -> Dtype:
