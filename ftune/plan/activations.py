@@ -11,6 +11,9 @@ from ftune.plan.shape import Linear
 
 FP32 = 4
 
+SCALED_IN_FP32 = ("gemma", "gemma2", "gemma3_text", "olmo2")
+"""Families whose norms multiply with their scale before they cast back."""
+
 
 def saved_layer(job: Job, *, first: bool = False) -> int:
     """Bytes that one decoder layer keeps for a micro-batch. In the `first` that trains, nothing flows into its norm."""
@@ -53,7 +56,7 @@ def passing(job: Job) -> int:
     shape = job.shape
     wide = (3 if shape.gated else 2) - (len(job.adapter.low_rank) > 0 and not _copies_inputs(job))
     block = wide * job.width * shape.ffn + (job.width + FP32) * shape.hidden
-    scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.attention == "eager" else 0
+    scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.eager else 0
     adapted = max(linear.weights for linear in shape.layer_linears) if job.adapter.dora else 0
     return max(job.batch_tokens * max(block, scores), 3 * FP32 * adapted)
 
@@ -70,8 +73,8 @@ def masked(job: Job) -> bool:
 
     PPO pads on the right alone, where causal attention does not look.
     """
-    if job.attention == "flash_attention_2" or job.kind == "ppo":
-        return False
+    if job.attention in ("flash_attention_2", "flex_attention") or job.kind == "ppo":
+        return False  # lengths or blocks say the same
     return job.packed or job.adapter.prefix_tokens > 0 or not (job.equal_rows or job.micro_batch_size == 1)
 
 
@@ -89,6 +92,7 @@ def _norm(job: Job, width: int, *, inside: bool = False) -> int:
     if job.shape.norm == "layer":  # its input in fp32, mean and deviation
         return FP32 * width + 2 * FP32
     scaled = job.width if inside else job.stream_width
+    scaled = FP32 if job.shape.family in SCALED_IN_FP32 else scaled
     return FP32 * width + FP32 + (scaled * width if trains_linears(job) else 0)
 
 
@@ -110,20 +114,26 @@ def _attention(job: Job) -> int:
     products, for each token one of every other.
     """
     shape, width = job.shape, job.width
-    repeats = masked(job) or job.attention == "eager"
+    repeats = masked(job) or job.eager
     keys_and_values = 2 * (shape.query_width if repeats else shape.kv_width)
     together = shape.query_width + 2 * shape.kv_width
     if shape.rotary and any(linear.outputs == together for linear in shape.layer_linears):
         keys_and_values += 0 if repeats and shape.heads > shape.kv_heads else shape.query_width + shape.kv_width
-    if job.attention == "eager":
-        scores = shape.heads * row_tokens(job) * (FP32 + (width if width < FP32 else 0))
+    if job.eager:
+        each = FP32 + (width if width < FP32 else 0) + (width if shape.scores == "capped" else 0)
+        scores = shape.heads * row_tokens(job) * each
         return width * (shape.query_width + keys_and_values) + scores
     return width * (2 * shape.query_width + keys_and_values) + FP32 * shape.heads
 
 
 def _block(job: Job) -> int:
-    """The feed-forward block: what its activation reads, gives, and is multiplied with."""
-    return (3 if job.shape.gated else 2) * job.width * job.shape.ffn
+    """The feed-forward block: what its activation reads; where it is gated also what that gives and is multiplied with.
+
+    GPT-2's GELU is composed of a power and a tanh in fp32, and of two products.
+    """
+    if job.shape.activation == "composed":
+        return (3 * FP32 + job.width) * job.shape.ffn
+    return (3 if job.shape.gated else 1) * job.width * job.shape.ffn
 
 
 def _inputs(job: Job) -> int:
@@ -140,10 +150,14 @@ def _inputs(job: Job) -> int:
     total = sum(ranks.values()) * job.width + int(job.adapter.saved * job.width)
     seen: set[tuple[str, str]] = set()
     for linear in reading:
-        own = copied and (linear.reads == "stream" or linear.name in ranks)
+        beside = linear.name in ranks
+        own = (copied and (linear.reads == "stream" or beside)) or (beside and job.dropout > 0)
         source = (linear.reads, linear.name.partition(".")[0])
         if own or source not in seen:
-            there = linear.reads == "attention" and job.attention != "eager" and not own
+            kept = (linear.reads == "attention" and not job.eager) or (
+                linear.reads == "block" and job.shape.activation == "relu"
+            )
+            there = kept and not own
             total += 0 if there else job.width * linear.inputs
         seen.add(source)
     return total + (_dropped(reading) if job.dropout else 0)
@@ -172,7 +186,7 @@ def row_tokens(job: Job) -> int:
 
 def _masks(job: Job) -> int:
     """Each layer's copy of the mask in the dtype of products: SDPA's kernels add it to the scores."""
-    if not masked(job) or job.attention != "sdpa":
+    if not masked(job) or job.eager or job.attention != "sdpa":
         return 0
     return job.width * job.batch_tokens * row_tokens(job)
 

@@ -135,6 +135,7 @@ def _decoder(
         embeddings=(Embedding("model.embed_tokens", vocab, hidden),),
         last_norms=(Norm("model.norm", hidden),),
         head=Linear("lm_head", hidden, vocab),
+        scores="capped" if fields.family == "gemma2" else "fused",
     )
 
 
@@ -170,6 +171,7 @@ def _gpt2(fields: _Fields) -> ModelShape:
         last_norms=(Norm("transformer.ln_f", hidden, True),),
         head=Linear("lm_head", hidden, vocab),
         rotary=False,
+        activation="composed",
         norm="layer",
     )
 
@@ -245,6 +247,7 @@ def _opt(fields: _Fields) -> ModelShape:
         last_norms=(Norm("model.decoder.final_layer_norm", hidden, affine, affine),) if ends else (),
         head=Linear("lm_head", narrow, vocab),
         rotary=False,
+        activation="relu" if fields.config.get("activation_function", "relu") == "relu" else "one",
         norm="layer",
     )
 
@@ -280,6 +283,7 @@ def _bloom(fields: _Fields) -> ModelShape:
         ),
         head=Linear("lm_head", hidden, vocab),
         rotary=False,
+        scores="kept",
         norm="layer",
     )
 

@@ -127,6 +127,11 @@ class Job:
         return self.adapter.base >= self.shape.parameters
 
     @property
+    def eager(self) -> bool:
+        """Whether attention keeps all its scores."""
+        return self.attention == "eager" or (self.attention == "sdpa" and self.shape.scores != "fused")
+
+    @property
     def width(self) -> int:
         """Bytes of a number in products."""
         return BYTES[self.dtype]

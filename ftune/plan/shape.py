@@ -97,6 +97,10 @@ class ModelShape:
     """From hidden states to logits; its weight counts as the embedding's where they are tied."""
     rotary: bool = True
     """Whether queries and keys are turned by their positions, which makes new tensors of them."""
+    scores: Literal["fused", "kept", "capped"] = "fused"
+    """Whether transformers computes its attention without keeping scores (SDPA), or keeps them, with a soft cap too."""
+    activation: Literal["one", "relu", "composed"] = "one"
+    """The block's: one operation, which keeps its input; ReLU, which keeps its result; or several operations."""
     norm: Literal["rms", "layer"] = "rms"
     """RMS norms are computed of an fp32 copy of their input, LayerNorms in fp32."""
 

@@ -30,6 +30,30 @@ LLAMA = {
 QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 32}
 PHI3 = {**LLAMA, "model_type": "phi3", "pad_token_id": 0, "eos_token_id": 1}
 
+GEMMA2 = {**LLAMA, "model_type": "gemma2", "head_dim": 32, "pad_token_id": 0}
+GEMMA3 = {**GEMMA2, "model_type": "gemma3_text"}
+NO_DROPOUT = {"resid_pdrop": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "dropout": 0.0}
+GPT2 = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 3,
+    "n_head": 4,
+    "vocab_size": 96,
+    "n_positions": 64,
+    **NO_DROPOUT,
+}
+BLOOM = {"model_type": "bloom", "hidden_size": 64, "n_layer": 3, "n_head": 4, "vocab_size": 96}
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "ffn_dim": 160,
+    "vocab_size": 96,
+    "max_position_embeddings": 64,
+    **NO_DROPOUT,
+}
+
 Trains = Literal["all", "lora", "prompt"]
 
 
@@ -125,6 +149,12 @@ CASES = [
     Case(LLAMA, "prompt"),
     Case(QWEN3, "prompt", padded=True),
     Case(PHI3, "prompt", "eager", padded=True),
+    Case(GEMMA2, "lora", "eager"),
+    Case(GEMMA3, "all", padded=True),
+    # in fp32: autocast computes LayerNorms in fp32 on GPUs alone
+    Case(GPT2, "lora", products="fp32"),
+    Case(OPT, "prompt", products="fp32"),
+    Case(BLOOM, "prompt", "eager", products="fp32"),
 ]
 
 
