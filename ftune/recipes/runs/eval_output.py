@@ -12,9 +12,7 @@ from ftune.evals.intervals import Comparison, compare, moved
 from ftune.evals.scored import Kind, Scored
 from ftune.recipes.runs.eval_questions import Questions
 from ftune.recipes.runs.eval_systems import AFTER, BEFORE
-
-LESS_TELLING = ("_precision", "_recall")
-"""Values that the terminal leaves out; they are in the files."""
+from ftune.report.page.titles import LESS_TELLING
 
 SHOWN = 300
 """Characters of a completion on the terminal."""
@@ -130,7 +128,7 @@ def _table(evaluation: Evaluation) -> list[str]:
         return lines + [f"{_name(name):<26}{_shown(each.value, each.kind):>10}" for name, each in after.items()]
     lines = [f"{f'on {count:,} held-out rows':<26}{'before':>10}{'after':>10}{'change':>10}  95 % interval"]
     for name, each in compared.items():
-        if name.endswith(LESS_TELLING):
+        if name.endswith(LESS_TELLING):  # in the files alone
             continue
         cells = [_shown(value, each.kind) for value in (each.before, each.after)]
         change = _shown(each.difference, each.kind, signed=True)

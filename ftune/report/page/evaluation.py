@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftune.report.page.axis import decimal
-from ftune.report.page.titles import metric_title
+from ftune.report.page.titles import LESS_TELLING, metric_title
 from ftune.report.run_record import RunRecord, dig, finite
 
 MOST_METRICS = 60
@@ -18,6 +18,8 @@ class Row:
     """A metric in words; what is not known is empty."""
 
     metric: str
+    telling: bool
+    """Whether it may stand alone: not as a part of another value."""
     before: str
     after: str
     difference: str
@@ -66,6 +68,7 @@ def _row(name: str, values: dict[str, Any]) -> Row:
     ends = [_signed(end, number) for end in (low, high) if end is not None]
     return Row(
         metric=metric_title(name),
+        telling=not name.endswith(LESS_TELLING),
         before=_plain(before, number),
         after=_plain(after, number),
         difference=_signed(difference, number),

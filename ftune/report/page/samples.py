@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ftune.report.curves import short
 from ftune.report.markdown import private
-from ftune.report.page.titles import metric_title
+from ftune.report.page.titles import LESS_TELLING, metric_title
 from ftune.report.run_record import RunRecord, finite
 
 LONGEST = 1200
@@ -27,7 +27,6 @@ OWN_KEYS = ("row", "prompt", "reference", "scores", "completions")
 OF_THE_REFERENCE = ("loss", "perplexity", "token_accuracy")
 """Scores that say nothing of the text that they would stand below."""
 
-LESS_TELLING = ("_precision", "_recall")
 MOST_SCORES = 8
 
 

@@ -15,6 +15,10 @@ WORDS = {
 }  # fmt: skip
 
 
+LESS_TELLING = ("_precision", "_recall")
+"""Ends of names of values that stand behind another one, their F measure."""
+
+
 def metric_title(name: str) -> str:
     """`rouge1_recall` as `ROUGE-1 recall`, `repetition_3` as `Repeated 3-grams`; others without underscores."""
     words = name.replace("_", " ")
