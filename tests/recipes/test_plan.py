@@ -93,6 +93,13 @@ def test_a_pair_is_two_rows_and_its_head_one_number() -> None:
     assert plan("rm", "head={type: classifier, positive_class: a, labels: [a, b, c]}").job.shape.head.outputs == 3
 
 
+def test_a_method_says_what_trains_and_what_it_makes_anew() -> None:
+    job = plan("sft", "peft=lora").job
+    assert (job.trained, job.dense) == (41_943_040, 0)
+    assert plan("sft", "peft=full").job.full
+    assert plan("sft", "peft=boft").job.dense > 0
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -53,6 +53,7 @@ def _of_training(
         **_model(recipe, shape, dtype),
         kind="sft" if head is None else "rm",
         adapter=recipe.peft.planned(shape),
+        dense=recipe.peft.dense(shape),
         micro_batch_size=recipe.batch.rows_at_once * answers,
         accumulation=recipe.batch.accumulation(spread.world),
         tokens=min(data.max_length, shape.positions or data.max_length) if packed else rows.longest,
