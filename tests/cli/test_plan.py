@@ -109,6 +109,19 @@ def test_eighty_columns(ftune: Ftune, write: Write) -> None:
     assert max(map(len, done.out.splitlines())) <= 80
 
 
+def test_what_is_offloaded_is_told_where_it_lies(ftune: Ftune, write: Write) -> None:
+    places = {"optimizer": "cpu", "parameters": "nvme", "nvme_path": "/drive"}
+    path = write(peft="full", backend={"type": "zero", "stage": 3, "offload": places})
+    done = ftune("plan", path, "--num-gpus", 2, "--gpu", "h100")
+    assert done.code == 0, done.err
+    assert "\nmemory of the CPU, each GPU" in done.out
+    assert "\nNVMe drive, each GPU" in done.out
+    plan = found(ftune("plan", path, "--num-gpus", 2, "--json"))
+    assert plan["processes"] == 2
+    assert sum(plan["host"].values()) > 0
+    assert sum(plan["disk"].values()) == 8_030_261_248  # half of the weights in bf16
+
+
 @pytest.mark.parametrize(
     ("sections", "words", "said"),
     [
