@@ -28,12 +28,12 @@ def write_model(folder: Path, config: Sections) -> None:
     if (folder / DONE).is_file():
         return
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     draws = (torch.randn(DRAWN, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
     drawn, ones = _bytes(draws), _bytes(torch.ones(2**16, dtype=torch.bfloat16))

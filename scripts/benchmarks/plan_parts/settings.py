@@ -31,17 +31,35 @@ def llama(hidden: int, layers: int, heads: int, key_heads: int, wide: int, vocab
     }
 
 
+def qwen3(hidden: int, layers: int, heads: int, key_heads: int, wide: int, vocabulary: int) -> Sections:
+    """The `config.json` of a Qwen3 with tied embeddings: heads of 128, with norms of queries and keys."""
+    found = llama(hidden, layers, heads, key_heads, wide, vocabulary, tied=True)
+    return {**found, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 128}
+
+
+def gpt2(hidden: int, layers: int, heads: int, vocabulary: int) -> Sections:
+    """The `config.json` of a GPT-2: biases everywhere, LayerNorms, learned positions."""
+    named = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": hidden, "n_layer": layers}
+    named |= {"n_head": heads, "vocab_size": vocabulary, "n_positions": 1024, "tie_word_embeddings": True}
+    dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    return {**named, **dropouts, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "dtype": "bfloat16"}
+
+
 SHAPES = {
     "1B": llama(2048, 16, 32, 8, 8192, 128_256, tied=True),
     "8B": llama(4096, 32, 32, 8, 14_336, 128_256, tied=False),
+    "0.6B": qwen3(1024, 28, 16, 8, 3072, 151_936),
+    "355M": gpt2(1024, 24, 16, 50_257),
 }
-"""Llama-3.2-1B and Llama-3.1-8B."""
+"""Llama-3.2-1B, Llama-3.1-8B, Qwen3-0.6B and GPT-2 medium."""
 
 TINY = {
     "1B": llama(64, 2, 4, 2, 128, 512, tied=True),
     "8B": llama(64, 2, 4, 2, 128, 512, tied=False),
+    "0.6B": qwen3(64, 2, 4, 2, 128, 512),
+    "355M": gpt2(64, 2, 4, 512),
 }
-"""In the place of both, for a try."""
+"""In the place of those, for a try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,7 @@ def base_of(kind: str) -> Sections:
 FULL = {"type": "full"}
 PROMPT = {"type": "prompt", "virtual_tokens": 20}
 NF4 = {"quantization": {"type": "nf4"}}
+AGAIN = {"activation_checkpointing": True}
 
 
 def sft(name: str, shape: str, rows: int, length: int, *, again: bool = False, **more: Any) -> Setting:
@@ -182,4 +201,24 @@ TWO_GPUS = (
     two("zero3 8B full again", ZERO3, rows=1, shape="8B", again=True),
 )
 
-SETTINGS = ONE_GPU + TWO_GPUS
+OTHERS = (
+    sft("0.6B lora", "0.6B", 4, 1024),
+    sft("355M full", "355M", 6, 768, peft=FULL),
+    Setting("8B ppo shared again", "8B", 128, {"ppo": {"activation_checkpointing": True}}, "ppo"),
+    sft("1B dora", "1B", 2, 1024, peft={"type": "lora", "dora": True}),
+    sft("1B vera", "1B", 2, 1024, peft={"type": "vera"}),
+    sft("1B loha", "1B", 2, 512, peft={"type": "loha"}),
+    sft("1B ia3", "1B", 3, 640, peft={"type": "ia3"}),
+    sft("1B prefix", "1B", 2, 1024, peft={"type": "prefix"}),
+    sft("1B adapter", "1B", 2, 1024, peft={"type": "adapter"}),
+    sft("1B boft", "1B", 1, 512, peft={"type": "boft"}),
+    sft("0.6B full again", "0.6B", 5, 896, again=True, peft=FULL),
+    sft("1B lora on two", "1B", 3, 896, peft={"type": "lora", "rank": 64, "target_modules": ["q_proj", "v_proj"]}),
+    sft("8B qlora paged again", "8B", 3, 640, again=True, model=NF4, optim=optimizer("paged_adamw_8bit")),
+    Setting("1B rm full again", "1B", 384, {"peft": FULL, "batch": {"micro_batch_size": 3, **AGAIN}}, "rm"),
+    Setting("1B ppo longer", "1B", 64, {"rollout": {"batch_size": 64, "max_new_tokens": 256}}, "ppo"),
+    sft("355M lora", "355M", 8, 512),
+)
+"""Which no formula was fitted to: other shapes and other methods."""
+
+SETTINGS = ONE_GPU + TWO_GPUS + OTHERS

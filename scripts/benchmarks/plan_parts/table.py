@@ -40,7 +40,7 @@ def markdown(results: Sequence[Result]) -> str:
     found: list[float] = []
     for result in results:
         expected = predicted(result)
-        peak = result.get("peak") if "error" not in result else None
+        peak = max(result["peak"], result["loading_peak"]) if result.get("peak") and "error" not in result else None
         if peak:
             found.append(off(peak, expected))
         lines.append("| " + " | ".join(_cells(result, peak, expected)) + " |")
