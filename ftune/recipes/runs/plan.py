@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ftune.recipes.runs.plan_changes import Trained
 
 
+RULE_OF_CPU = "batch.micro_batch_size: auto is that of a CPU here; on a GPU it follows from its memory"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a recipe is planned for."""
@@ -76,7 +79,9 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
     spread = target.spread or spread_of(recipe, target.world)
     if isinstance(recipe, TrainingRecipe) and recipe.batch.micro_batch_size == "auto":
         number = rows_at_once(recipe, spread, rows, target, lambda sized: plan_of(sized, target, rows).fits)
-        return replace(plan_of(with_rows(recipe, number), target, rows), chosen=True)
+        sized = plan_of(with_rows(recipe, number), target, rows)
+        guessed = (RULE_OF_CPU,) if target.on_gpu and target.gpu is None else ()
+        return replace(sized, chosen=True, notes=(*sized.notes, *guessed))
     job, notes = job_of(
         recipe,
         shape,
