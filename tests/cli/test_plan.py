@@ -197,8 +197,8 @@ def test_torch_is_not_imported(write: Write, tmp_path: Path) -> None:
     program = (
         "import sys, time; from ftune.cli.main import main; sys.argv[0] = 'ftune'\n"
         "try: main()\n"
-        "finally: print([name for name in ('torch', 'transformers', 'peft', 'numpy', 'ftune.recipes.ppo') if name in sys.modules],"
-        " f'{time.process_time():.2f} s of CPU', file=sys.stderr)"
+        "finally: print([name for name in ('torch', 'transformers', 'peft', 'numpy', 'ftune.recipes.ppo')"
+        " if name in sys.modules], f'{time.process_time():.2f} s of CPU', file=sys.stderr)"
     )
     words = ["plan", str(write(peft="full")), "--gpu", "rtx4090", "--fit"]
     done = subprocess.run(
