@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ftune.core.errors import ModelError
 from ftune.models.config import CONFIG, read_config
 from ftune.plan.estimate import Estimate, estimate
 from ftune.plan.families import shape_of_config
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ftune.recipes.runs.plan_changes import Trained
 
 
+MOST_LAYERS = 10_000
 RULE_OF_CPU = "batch.micro_batch_size: auto is that of a CPU here; on a GPU it follows from its memory"
 
 
@@ -74,6 +76,8 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
     Raises ModelError for a model whose shape is not known, LaunchError for a world that the recipe cannot have.
     """
     shape = target.shape or shape_of(recipe.model.path, recipe.model.revision, ask=target.ask)
+    if shape.layers > MOST_LAYERS:
+        raise ModelError(f"a model of {shape.layers:,} decoder layers is not planned; {MOST_LAYERS:,} are the most")
     target = replace(target, shape=shape)
     rows = rows or rows_of_recipe(recipe, shape.positions)
     spread = target.spread or spread_of(recipe, target.world)

@@ -1,6 +1,7 @@
 """What `ftune plan` does: a recipe on one GPU or several common ones, what makes it fit, and the new recipe."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ class ByHand:
                 option = next(iter(given)).replace("_", "-")
                 raise RecipeError(f"--{option}: a model by hand needs its number of parameters too: --params 7B")
             return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", self.parameters.strip().upper())
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([KMBT]?)", self.parameters.strip().upper())
         if match is None:
             raise RecipeError(f"--params: '{self.parameters}' is no number of parameters, such as 7B or 125M")
         for name, size in given.items():
@@ -68,10 +69,10 @@ class Wanted:
 
 def planned(path: Path, overrides: Sequence[str], wanted: Wanted, *, as_json: bool = False) -> str:
     """The plan of a recipe as text or JSON. Raises RecipeError, ModelError and LaunchError."""
-    if wanted.price is not None and wanted.price < 0:
+    if wanted.price is not None and not 0 <= wanted.price < math.inf:
         raise RecipeError(f"--price: {wanted.price}; give what one GPU costs for an hour")
     world = check_command_line(wanted.num_gpus, wanted.nodes)
-    gpu = find_gpu(wanted.gpu) if wanted.gpu else gpu_here()
+    gpu = find_gpu(wanted.gpu) if wanted.gpu is not None else gpu_here()
     shape = wanted.by_hand.shape()
     loaded = load_recipe(None, path, overrides, elsewhere=ELSEWHERE)
     target = Target(gpu=gpu, world=world, shape=shape, by_hand=shape is not None, ask=True)
