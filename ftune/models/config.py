@@ -34,7 +34,7 @@ def read_config(path: str, revision: str | None = None, *, ask: bool = False) ->
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"model.path: {file} cannot be read: {error}") from None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("model_type", ""), str):
         raise ModelError(f"model.path: {file} holds no configuration: an object with 'model_type' is expected")
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) and "model_type" in inner else config

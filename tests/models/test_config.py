@@ -35,7 +35,7 @@ def test_the_cache_of_the_hub_is_read_without_asking_anybody(tmp_path: Path, mon
     assert read_config("org/small") == read_config("org/small", COMMIT) == {"model_type": "llama"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": []}'])
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"^model\.path: .*config\.json"):

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ftune.recipes.runs.plan_changes import Trained
 
 
-MOST_LAYERS = 10_000
+MOST_LAYERS = 1_000
+"""Deeper than any that there is."""
+
 RULE_OF_CPU = "batch.micro_batch_size: auto is that of a CPU here; on a GPU it follows from its memory"
 
 
