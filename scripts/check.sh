@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
+unset PYTHONDONTWRITEBYTECODE # the libraries are compiled once, not in each of hundreds of processes
 ruff format --check .
 ruff check .
 mypy
