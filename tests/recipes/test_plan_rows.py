@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from ftune.core.say import Say
 from ftune.recipes.load import load_recipe
-from ftune.recipes.runs.plan_rows import rows_of_recipe
+from ftune.recipes.runs.inputs import load_inputs
+from ftune.recipes.runs.plan_rows import rows_of_inputs, rows_of_recipe
 
 Recipe = Callable[..., Path]
 
@@ -72,3 +74,16 @@ def test_a_broken_record_is_no_record(recipe: Recipe, content: str) -> None:
     path = recipe()
     (recorded(loaded(path), longest=9) / "data.json").write_text(content)
     assert not rows_of_recipe(loaded(path), 0).counted
+
+
+def test_a_pair_is_as_long_as_one_of_its_answers(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{number}", "chosen": "a " * 9, "rejected": "b " * 9} for number in range(4)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = f"type: rm\nmodel: {{path: {tiny_model}}}\ndata: {{train: pairs.jsonl}}\n"
+    recipe: Any = load_recipe("rm", Path("r.yaml"), text=text).recipe
+    rows_found = rows_of_inputs(load_inputs(recipe, Say()))
+    assert rows_found.count == 4
+    assert rows_found.equal

@@ -32,7 +32,7 @@ class Rows:
     count: int | None = None
     """Rows of an epoch; of `ftune rm` pairs or texts, of `ftune ppo` prompts."""
     tokens: int | None = None
-    """Tokens of all of them together."""
+    """Tokens of all of them together; of pairs, of one answer each."""
     counted: bool = True
     """Whether these are numbers of tokens that somebody has counted, not bounds and guesses."""
 
@@ -62,7 +62,7 @@ def rows_of_inputs(inputs: "Inputs") -> Rows:
     tokens, longest = int(lengths.sum()), int(lengths.max(initial=1))
     if inputs.train.is_preference:
         others = inputs.train.rejected().lengths
-        tokens, longest = tokens + int(others.sum()), max(longest, int(others.max(initial=1)))
+        tokens, longest = (tokens + int(others.sum())) // 2, max(longest, int(others.max(initial=1)))
     if inputs.stream is not None:
         return Rows(longest, "the first rows of a stream")
     return Rows(longest, "the rows themselves", len(lengths), tokens)
