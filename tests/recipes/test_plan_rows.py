@@ -86,4 +86,4 @@ def test_a_pair_is_as_long_as_one_of_its_answers(
     recipe: Any = load_recipe("rm", Path("r.yaml"), text=text).recipe
     rows_found = rows_of_inputs(load_inputs(recipe, Say()))
     assert rows_found.count == 4
-    assert rows_found.equal
+    assert rows_found.longest / 2 < rows_found.mean <= rows_found.longest
