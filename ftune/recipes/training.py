@@ -73,7 +73,7 @@ class TrainingRecipe(Recipe):
         """What a method may not go together with: the key that asks for it, and whether it is asked for."""
         quantization = self.model.quantization.type
         return {
-            "activation_checkpointing": ("batch.activation_checkpointing", self.batch.activation_checkpointing),
+            "activation_checkpointing": ("batch.activation_checkpointing", self.batch.recomputes),
             "unquantized": ("model.quantization", quantization == "none"),
             "nf4": ("model.quantization", quantization == "nf4"),
             "int8": ("model.quantization", quantization == "int8"),

@@ -112,22 +112,28 @@ class Batch(Section):
     gradient_accumulation_steps: Count | None = None
     """Micro-batches of one optimiser step, instead of `global_batch_size`; 1 when neither is given."""
 
-    activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
+    activation_checkpointing: Literal["auto"] | bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower. `auto` does so on a
+    GPU where the run does not fit otherwise by the arithmetic of `ftune plan`, and never on a CPU."""
 
     def training_args(self, world_size: int) -> dict[str, object]:
         """Batch sizes for this many processes, and activation checkpointing."""
         return {
             "per_device_train_batch_size": self.rows_at_once,
             "gradient_accumulation_steps": self.accumulation(world_size),
-            "gradient_checkpointing": self.activation_checkpointing,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.activation_checkpointing else None,
+            "gradient_checkpointing": self.recomputes,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.recomputes else None,
         }
 
     @property
     def rows_at_once(self) -> int:
         """`micro_batch_size` as a number; 1 while it is still to be chosen."""
         return 1 if self.micro_batch_size == "auto" else self.micro_batch_size
+
+    @property
+    def recomputes(self) -> bool:
+        """`activation_checkpointing` as true or false; false while it is still to be chosen."""
+        return self.activation_checkpointing is True
 
     @model_validator(mode="after")
     def _one_truth(self) -> Self:

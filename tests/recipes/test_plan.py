@@ -241,7 +241,7 @@ def test_the_mildest_changes_each_help_by_themselves() -> None:
         assert before.estimate.total - after.estimate.total == step.gain > 0
 
 
-# -- batch.micro_batch_size: auto --------------------------------------------------------------------------------------
+# -- batch: auto -------------------------------------------------------------------------------------------------------
 
 AUTO = ("batch={micro_batch_size: auto, global_batch_size: 96}", "peft=lora")
 
@@ -266,9 +266,51 @@ def test_on_a_cpu_it_follows_from_the_tokens(longest: int, number: int) -> None:
     assert found.job.micro_batch_size == number
 
 
-def test_a_file_for_a_launcher_needs_a_number(recipe: Callable[..., Path], ftune: Callable[..., Any]) -> None:
-    path = recipe(batch={"micro_batch_size": "auto", "global_batch_size": 8})
+BOTH = (*AUTO, "batch.activation_checkpointing=auto")
+
+
+@settings(max_examples=25)
+@given(st.floats(10.0, 400.0), st.sampled_from([AUTO[:1], ("batch={micro_batch_size: 8, global_batch_size: 96}",)]))
+def test_checkpointing_is_on_only_where_nothing_fits_without(gib: float, batch: tuple[str, ...]) -> None:
+    given = (*batch, "peft=lora", "batch.activation_checkpointing=auto")
+    found = plan("sft", *given, gib=gib)
+    rows = 1 if batch == AUTO[:1] else 8
+    without = plan("sft", *given, f"batch.micro_batch_size={rows}", "batch.activation_checkpointing=false", gib=gib)
+    assert found.job.checkpointing == (not without.fits)
+    same = [f"batch.micro_batch_size={found.job.micro_batch_size}"]
+    same += [f"batch.activation_checkpointing={json.dumps(found.job.checkpointing)}"]
+    assert plan("sft", *given, *same, gib=gib).estimate == found.estimate
+    assert str(found.chosen[-1]).startswith(f"batch.activation_checkpointing: auto is {json.dumps(not without.fits)} (")
+
+
+def test_what_fits_without_checkpointing_is_as_if_it_had_not_been_named() -> None:
+    for command in ("sft", "rm"):
+        named = plan(command, "peft=lora", "batch.activation_checkpointing=auto", gib=300.0)
+        unnamed = plan(command, "peft=lora", gib=300.0)
+        assert named.estimate == unnamed.estimate
+        assert named.recipe == unnamed.recipe
+
+
+def test_a_cpu_never_computes_activations_again() -> None:
+    found = plan_of(recipe_of("sft", *BOTH), Target(on_gpu=False, shape=SHAPE), Rows(10**6, "the test"))
+    assert not found.job.checkpointing
+    assert str(found.chosen[1]) == "batch.activation_checkpointing: auto is false (never on a CPU)"
+
+
+def test_a_method_that_cannot_go_with_checkpointing_stays_without() -> None:
+    found = plan("sft", *BOTH, "peft=prefix", gib=10.0)
+    assert (found.fits, found.job.checkpointing, found.job.micro_batch_size) == (False, False, 1)
+    assert "is too much, but transformers 5 drops the cache" in str(found.chosen[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "needed"), [("micro_batch_size", "a number"), ("activation_checkpointing", "true or false")]
+)
+def test_a_file_for_a_launcher_needs_what_is_chosen(
+    recipe: Callable[..., Path], ftune: Callable[..., Any], key: str, needed: str
+) -> None:
+    path = recipe(batch={"global_batch_size": 8, key: "auto"})
     done = ftune("launch", "accelerate", path, "--output", "made")
     assert done.code == 2
-    assert "batch.micro_batch_size: 'auto' is chosen where the run computes" in done.err
+    assert f"batch.{key}: 'auto' is chosen where the run computes; a file needs {needed}" in done.err
     assert not Path("made").exists()

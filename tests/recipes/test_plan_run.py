@@ -107,13 +107,13 @@ def test_a_plan_that_fails_ends_no_run(recipe: Callable[..., Path], folder: RunF
     assert [event["kind"] for event in read_events(folder.path / "events.jsonl")] == ["step", "step"]
 
 
-def test_a_run_chooses_its_micro_batch_and_stores_its_plan(
-    recipe: Callable[..., Path], ftune: Callable[..., Done]
-) -> None:
-    path = recipe(batch={"micro_batch_size": "auto", "global_batch_size": 4}, schedule={"max_steps": 1})
+def test_a_run_chooses_its_batch_and_stores_its_plan(recipe: Callable[..., Path], ftune: Callable[..., Done]) -> None:
+    batch = {"micro_batch_size": "auto", "activation_checkpointing": "auto", "global_batch_size": 4}
+    path = recipe(batch=batch, schedule={"max_steps": 1})
     done = ftune("sft", path, "output_dir=run", "backend.device=cpu", "checkpoint.every=never")
     assert done.code == 0, done.err
-    assert "batch.micro_batch_size: 4 (on a CPU the largest power of two with at most 8,192 tokens)" in done.err
+    assert "batch.micro_batch_size: auto is 4 (on a CPU the largest power of two with at most 8,192 tokens)" in done.err
+    assert "batch.activation_checkpointing: auto is false (never on a CPU)" in done.err
     assert "memory:" not in done.err
     events = {event["kind"]: event for event in read_events(Path("run/events.jsonl"))}
     assert events["predicted"]["rows"] == "the rows themselves"

@@ -115,5 +115,5 @@ def shape_of(recipe: "TrainingRecipe | PpoRecipe", *, processes: int, nodes: int
         **common,
         micro_batch_size=recipe.batch.rows_at_once,
         gradient_accumulation_steps=accumulation,
-        activation_checkpointing=recipe.batch.activation_checkpointing,
+        activation_checkpointing=recipe.batch.recomputes,
     )

@@ -1,6 +1,7 @@
 """The plan of a recipe: its job on some device, what that needs there, and whether the device has it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ftune.core.errors import ModelError
@@ -10,9 +11,9 @@ from ftune.plan.families import shape_of_config
 from ftune.plan.gpus import Gpu
 from ftune.plan.job import Dtype, Job, Spread
 from ftune.plan.shape import ModelShape
+from ftune.recipes.runs.plan_auto import Choice, chosen, leaves_open
 from ftune.recipes.runs.plan_gpu import has_bf16
 from ftune.recipes.runs.plan_job import job_of
-from ftune.recipes.runs.plan_micro import rows_at_once, with_rows
 from ftune.recipes.runs.plan_rows import Rows, rows_of_recipe
 from ftune.recipes.runs.plan_world import NOTHING, Asked, spread_of
 from ftune.recipes.training import TrainingRecipe
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 1_000
 """Deeper than any that there is."""
-
-RULE_OF_CPU = "batch.micro_batch_size: auto is that of a CPU here; on a GPU it follows from its memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,8 @@ class Plan:
     target: Target
     notes: tuple[str, ...] = ()
     """What was taken on trust, in sentences."""
-    chosen: bool = False
-    """Whether the micro-batch was chosen by this arithmetic (`auto`)."""
+    chosen: tuple[Choice, ...] = ()
+    """What was `auto` in the section `batch` and became a number by this arithmetic."""
 
     @property
     def fits(self) -> bool:
@@ -83,11 +82,9 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
     target = replace(target, shape=shape)
     rows = rows or rows_of_recipe(recipe, shape.positions)
     spread = target.spread or spread_of(recipe, target.world)
-    if isinstance(recipe, TrainingRecipe) and recipe.batch.micro_batch_size == "auto":
-        number = rows_at_once(recipe, spread, rows, target, lambda sized: plan_of(sized, target, rows).fits)
-        sized = plan_of(with_rows(recipe, number), target, rows)
-        guessed = (RULE_OF_CPU,) if target.on_gpu and target.gpu is None else ()
-        return replace(sized, chosen=True, notes=(*sized.notes, *guessed))
+    if isinstance(recipe, TrainingRecipe) and leaves_open(recipe.batch):
+        plan, choices = chosen(recipe, spread, rows, target, partial(plan_of, target=target, rows=rows))
+        return replace(plan, chosen=choices)
     job, notes = job_of(
         recipe,
         shape,

@@ -88,7 +88,7 @@ def _micro_batch(recipe: Trained, spread: Spread) -> Iterator[Change]:
 
 def _checkpointing(recipe: Trained, spread: Spread) -> Iterator[Change]:
     section, has_it = (
-        ("batch", recipe.batch.activation_checkpointing)
+        ("batch", recipe.batch.recomputes)
         if isinstance(recipe, TrainingRecipe)
         else ("ppo", recipe.ppo.activation_checkpointing)
     )

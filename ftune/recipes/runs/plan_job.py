@@ -59,7 +59,7 @@ def _of_training(
         tokens=min(data.max_length, shape.positions or data.max_length) if packed else rows.longest,
         packed=packed,
         equal_rows=rows.equal,
-        checkpointing=recipe.batch.activation_checkpointing,
+        checkpointing=recipe.batch.recomputes,
         fused_loss=not recipe.trainer_args.get("label_smoothing_factor"),
         spread=spread,
     )

@@ -4,7 +4,7 @@ Nothing here ever ends a run: where there is no plan, a line says why and the ru
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ from ftune.core.errors import FtuneError
 from ftune.core.say import Say
 from ftune.recipes.runs.place import Place, shape_of
 from ftune.recipes.runs.plan import Plan, Target, plan_of
+from ftune.recipes.runs.plan_auto import Choice, leaves_open, with_batch
 from ftune.recipes.runs.plan_fit import mildest_changes
 from ftune.recipes.runs.plan_gpu import gpu_of_torch
-from ftune.recipes.runs.plan_micro import with_rows
 from ftune.recipes.runs.plan_rows import Rows
 from ftune.recipes.runs.plan_time import Time, time_of
 from ftune.recipes.runs.plan_world import checked
@@ -103,26 +103,23 @@ def target_of(recipe: "TrainingRecipe | PpoRecipe", place: Place) -> Target:
 def settled(
     recipe: "TrainingRecipe", place: Place, rows: Callable[[], Rows], say: Say
 ) -> "tuple[TrainingRecipe, Place]":
-    """The recipe with a number in the place of `batch.micro_batch_size: auto`, the same on all processes."""
-    if recipe.batch.micro_batch_size != "auto":
+    """The recipe with values in the places of `auto` in its section `batch`, the same on all processes."""
+    if not leaves_open(recipe.batch):
         return recipe, place
-    prediction = place.ranks.from_first(lambda: _chosen(recipe, place, rows))
-    number, why = int(prediction[0]), str(prediction[1])
-    say.line(f"batch.micro_batch_size: {number} ({why})")
-    sized = with_rows(recipe, number)
+    told = place.ranks.from_first(lambda: [astuple(choice) for choice in _choices(recipe, place, rows)])
+    choices = [Choice(*each) for each in told]
+    for choice in choices:
+        say.line(str(choice))
+    sized = with_batch(recipe, {choice.key: choice.value for choice in choices})
     shape = shape_of(sized, processes=place.shape.processes, nodes=place.shape.nodes, on_gpu=place.on_gpu)
     return sized, replace(place, shape=shape)
 
 
-def _chosen(recipe: "TrainingRecipe", place: Place, rows: Callable[[], Rows]) -> tuple[int, str]:
-    """How many rows, and why."""
+def _choices(recipe: "TrainingRecipe", place: Place, rows: Callable[[], Rows]) -> tuple[Choice, ...]:
+    """What `auto` becomes; the most careful values where there is no plan, but no checkpointing, which can fail."""
     found = predict(recipe, place, rows)
-    if found.plan is None:
-        return 1, f"the memory cannot be predicted: {found.why_not}"
-    number = found.plan.recipe.batch.rows_at_once  # type: ignore[union-attr]
-    if not place.on_gpu:
-        return number, "on a CPU the largest power of two with at most 8,192 tokens"
-    needed = found.plan.estimate.total / GIB
-    if not found.plan.fits:
-        return number, f"even that is predicted to take {needed:.1f} GiB, more than there is"
-    return number, f"the largest power of two that fits: {needed:.1f} GiB predicted"
+    if found.plan is not None:
+        return found.plan.chosen
+    why = f"the memory cannot be predicted: {found.why_not}"
+    careful = {"micro_batch_size": 1, "activation_checkpointing": False}
+    return tuple(Choice(key, value, why) for key, value in careful.items() if getattr(recipe.batch, key) == "auto")

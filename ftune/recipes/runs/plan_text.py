@@ -37,7 +37,8 @@ def headline(plan: "Plan") -> list[str]:
         f"{_batch(plan)}; {job.dtype}; {_processes(plan)}",
         f"row lengths: {plan.rows.said_by}",
     ]
-    return [part for line in [*lines, *plan.notes] for part in wrap(line, WIDTH, subsequent_indent="  ")]
+    lines += [*map(str, plan.chosen), *plan.notes]
+    return [part for line in lines for part in wrap(line, WIDTH, subsequent_indent="  ")]
 
 
 def memory(plan: "Plan") -> list[str]:
@@ -79,9 +80,11 @@ def cards(plans: Sequence["Plan"]) -> list[str]:
         gpu = plan.target.gpu
         if gpu is not None:
             said = f"fits, {_gib(plan.margin)} left" if plan.fits else f"too small by {_gib(-plan.margin)}"
-            rows = getattr(plan.recipe, "batch", None)
-            auto = f"; micro-batch {rows.rows_at_once}" if plan.chosen and rows is not None else ""
-            lines.append(f"{gpu.name:<{NAME}}{_gib(plan.estimate.total):>9}{_gib(gpu.usable):>9}   {said}{auto}")
+            lines.append(f"{gpu.name:<{NAME}}{_gib(plan.estimate.total):>9}{_gib(gpu.usable):>9}   {said}")
+            values = {choice.key: choice.value for choice in plan.chosen}
+            auto = f"micro-batch {values['micro_batch_size']}" if "micro_batch_size" in values else ""
+            with_it = "activation checkpointing" if values.get("activation_checkpointing") else ""
+            lines += [f"  with {' and '.join(filter(None, (auto, with_it)))}"] if auto or with_it else []
     return lines
 
 
@@ -119,6 +122,7 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
         "backend": job.spread.type,
         "micro_batch_size": job.micro_batch_size,
         "accumulation": job.accumulation,
+        "activation_checkpointing": job.checkpointing,
         "tokens": job.tokens,
         "rows": {"count": plan.rows.count, "tokens": plan.rows.tokens, "said_by": plan.rows.said_by},
         "parts": dict(needed.parts),
@@ -128,7 +132,7 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
         "total": needed.total,
         "host": dict(needed.host),
         "disk": dict(needed.disk),
-        "notes": list(plan.notes),
+        "notes": [*map(str, plan.chosen), *plan.notes],
         "steps": steps_of(plan),
         "hours": time and round(time.hours, 4),
         "share_of_peak": time and time.share,
@@ -163,7 +167,8 @@ def _batch(plan: "Plan") -> str:
     rows = "1 row" if job.micro_batch_size == 1 else f"{job.micro_batch_size} rows"
     length = f"{job.tokens:,}" if job.packed or plan.rows.equal else f"up to {job.tokens:,}"
     steps = f", {job.accumulation} times a step" if job.accumulation > 1 else ""
-    return f"{rows} of {length} tokens at once{steps}"
+    again = ", activations computed again" if job.checkpointing else ""
+    return f"{rows} of {length} tokens at once{steps}{again}"
 
 
 def _processes(plan: "Plan") -> str:
