@@ -43,12 +43,15 @@ def run(
         Path | None,
         typer.Option(help="With --fit: a recipe to write that extends this one.", rich_help_panel=FIT),
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Run 3 steps here, keep nothing, and go by their speed and peak.")
+    ] = False,
     table: Annotated[bool, typer.Option("--table", help="Published numbers, recomputed; needs no recipe.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what a recipe needs before it runs: memory by part, time, cost, and what makes it fit.
 
-    No GPU is needed, and nothing is downloaded but the model's config.json.
+    No GPU is needed, and nothing is downloaded but the model's config.json; a --probe needs what a run needs.
 
     Example: ftune plan recipes/lora.yaml --gpu rtx4090 --fit
     """
@@ -64,5 +67,12 @@ def run(
     from ftune.recipes.runs.plan_command import ByHand, Wanted, planned
 
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "kv_heads": kv_heads, "ffn": ffn, "vocab": vocab}
-    wanted = Wanted(gpu, num_gpus, nodes, price, ByHand(params, sizes), fit=fit or write is not None, write=write)
+    by_hand = ByHand(params, sizes)
+    wanted = Wanted(gpu, num_gpus, nodes, price, by_hand, fit=fit or write is not None, write=write)
+    if probe:
+        from dataclasses import replace
+
+        from ftune.launch.processes import ftune_command
+
+        wanted = replace(wanted, probe=ftune_command)
     typer.echo(planned(recipe, overrides or (), wanted, as_json=json))

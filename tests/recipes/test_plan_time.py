@@ -9,6 +9,7 @@ import pytest
 from ftune.plan.gpus import GPUS
 from ftune.plan.work import SHARE, token_flops
 from ftune.recipes.runs.plan import Plan
+from ftune.recipes.runs.plan_probe import Probe
 from ftune.recipes.runs.plan_rows import Rows
 from ftune.recipes.runs.plan_time import steps_of, time_of, usual_job
 from ftune.report.events import EventLog
@@ -72,6 +73,26 @@ def test_an_earlier_run_on_such_a_device_says_how_fast_it_is(tmp_path: Path, mon
     assert found.share == pytest.approx(0.5)
     assert found.said_by == "measured by the run in before"
     assert found.tokens_per_s == pytest.approx(speed)
-    other = time_of(on_h100("sft", "output_dir=before", "batch.activation_checkpointing=true"))
-    assert other is not None
-    assert other.share == SHARE
+    again = ("output_dir=before", "batch.activation_checkpointing=true")
+    assert _share(*again) == SHARE
+    with EventLog(folder / "events.jsonl") as events:  # as a run has it of which `auto` made that
+        events.write("predicted", activation_checkpointing=True)
+    assert _share(*again) not in (None, SHARE)
+    assert _share("output_dir=before") == SHARE
+
+
+def _share(*overrides: str) -> float | None:
+    time = time_of(on_h100("sft", *overrides))
+    assert time is not None
+    return time.share
+
+
+@pytest.mark.parametrize("command", ["sft", "ppo"])
+def test_a_probe_says_how_fast_it_is(command: str) -> None:
+    made = on_h100(command)
+    probe = Probe(steps=3, seconds=2.0, tokens=500.0, peak=None, rows=ROWS)
+    found = time_of(replace(made, probe=probe, target=replace(made.target, gpu=None)))
+    assert found is not None
+    seconds = {"sft": 3 * 64_000 / 250, "ppo": 2.0 * 200}[command]
+    assert found.hours * 3600 == pytest.approx(seconds)
+    assert found.share is None

@@ -20,6 +20,7 @@ from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
     from ftune.recipes.runs.plan_changes import Trained
+    from ftune.recipes.runs.plan_probe import Probe
 
 
 MOST_LAYERS = 1_000
@@ -59,6 +60,8 @@ class Plan:
     """What was taken on trust, in sentences."""
     chosen: tuple[Choice, ...] = ()
     """What was `auto` in the section `batch` and became a number by this arithmetic."""
+    probe: "Probe | None" = None
+    """What a few steps of it have measured on its target."""
 
     @property
     def fits(self) -> bool:

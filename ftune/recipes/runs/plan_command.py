@@ -23,6 +23,7 @@ from ftune.recipes.runs.plan_write import write_recipe
 if TYPE_CHECKING:
     from ftune.plan.shape import ModelShape
     from ftune.recipes.runs.plan_changes import Trained
+    from ftune.recipes.runs.plan_probe import Program
 
 ELSEWHERE = frozenset({"model", "data", "optim", "backend", "log", "ptx", "reward_model", "rewards", "gold", "rollout"})
 """Sections that name devices, packages and files, which need not be on the machine that plans."""
@@ -65,23 +66,36 @@ class Wanted:
     by_hand: ByHand = ByHand(None, {})
     fit: bool = False
     write: Path | None = None
+    probe: "Program | None" = None
+    """Starts the run that measures this machine; None: no such run."""
+
+    def check(self) -> None:
+        """Raises RecipeError for what does not go together, and for a price that is none."""
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise RecipeError(f"--price: {self.price}; give what one GPU costs for an hour")
+        elsewhere = {"gpu": self.gpu, "num-gpus": self.num_gpus, "nodes": self.nodes, "params": self.by_hand.parameters}
+        named = [f"--{name}" for name, value in elsewhere.items() if value is not None]
+        if self.probe and named:
+            raise RecipeError(f"--probe: it measures the recipe on this machine; leave out {' and '.join(named)}")
 
 
 def planned(path: Path, overrides: Sequence[str], wanted: Wanted, *, as_json: bool = False) -> str:
     """The plan of a recipe as text or JSON. Raises RecipeError, ModelError and LaunchError."""
-    if wanted.price is not None and not 0 <= wanted.price < math.inf:
-        raise RecipeError(f"--price: {wanted.price}; give what one GPU costs for an hour")
+    wanted.check()
     world = check_command_line(wanted.num_gpus, wanted.nodes)
     gpu = find_gpu(wanted.gpu) if wanted.gpu is not None else gpu_here()
     shape = wanted.by_hand.shape()
-    loaded = load_recipe(None, path, overrides, elsewhere=ELSEWHERE)
-    target = Target(gpu=gpu, world=world, shape=shape, by_hand=shape is not None, ask=True)
-    plan = plan_of(plannable(loaded), target)
-    if gpu is None and wanted.fit:
+    loaded = load_recipe(None, path, overrides, elsewhere=() if wanted.probe else ELSEWHERE)
+    recipe = plannable(loaded)
+    if wanted.probe:
+        plan, several = _probed(loaded, recipe, wanted.probe), []
+    else:
+        plan = plan_of(recipe, Target(gpu=gpu, world=world, shape=shape, by_hand=shape is not None, ask=True))
+        several = [] if gpu else [plan_of(recipe, replace(plan.target, gpu=GPUS[name])) for name in COMMON]
+    if plan.target.gpu is None and wanted.fit:
         raise LaunchError(f"--fit: into what? name a GPU with --gpu: {', '.join(GPUS)}, or its memory, as in 24GiB")
     fitted = _fitted(plan) if wanted.fit else None
     written = write_recipe(loaded, fitted, wanted.write) if fitted and wanted.write else None
-    several = [] if gpu else [plan_of(plannable(loaded), replace(plan.target, gpu=GPUS[name])) for name in COMMON]
     if as_json:
         return _json(plan, several, fitted, wanted.price)
     parts = [[f"plan of {path}", *headline(plan)], memory(plan), timing(plan, wanted.price)]
@@ -110,11 +124,27 @@ def plan_here(loaded: Loaded) -> str:
     if (recipe := _trained(loaded)) is None:
         return ""
     try:
-        gpu = gpu_here() if recipe.backend.device != "cpu" else None
-        plan = plan_of(recipe, Target(gpu=gpu, on_gpu=gpu is not None))
+        plan = plan_of(recipe, _here(recipe))
     except FtuneError as error:
         return f"memory is not predicted: {error}"
     return "\n\n".join("\n".join(part) for part in (headline(plan), memory(plan), timing(plan, None)) if part)
+
+
+def _here(recipe: "Trained") -> Target:
+    """What is on this machine: its CPU where there is no GPU or the recipe wants none."""
+    gpu = gpu_here() if recipe.backend.device != "cpu" else None
+    return Target(gpu=gpu, on_gpu=gpu is not None)
+
+
+def _probed(loaded: Loaded, recipe: "Trained", program: "Program") -> Plan:
+    """The plan of a recipe on this machine, of which some steps have been run."""
+    from ftune.recipes.runs.plan_probe import probe
+
+    before = plan_of(recipe, replace(_here(recipe), ask=True))
+    found = probe(loaded, recipe, program, before.job.shape.positions)
+    on_gpu = found.peak is not None
+    target = replace(before.target, on_gpu=on_gpu, gpu=before.target.gpu if on_gpu else None)
+    return replace(plan_of(recipe, target, found.rows), probe=found)
 
 
 def _fitted(plan: Plan) -> Fitted:

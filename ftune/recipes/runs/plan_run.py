@@ -52,6 +52,7 @@ class Prediction:
             parts={name: round(size / GIB, 3) for name, size in needed.parts.items()},
             beside_gib=round(needed.reserved / GIB, 3),
             rows=plan.rows.said_by,
+            activation_checkpointing=plan.job.checkpointing,
             **({"tokens_per_s": self.time.tokens_per_s, "share": self.time.share} if self.time else {}),
         )
         if plan.target.on_gpu:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ftune.plan.phase import Parts
     from ftune.recipes.runs.plan import Plan
     from ftune.recipes.runs.plan_fit import Fitted
+    from ftune.recipes.runs.plan_time import Time
 
 WIDTH = 80
 NAME = 28
@@ -30,10 +31,10 @@ def headline(plan: "Plan") -> list[str]:
     """What is planned, and what is taken on trust."""
     job, recipe = plan.job, plan.recipe
     method = job.quantization + " " if job.quantization != "none" else ""
-    model = "a model by hand" if plan.target.by_hand else recipe.model.path
+    parameters = f"{_count(job.shape.parameters)} parameters"
+    model = f"a model of {parameters}, given by hand" if plan.target.by_hand else f"{recipe.model.path}, {parameters}"
     lines = [
-        f"{job.kind}: {method}{recipe.peft.type} on {model}, "
-        f"{_count(job.shape.parameters)} parameters, of which {_trained(plan)}",
+        f"{job.kind}: {method}{recipe.peft.type} on {model}, of which {_trained(plan)}",
         f"{_batch(plan)}; {job.dtype}; {_processes(plan)}",
         f"row lengths: {plan.rows.said_by}",
     ]
@@ -47,6 +48,9 @@ def memory(plan: "Plan") -> list[str]:
     lines = [f"{'memory of each GPU' if plan.target.on_gpu else 'memory':<{NAME}}{'GiB':>9}"]
     lines += _parts(needed.parts)
     lines.append(_row(f"peak ({needed.largest.name})", needed.peak))
+    if plan.probe is not None and plan.probe.peak is not None:
+        off = (needed.peak - plan.probe.peak) / plan.probe.peak
+        lines.append(_row("peak of the probe", plan.probe.peak) + f"   predicted: {off:+.0%}")
     if plan.target.on_gpu:
         lines.append(_row("CUDA, NCCL and fragments", needed.reserved))
         lines += [_row("in all", needed.total), *_verdict(plan)]
@@ -65,8 +69,8 @@ def timing(plan: "Plan", price: float | None) -> list[str]:
     if time is None:
         return [f"{steps:,} {unit}"]
     lines = [
-        f"time: {_duration(time.hours)} for {steps:,} {unit} at {time.share:.0%} of the peak "
-        f"({time.said_by}), without loading, evaluation and saving"
+        f"time: {_duration(time.hours)} for {steps:,} {unit} at {_speed(plan, time)} ({time.said_by}), "
+        "without loading, evaluation and saving"
     ]
     if price is not None:
         lines.append(f"cost: about {time.price(price):,.2f} ({time.devices} x {time.hours:.2f} h at {price:g})")
@@ -136,6 +140,8 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
         "steps": steps_of(plan),
         "hours": time and round(time.hours, 4),
         "share_of_peak": time and time.share,
+        "tokens_per_s": time and time.tokens_per_s,
+        "probe": plan.probe and {"steps": plan.probe.steps, "seconds": plan.probe.seconds, "peak": plan.probe.peak},
         "cost": round(time.price(price), 2) if time and price is not None else None,
         "gpu": gpu and {"name": gpu.name, "usable": gpu.usable, "fits": plan.fits, "margin": plan.margin},
     }
@@ -186,6 +192,14 @@ def _trained(plan: "Plan") -> str:
 
 def _duration(hours: float) -> str:
     return f"about {duration_in_words(hours * HOUR)}" if hours * HOUR >= 60 else "less than a minute"
+
+
+def _speed(plan: "Plan", time: "Time") -> str:
+    if time.share is not None:
+        return f"{time.share:.0%} of the peak"
+    if time.tokens_per_s is not None:
+        return f"{time.tokens_per_s:,.0f} tokens a second"
+    return f"{time.hours * HOUR / time.steps:,.1f} s each"
 
 
 def _count(number: int) -> str:

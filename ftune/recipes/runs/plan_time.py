@@ -16,17 +16,12 @@ from ftune.report.run_record import RunRecord, dig, read_run
 if TYPE_CHECKING:
     from ftune.plan.gpus import Gpu
     from ftune.recipes.runs.plan import Plan
+    from ftune.recipes.runs.plan_probe import Probe
 
 EPOCHS = 3.0
 """Of a recipe that gives neither `epochs` nor `max_steps`."""
 
-SAME = (
-    ("type",),
-    ("model", "path"),
-    ("model", "quantization"),
-    ("peft", "type"),
-    ("batch", "activation_checkpointing"),
-)
+SAME = (("type",), ("model", "path"), ("model", "quantization"), ("peft", "type"))
 """What an earlier run has to have in common for its speed to be this one's."""
 
 
@@ -39,10 +34,10 @@ class Time:
     tokens: float
     """Computed in all of them, on all devices; 0 where it is not tokens that are counted."""
     hours: float
-    share: float
-    """Of the device's peak."""
+    share: float | None
+    """Of the device's peak; None where the speed was measured by itself."""
     said_by: str
-    """Where the share is from, in words."""
+    """Where the speed is from, in words."""
     devices: int
 
     def price(self, an_hour: float) -> float:
@@ -59,6 +54,8 @@ def time_of(plan: "Plan") -> Time | None:
     """The time of a plan; None where the number of rows or the speed of the device is not known."""
     gpu, devices = plan.target.gpu, plan.job.spread.world
     steps = steps_of(plan)
+    if steps is not None and plan.probe is not None:
+        return _probed(plan, plan.probe, steps)
     if gpu is None or gpu.flops is None or steps is None:
         return None
     recipe = plan.recipe
@@ -68,12 +65,26 @@ def time_of(plan: "Plan") -> Time | None:
     else:
         usual = usual_job(plan)
         work = training_work(usual, steps)
-        tokens = float(usual.batch_tokens * usual.accumulation * devices * steps)
+        tokens = _tokens(plan, steps)
         measured = _measured(recipe, usual, gpu)
         if measured is not None:
             share, said_by = measured, f"measured by the run in {recipe.output_dir}"
     hours = work.hours(gpu, devices, share)
     return None if hours is None else Time(steps, tokens, hours, share, said_by, devices)
+
+
+def _probed(plan: "Plan", probe: "Probe", steps: int) -> Time:
+    """As fast as the probe was: by its tokens where they are counted, by its iterations for PPO."""
+    tokens = _tokens(plan, steps) if isinstance(plan.recipe, TrainingRecipe) else 0.0
+    seconds = tokens / probe.tokens_per_s if tokens else steps * probe.seconds
+    said_by = f"measured by a probe of {probe.steps} {'steps' if tokens else 'iterations'}"
+    return Time(steps, tokens, seconds / HOUR, None, said_by, plan.job.spread.world)
+
+
+def _tokens(plan: "Plan", steps: int) -> float:
+    """Of so many steps of training on all devices."""
+    usual = usual_job(plan)
+    return float(usual.batch_tokens * usual.accumulation * usual.spread.world * steps)
 
 
 def steps_of(plan: "Plan") -> int | None:
@@ -106,9 +117,19 @@ def _measured(recipe: "TrainingRecipe", job: Job, gpu: "Gpu") -> float | None:
         return None
     now = recipe.resolved()
     alike = all(dig(run.recipe, *keys) == dig(now, *keys) for keys in SAME)
+    recomputed = run.last("predicted").get("activation_checkpointing")  # what `auto` became
+    if recomputed is None:
+        recomputed = dig(run.recipe, "batch", "activation_checkpointing")
     device = gpu_of_device(str(run.last("model").get("device") or ""))
     speed = _speed(run)
-    if not alike or device is None or device.name != gpu.name or not device.flops or not speed:
+    if (
+        not alike
+        or recomputed != job.checkpointing
+        or device is None
+        or device.name != gpu.name
+        or not device.flops
+        or not speed
+    ):
         return None
     share = speed * token_flops(job) / (device.flops * float(run.last("model").get("processes") or 1))
     return share if 0.0 < share < 1.0 else None
