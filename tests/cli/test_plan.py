@@ -76,7 +76,7 @@ def test_a_model_by_hand_is_the_one_from_its_configuration(ftune: Ftune, write: 
     by_hand = found(ftune("plan", write({}), "--gpu", "h100", "--json", *BY_HAND))
     assert by_hand["parts"] == of_config["parts"]
     said = ftune("plan", write(), "--gpu", "h100", *BY_HAND).out.splitlines()[1]
-    assert said == "sft: lora on a model of 8B parameters, given by hand, of which 41.9M train"
+    assert said == "sft: lora on a model of 8.03B parameters, given by hand, of which 41.9M train"
 
 
 def test_without_a_gpu_common_ones_are_judged(ftune: Ftune, write: Write) -> None:
