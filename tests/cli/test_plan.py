@@ -88,6 +88,15 @@ def test_without_a_gpu_common_ones_are_judged(ftune: Ftune, write: Write) -> Non
     assert "fits" in table[-1]  # 192 GB
 
 
+@pytest.mark.parametrize("batch", [{}, {"micro_batch_size": "auto", "activation_checkpointing": "auto"}])
+def test_each_of_them_is_judged_as_if_it_had_been_named(ftune: Ftune, write: Write, batch: dict[str, str]) -> None:
+    path = write(peft="full", optim={"optimizer": "sgd"}, batch={"global_batch_size": 16} | batch)
+    several = {gpu["name"]: gpu for gpu in found(ftune("plan", path, "--json"))["gpus"]}
+    for name in ("rtx4090", "mi300x"):
+        alone = found(ftune("plan", path, "--json", "--gpu", name))["gpu"]
+        assert several[alone["name"]] == alone
+
+
 def test_eighty_columns(ftune: Ftune, write: Write) -> None:
     ppo = {
         "type": "ppo",

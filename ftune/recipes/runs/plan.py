@@ -100,6 +100,17 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
     return Plan(recipe, job, estimate(job), rows, target, tuple(notes))
 
 
+def on_card(plan: Plan, recipe: "Trained", gpu: Gpu) -> Plan:
+    """The plan of a recipe, made without a device, on a GPU that computes bf16.
+
+    Only what `auto` becomes and what PPO's rollouts take of the memory differ from card to card.
+    """
+    target = replace(plan.target, gpu=gpu)
+    if plan.chosen or plan.job.roles is not None:
+        return plan_of(recipe, replace(target, spread=plan.job.spread), plan.rows)
+    return replace(plan, target=target)
+
+
 def shape_of(path: str, revision: str | None, *, ask: bool) -> ModelShape:
     """The shape of the model at a recipe's path. Raises ModelError."""
     where = path if path.endswith(".gguf") else f"{path}: {CONFIG}"

@@ -13,16 +13,15 @@ from ftune.core.errors import FtuneError, LaunchError, RecipeError
 from ftune.plan.by_hand import shape_by_hand
 from ftune.plan.gpus import GPUS, find_gpu
 from ftune.recipes.load import Loaded, load_recipe
-from ftune.recipes.runs.plan import Plan, Target, plan_of
-from ftune.recipes.runs.plan_fit import Fitted, fit
+from ftune.recipes.runs.plan import Plan, Target, on_card, plan_of
 from ftune.recipes.runs.plan_gpu import COMMON, gpu_here
 from ftune.recipes.runs.plan_text import as_dict, cards, headline, ladder, memory, timing
 from ftune.recipes.runs.plan_world import check_command_line
-from ftune.recipes.runs.plan_write import write_recipe
 
 if TYPE_CHECKING:
     from ftune.plan.shape import ModelShape
     from ftune.recipes.runs.plan_changes import Trained
+    from ftune.recipes.runs.plan_fit import Fitted
     from ftune.recipes.runs.plan_probe import Program
 
 ELSEWHERE = frozenset({"model", "data", "optim", "backend", "log", "ptx", "reward_model", "rewards", "gold", "rollout"})
@@ -91,11 +90,11 @@ def planned(path: Path, overrides: Sequence[str], wanted: Wanted, *, as_json: bo
         plan, several = _probed(loaded, recipe, wanted.probe), []
     else:
         plan = plan_of(recipe, Target(gpu=gpu, world=world, shape=shape, by_hand=shape is not None, ask=True))
-        several = [] if gpu else [plan_of(recipe, replace(plan.target, gpu=GPUS[name])) for name in COMMON]
+        several = [] if gpu else [on_card(plan, recipe, GPUS[name]) for name in COMMON]
     if plan.target.gpu is None and wanted.fit:
         raise LaunchError(f"--fit: into what? name a GPU with --gpu: {', '.join(GPUS)}, or its memory, as in 24GiB")
     fitted = _fitted(plan) if wanted.fit else None
-    written = write_recipe(loaded, fitted, wanted.write) if fitted and wanted.write else None
+    written = _written(loaded, fitted, wanted.write) if fitted and wanted.write else None
     if as_json:
         return _json(plan, several, fitted, wanted.price)
     parts = [[f"plan of {path}", *headline(plan)], memory(plan), timing(plan, wanted.price)]
@@ -147,11 +146,19 @@ def _probed(loaded: Loaded, recipe: "Trained", program: "Program") -> Plan:
     return replace(plan_of(recipe, target, found.rows), probe=found)
 
 
-def _fitted(plan: Plan) -> Fitted:
+def _fitted(plan: Plan) -> "Fitted":
+    from ftune.recipes.runs.plan_fit import fit
+
     return fit(plan, partial(plan_of, target=plan.target, rows=plan.rows))
 
 
-def _json(plan: Plan, several: Sequence[Plan], fitted: Fitted | None, price: float | None) -> str:
+def _written(loaded: Loaded, fitted: "Fitted", path: Path) -> str:
+    from ftune.recipes.runs.plan_write import write_recipe
+
+    return write_recipe(loaded, fitted, path)
+
+
+def _json(plan: Plan, several: Sequence[Plan], fitted: "Fitted | None", price: float | None) -> str:
     content: dict[str, Any] = as_dict(plan, price)
     if several:
         content["gpus"] = [as_dict(each, price)["gpu"] for each in several]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.paths import shown
-from ftune.report.run_record import dig
 
 if TYPE_CHECKING:
     from ftune.recipes.ppo import PpoRecipe
@@ -77,6 +76,10 @@ def rows_of_prompts(asked: "Asked") -> Rows:
 def _recorded(recipe: "TrainingRecipe | PpoRecipe", most: int) -> Rows | None:
     """What the run in the output folder has counted, where it was of the same rows and the same model."""
     folder = Path(recipe.output_dir)
+    if not (folder / "data.json").is_file():
+        return None
+    from ftune.report.run_record import dig
+
     told, data = json_object(folder / "recipe.resolved.json"), json_object(folder / "data.json")
     mine = recipe.resolved()
     same = all(told.get(key) == mine[key] for key in ("type", "data", "seed")) and all(

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 from ftune.core.errors import FtuneError
@@ -11,12 +10,12 @@ from ftune.plan.gpus import gpu_of_device
 from ftune.plan.job import Job
 from ftune.plan.work import HOUR, SHARE, Work, cost, ppo_work, token_flops, training_work
 from ftune.recipes.training import TrainingRecipe
-from ftune.report.run_record import RunRecord, dig, read_run
 
 if TYPE_CHECKING:
     from ftune.plan.gpus import Gpu
     from ftune.recipes.runs.plan import Plan
     from ftune.recipes.runs.plan_probe import Probe
+    from ftune.report.run_record import RunRecord
 
 EPOCHS = 3.0
 """Of a recipe that gives neither `epochs` nor `max_steps`."""
@@ -111,6 +110,10 @@ def usual_job(plan: "Plan") -> Job:
 
 def _measured(recipe: "TrainingRecipe", job: Job, gpu: "Gpu") -> float | None:
     """The share of the peak that an earlier run of nearly the same recipe had, on the same kind of device."""
+    if not Path(recipe.output_dir).is_dir():
+        return None
+    from ftune.report.run_record import dig, read_run
+
     try:
         run = read_run(Path(recipe.output_dir))
     except (FtuneError, OSError):
@@ -135,7 +138,9 @@ def _measured(recipe: "TrainingRecipe", job: Job, gpu: "Gpu") -> float | None:
     return share if 0.0 < share < 1.0 else None
 
 
-def _speed(run: RunRecord) -> float | None:
+def _speed(run: "RunRecord") -> float | None:
     """Tokens per second on all devices, in the middle of the steps."""
+    from statistics import median
+
     values = run.series("step", "tokens_per_s").values
     return median(values) if values else None
