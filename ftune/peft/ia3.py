@@ -79,8 +79,9 @@ class Ia3(PeftMethod):
             for path, linear in adapted(shape, targets).items()
             if not _ends(path, excluded)
         }
-        # each vector's gradient needs what it scales
-        return trained(shape, counts, saved=sum(counts.values()))
+        # each vector's gradient needs what it scales: outputs as they are, inputs as peft 0.21 casts them, to fp32
+        inputs = sum(count for path, count in counts.items() if path.endswith(tuple(feedforward)))
+        return trained(shape, counts, saved=sum(counts.values()) - inputs, saved_fp32=inputs)
 
     def _modules(self, paths: list[str]) -> tuple[list[str], list[str]]:
         """Names of the layers to scale, and which of them at their input."""

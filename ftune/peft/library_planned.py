@@ -6,11 +6,12 @@ that the layer gets, patterns included.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import ceil, isqrt
 
 from ftune.core.errors import ModelError
 from ftune.peft import library_memory as memory
-from ftune.peft.library_memory import Each, Keys, low_rank, off_diagonal
+from ftune.peft.library_memory import Each, Keys, low_rank, off_diagonal, oft_blocks
 from ftune.peft.library_wrap import VALUES
 from ftune.peft.places import Linears, adapted, linears, parts, trained, value_at
 from ftune.peft.shadow_planned import shadow
@@ -41,21 +42,31 @@ def planned(shape: ModelShape, name: str, keys: Keys) -> Adapter:
     counts = LAYERWISE[name](keys, found, ranks) if name in LAYERWISE else _each(EACH[name], keys, found, ranks)
     reading = {path: linear for path, linear in found.items() if _reads(name, keys, linear)}
     widths = _each(memory.WIDTHS.get(name, memory.nothing), keys, reading, ranks)
-    kept = sum(_each(memory.KEPT.get(name, memory.nothing), keys, found, ranks).values())
-    frozen = sum(_each(memory.FROZEN.get(name, memory.nothing), keys, found, ranks).values())
-    return trained(
+
+    def each(table: Mapping[str, Each]) -> list[int]:
+        return list(_each(table.get(name, memory.nothing), keys, found, ranks).values())
+
+    planned = trained(
         shape,
         counts,
         widths=widths,
         modules_to_save=saves,
         shared=SHARED[name](keys, found) if name in SHARED else 0,
-        frozen=frozen + (FROZEN_SHARED[name](keys, found) if name in FROZEN_SHARED else 0),
-        saved=kept,
+        frozen=sum(each(memory.FROZEN)) + (FROZEN_SHARED[name](keys, found) if name in FROZEN_SHARED else 0),
+        saved=sum(each(memory.KEPT)),
+        saved_fp32=sum(each(memory.KEPT_FP32)),
+    )
+    return replace(
+        planned,
+        shares_inputs=name in memory.SHARES_INPUTS,
+        dense_fp32=sum(each(memory.DENSE_FP32)),
+        passing=max(each(memory.PASSING)),
+        passing_fp32=max(each(memory.PASSING_FP32)),
     )
 
 
 def dense(shape: ModelShape, name: str, keys: Keys) -> int:
-    """Numbers in the weights, or as large matrices, that a forward pass makes anew and keeps."""
+    """Numbers in the weights, or as large matrices, that a pass makes anew and keeps in the dtype of products."""
     if name not in memory.DENSE:
         return 0
     found = _adapted(shape, name, keys)
@@ -116,16 +127,8 @@ def _factors(size: int, wanted: int) -> tuple[int, int]:
 
 def _oft(keys: Keys, r: int, i: int, o: int) -> int:
     """The upper triangle of each block's skew-symmetric matrix; one block stands for all with `block_share`."""
-    blocks = _near_divisor(i, r) if r else i // _near_divisor(i, keys["oft_block_size"])
-    size = i // blocks
+    blocks, size = oft_blocks(keys, r, i)
     return (1 if keys["block_share"] else blocks) * (size * (size - 1) // 2)
-
-
-def _near_divisor(size: int, wanted: int) -> int:
-    """The divisor of `size` next to `wanted`, the lower one of two."""
-    if wanted >= size:
-        return size
-    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - wanted), d))
 
 
 def _boft(keys: Keys, r: int, i: int, o: int) -> int:

@@ -1,5 +1,7 @@
 """LoRA (arXiv:2106.09685): the update of a weight is the product of two thin matrices."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -18,7 +20,7 @@ from ftune.peft.targets import (
     task_type,
 )
 from ftune.plan.adapter import Adapter
-from ftune.plan.shape import ModelShape
+from ftune.plan.shape import Linear, ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -139,7 +141,8 @@ class Lora(PeftMethod):
         }
         # for the magnitude's gradient: what the base and the update give, as seen in peft 0.21
         outputs = 2 * self.dora * sum(linear.outputs for linear in found.values())
-        return trained(shape, counts, widths=ranks, modules_to_save=self.modules_to_save, saved=outputs, dora=self.dora)
+        planned = trained(shape, counts, widths=ranks, modules_to_save=self.modules_to_save, saved=outputs)
+        return _with_norms(planned, found.values()) if self.dora else planned
 
     def limits(self) -> dict[Feature, str]:
         """What peft 0.21 cannot compute on packed integers, and LoftQ, which needs them."""
@@ -167,3 +170,14 @@ class Lora(PeftMethod):
         super().export(model, folder)
         if self.init in ("pissa", "olora"):
             export_update(model, folder)
+
+
+def _with_norms(planned: Adapter, found: Iterable[Linear]) -> Adapter:
+    """With what comes and goes while DoRA (arXiv:2402.09353) takes the norms of an adapted weight.
+
+    peft 0.21 puts an identity as wide as the inputs, in fp32, through A and B: it stands beside autocast's copy and the
+    product when that is made.
+    """
+    widest = max(found, key=lambda linear: linear.inputs)
+    square = widest.inputs**2
+    return replace(planned, passing=square + widest.weights, passing_fp32=square)

@@ -102,12 +102,12 @@ def trained(
     shared: int = 0,
     frozen: int = 0,
     saved: int = 0,
-    dora: bool = False,
+    saved_fp32: int = 0,
 ) -> Adapter:
     """What trains when modules get `counts` new parameters each, `shared` ones go with all of them, and copies train.
 
     `widths` are the widths of the paths beside linear layers, by full name; where layers differ, the widest counts.
-    `saved` is what a token keeps in all layers together.
+    `saved` and `saved_fp32` are what a token keeps in all layers together.
     """
     whole = copies(shape, modules_to_save)
     inner: dict[str, int] = {}
@@ -121,8 +121,8 @@ def trained(
         frozen=frozen,
         low_rank=tuple(inner.items()),
         saved=saved / max(1, shape.layers - lowest),
+        saved_fp32=saved_fp32 / max(1, shape.layers - lowest),
         lowest_layer=lowest,
-        dora=dora,
     )
 
 

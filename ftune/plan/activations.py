@@ -18,7 +18,8 @@ SCALED_IN_FP32 = ("gemma", "gemma2", "gemma3_text", "olmo2")
 def saved_layer(job: Job, *, first: bool = False) -> int:
     """Bytes that one decoder layer keeps for a micro-batch. In the `first` that trains, nothing flows into its norm."""
     each = _norms(job, first=first) + _attention(job) + _inputs(job) + _block(job)
-    return job.batch_tokens * each + _masks(job) + job.width * job.dense // job.shape.layers
+    matrices = job.width * job.dense + FP32 * job.adapter.dense_fp32
+    return job.batch_tokens * each + _masks(job) + matrices // job.shape.layers
 
 
 def saved(job: Job) -> int:
@@ -51,14 +52,23 @@ def passing(job: Job) -> int:
 
     Gradients of the block's wide vectors, of the stream and of its fp32 norm. An adapter that reads the block's product
     itself frees it on the way, where that of others is copied in fp32. Without fused attention gradients of the scores
-    may be more. DoRA makes the adapted weight in fp32 to take its norm, beside the product of its factors.
+    may be more, and so may be what a method makes whole matrices of.
     """
     shape = job.shape
     wide = (3 if shape.gated else 2) - (len(job.adapter.low_rank) > 0 and not _copies_inputs(job))
     block = wide * job.width * shape.ffn + (job.width + FP32) * shape.hidden
     scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.eager else 0
-    adapted = max(linear.weights for linear in shape.layer_linears) if job.adapter.dora else 0
-    return max(job.batch_tokens * max(block, scores), 3 * FP32 * adapted)
+    return max(job.batch_tokens * max(block, scores), _matrices(job))
+
+
+def _matrices(job: Job) -> int:
+    """Bytes of matrices that the widest layer's adapter makes and drops, and of the input in fp32 that waits for it.
+
+    The forward pass of the last layer ends with them, when nearly all is kept that will be.
+    """
+    made = job.width * job.adapter.passing + FP32 * job.adapter.passing_fp32
+    waiting = FP32 * job.shape.ffn if _copies_inputs(job) else 0
+    return made + job.batch_tokens * waiting if made else 0
 
 
 def working(job: Job) -> int:
@@ -140,14 +150,15 @@ def _inputs(job: Job) -> int:
     """Inputs of products whose weights train, or that have an adapter beside them.
 
     Autocast makes a copy for each product where the input is fp32, as it is behind a norm in fp32, and as peft makes
-    it for adapters on weights that are not quantised. Otherwise what reads the same input shares it, and the input of
-    the layer behind attention is there already.
+    it for adapters on weights that are not quantised, but for those that make a weight anew and read what it would.
+    Otherwise what reads the same input shares it, and the input of the layer behind attention is there already.
     """
     ranks = dict(job.adapter.low_rank)
     trains = trains_linears(job)
     reading = [linear for linear in job.shape.layer_linears if trains or linear.name in ranks]
     copied = _copies_inputs(job)
-    total = sum(ranks.values()) * job.width + int(job.adapter.saved * job.width)
+    total = sum(ranks.values()) * job.width
+    total += int(job.adapter.saved * job.width + job.adapter.saved_fp32 * _adapters_width(job))
     seen: set[tuple[str, str]] = set()
     for linear in reading:
         beside = linear.name in ranks
@@ -169,8 +180,13 @@ def _copies_inputs(job: Job) -> bool:
         return False
     if trains_linears(job):
         return job.stream_width == FP32
-    sharded = job.split or job.spread.type == "zero"  # adapters are then in the dtype of products
-    return job.quantization == "none" and not sharded
+    unlike = _adapters_width(job) > job.width
+    return unlike and job.quantization == "none" and not job.adapter.shares_inputs
+
+
+def _adapters_width(job: Job) -> int:
+    """Bytes of a number of an adapter: ZeRO and FSDP2 keep it in the dtype of products."""
+    return job.width if job.split or job.spread.type == "zero" else FP32
 
 
 def _dropped(reading: list[Linear]) -> int:
