@@ -57,8 +57,9 @@ def probed(loaded: Loaded, program: str) -> Probe:
     return probe(loaded, given, of(program), 0)
 
 
-def test_the_last_steps_count_and_nothing_stays(loaded: Loaded) -> None:
+def test_the_last_steps_count_and_nothing_stays(loaded: Loaded, capfd: pytest.CaptureFixture[str]) -> None:
     found = probed(loaded, RUN)
+    assert capfd.readouterr().err.startswith("probe: 3 steps of ")
     assert found.seconds == pytest.approx((1.0 + 0.1) / 2)
     assert found.tokens_per_s == pytest.approx(200 / 1.1)
     assert found.peak == round(1.5 * 2**30)

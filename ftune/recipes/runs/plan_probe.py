@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ftune.core.errors import FtuneError, RecipeError
+from ftune.core.say import Say
 from ftune.core.signals import SAME_REQUEST_S
 from ftune.recipes.runs.plan_changes import command_of
 from ftune.recipes.runs.plan_rows import Rows, rows_of_recipe
@@ -68,6 +69,9 @@ def probe(loaded: "Loaded", recipe: "Trained", program: Program, positions: int)
         )
     with _term_as_exit(), TemporaryDirectory(prefix="ftune-probe-") as folder:
         output = Path(folder) / "run"
+        Say().line(
+            f"probe: {STEPS} steps of {loaded.path} run here; it takes as long as loading its rows and its model"
+        )
         words = [command_of(recipe), str(loaded.path), *loaded.overrides, *_overrides(recipe, output)]
         _run(program(words), Path(folder) / "said.txt")
         return _measured(
