@@ -1,7 +1,7 @@
 """What peft's own methods keep in memory beside the parameters that they train (peft 0.21).
 
 Layer by layer, as (keys, r, i, o) -> numbers: r is the rank or what is in its place, i the inputs and o the outputs of
-an adapted layer. What a forward pass keeps was seen with `torch.autograd.graph.saved_tensors_hooks`, in bf16 on a GPU:
+an adapted layer. What a forward pass keeps was seen with `torch.autograd.graph.saved_tensors_hooks`: the model is bf16,
 adapters are fp32, and autocast makes products in bf16. It remembers copies of what trains alone, which are counted with
 the weights; frozen projections that are sliced or buffers are copied anew for each layer, and the copies are kept.
 """

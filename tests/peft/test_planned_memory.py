@@ -47,7 +47,10 @@ class Held:
 
 
 def kept(model: Any, tokens: int) -> int:
-    """Bytes that the layers' forward pass keeps in mixed precision, beside the model's own."""
+    """Bytes that a forward pass keeps in mixed precision, beside the model's own.
+
+    Of what methods use, autocast computes softmax and sums in fp32 on GPUs alone: a few numbers for each rank.
+    """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     held: dict[int, weakref.WeakSet[Held]] = {}
 
