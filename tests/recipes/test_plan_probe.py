@@ -102,9 +102,13 @@ def test_a_signal_ends_the_run_and_nothing_stays(
     loaded: Loaded, number: signal.Signals, raised: type[BaseException]
 ) -> None:
     program = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore it
     threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
-    with pytest.raises(raised):
-        probed(loaded, program)
+    try:
+        with pytest.raises(raised):
+            probed(loaded, program)
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path("pid").read_text()), 0)
     assert list(Path("temporary").iterdir()) == []
