@@ -81,8 +81,7 @@ def _ranks(shape: ModelShape, name: str, keys: Keys, found: Linears) -> dict[str
     if name == "osf":
         return _trained_ranks(keys, found)
     key = RANKS.get(name, "r")
-    # peft 0.21 looks up HiRA's `rank_pattern` and then makes each layer with `r`
-    patterns = {} if name == "hira" else keys.get("rank_pattern" if key == "r" else f"{key}_pattern") or {}
+    patterns = keys.get("rank_pattern" if key == "r" else f"{key}_pattern") or {}
     return {path: value_at(path, patterns, keys.get(key) or 0) for path in found}
 
 

@@ -32,7 +32,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"type": "glora", "config_A_B": "constant", "config_C": "none", "config_D_E": "none"},
     ],
     "gralora": [{"type": "gralora", "r": 8, "hybrid_r": 3, "gralora_k": 4, **_LAST, **_SAVED}],
-    "hira": [{"type": "hira", "r": 3, "rank_pattern": {"v_proj": 5}, **_LAST, **_SAVED}],
+    "hira": [{"type": "hira", "r": 3, **_LAST, **_SAVED}],
     "hra": [{"type": "hra", "r": 6, "apply_GS": True, **_LAST, **_SAVED}],
     "lily": [
         {"type": "lily", "r": 4, "stride_A": 2, "num_B": 3, **_SOME, **_SAVED},
