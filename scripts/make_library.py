@@ -27,6 +27,8 @@ LEFT_OUT = {
     *("tokenizer_name_or_path", "tokenizer_kwargs", "fan_in_fan_out", "layers_pattern"),
     # does nothing for a language model, or has one value only
     *("use_effective_conv2d", "target_svd_config", "poly_type", "mask_type", "progressbar"),
+    # peft 0.21 looks it up and then makes each layer with `r`
+    "hira.rank_pattern",
     # another key or method is there for it: target_modules, bitfit
     *("exclude_modules", "bias"),
     # a base that is not frozen where it should be, or a checkpoint that cannot be resumed from

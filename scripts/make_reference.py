@@ -50,7 +50,7 @@ def rows(section: type[Section], prefix: str) -> Iterator[str]:
         if key in AS_ELSEWHERE:
             yield f"| `{key}` |  | {meaning} |"
         elif inner and is_variant(inner[0]):
-            chosen = "`auto`" if default is None else f"`{getattr(default, 'type', default)}`"
+            chosen = "" if default is None else f"`{getattr(default, 'type', default)}`"
             yield f"| `{key}` | {chosen} | {meaning} |"
             common = shared_rows(inner, f"{key}.")
             yield from common

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ftune import __version__
-from ftune.cli import chat, data, doctor, eval, launch, merge, ppo, recipes, report, rm, runs, schema, sft
+from ftune.cli import chat, data, doctor, eval, launch, merge, plan, ppo, recipes, report, rm, runs, schema, sft
 from ftune.core.errors import FtuneError
 from ftune.core.quiet import quiet_upstream
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("sft", help=sft.run.__doc__)(sft.run)
 app.command("rm", help=rm.run.__doc__)(rm.run)
 app.command("ppo", help=ppo.run.__doc__)(ppo.run)
+app.command("plan", help=plan.run.__doc__)(plan.run)
 app.command("merge", help=merge.run.__doc__)(merge.run)
 app.command("eval", help=eval.run.__doc__)(eval.run)
 app.command("chat", help=chat.run.__doc__)(chat.run)

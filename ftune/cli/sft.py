@@ -10,7 +10,7 @@ RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", sho
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Recipe values to change.", show_default=False)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print every value and where it comes from, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print every value and its origin, and what training needs.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint, if there is one.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")]
 
@@ -52,7 +52,11 @@ def run_recipe(
 
     loaded = load_recipe(command, path, overrides or (), text=text)
     if dry_run:
+        from ftune.recipes.runs.plan_command import plan_here
+
         typer.echo(resolved_with_origins(loaded))
+        if text := plan_here(loaded):
+            typer.echo(f"\n{text}")
         return
     if resume and overwrite:
         raise RecipeError("--resume and --overwrite: choose one")

@@ -3,7 +3,8 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -58,7 +59,8 @@ class Section(BaseModel):
                     yield (*place, *inner), message
 
 
-def field_docs(cls: type[Section]) -> dict[str, str]:
+@cache
+def field_docs(cls: type[Section]) -> Mapping[str, str]:
     """The docstring under each field of a section and of its bases, joined to one line; a variant's own for `type`.
 
     pydantic can collect these too (`use_attribute_docstrings`), but does so at import, where it costs a quarter of the

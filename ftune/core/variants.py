@@ -7,6 +7,7 @@ them). This is the only magic in ftune.
 
 from functools import cache, reduce
 from importlib import import_module
+from importlib.util import find_spec
 from operator import or_
 from pkgutil import iter_modules
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -27,6 +28,17 @@ def variants_of(base: type[S]) -> dict[str, type[S]]:
             import_module(module.name)
     found = {name: cls for cls in _subclasses(base) for name in get_args(cls.model_fields["type"].annotation)}
     return dict(sorted(found.items()))
+
+
+def variant_called(base: type[S], name: str) -> type[S] | None:
+    """The variant of that name, from the module of that name where there is one, so that others need not be read."""
+    package = base.__module__.rpartition(".")[0]
+    if name.isidentifier() and find_spec(f"{package}.{name}"):
+        import_module(f"{package}.{name}")
+        for cls in _subclasses(base):
+            if name in get_args(cls.model_fields["type"].annotation):
+                return cls
+    return variants_of(base).get(name)
 
 
 def class_of(variant: type[S], name: str) -> type[S]:

@@ -1,11 +1,14 @@
 """What happened to the rows: counts that add up."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import count
 from statistics import median
 from typing import Any
 
 NAMED_FAULTS = 10
+MOST_BINS = 20
 
 
 @dataclass(slots=True)
@@ -42,6 +45,9 @@ class Counts:
     """The fewest trained tokens of a kept row; then the median and the most."""
     trained_median: float = 0
     trained_max: int = 0
+    lengths: dict[str, Any] = field(default_factory=dict)
+    """The histogram of tokens a kept row: `{"unit": "tokens", "bins": [{"low", "count"}, ...]}`, the bins equally wide
+    and without a gap."""
     longest: int = 0
     """Tokens of the longest row, before any cut."""
     longest_row: str = ""
@@ -72,6 +78,7 @@ class Counts:
         self.kept, self.tokens, self.trained_tokens = len(lengths), sum(lengths), sum(trained)
         if trained:
             self.trained_min, self.trained_median, self.trained_max = min(trained), median(trained), max(trained)
+            self.lengths = {"unit": "tokens", "bins": bins_of(lengths)}
 
     def lines(self) -> list[str]:
         """The counts in words, one fact a line, zeros left out."""
@@ -98,3 +105,12 @@ class Counts:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def bins_of(lengths: Sequence[int]) -> list[dict[str, int]]:
+    """How many lengths are from each `low` up to the next one: at most `MOST_BINS` bins, as wide as 1, 2, 5, 10, ..."""
+    shortest, longest = min(lengths), max(lengths)
+    widths = (factor * 10**power for power in count() for factor in (1, 2, 5))
+    width = next(width for width in widths if longest // width - shortest // width < MOST_BINS)
+    counted = Counter(length // width for length in lengths)
+    return [{"low": place * width, "count": counted[place]} for place in range(shortest // width, longest // width + 1)]

@@ -1,7 +1,8 @@
 """Greedy completions for many prompts, fast enough for a laptop and independent of how they are batched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,20 +29,19 @@ def complete(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     batch_size: int,
-    told: Callable[[int, Completion], None],
-) -> None:
-    """Complete each prompt (token ids) greedily, and call `told` with its number as soon as it is done.
+) -> Iterator[tuple[int, Completion]]:
+    """Complete each prompt (token ids) greedily; gives the number of each with its completion as soon as it is done.
 
-    Prompts are batched by length and padded on the left, so little is computed for nothing; the longest go first, so
-    what does not fit into memory fails at once.
+    Prompts are batched by length and padded on the left, so little is computed for nothing. A completion ends where the
+    model can read no further, too; rows that come so far are batched with those of their own length.
     """
     import torch
 
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     pad = int(tokenizer.pad_token_id)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [max(1, min(max_new_tokens, positions - len(ids))) if positions else max_new_tokens for ids in prompts]
     model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in batches(prompts, limits, batch_size):
         width = max(len(prompts[index]) for index in chosen)
         ids = [[pad] * (width - len(prompts[index])) + prompts[index] for index in chosen]
         mask = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in chosen]
@@ -49,7 +49,7 @@ def complete(
             made = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=limits[chosen[0]],
                 do_sample=False,
                 eos_token_id=list(stop_ids),
                 pad_token_id=pad,
@@ -58,7 +58,7 @@ def complete(
         for index, row in zip(chosen, made[:, width:].tolist(), strict=True):
             written = _until_stop(row, stop_ids)
             text = tokenizer.decode(written, skip_special_tokens=True)
-            told(index, Completion(text, written, len(written) < len(row)))
+            yield index, Completion(text, written, len(written) < len(row))
 
 
 def generate(
@@ -70,15 +70,21 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
 ) -> list[str]:
-    """The greedy completion of each prompt (token ids), as text without the stop token, in the order of the prompts."""
-    texts = [""] * len(prompts)
+    """The texts that `complete` gives, in the order of the prompts."""
+    done = dict(
+        complete(model, tokenizer, prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    )
+    return [done[index].text for index in range(len(prompts))]
 
-    def told(index: int, completion: Completion) -> None:
-        texts[index] = completion.text
 
-    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    complete(model, tokenizer, prompts, stop_ids=stop_ids, **limits, told=told)
-    return texts
+def batches(prompts: Sequence[Sequence[int]], limits: Sequence[int], size: int) -> list[list[int]]:
+    """The numbers of the prompts in batches of like length and one limit each, the longest first.
+
+    So too little memory shows at once.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (limits[index], -len(prompts[index])))
+    alike = [list(group) for _, group in groupby(order, key=lambda index: limits[index])]
+    return [group[start : start + size] for group in alike for start in range(0, len(group), size)]
 
 
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -119,6 +119,10 @@ def _compared(pairs: list[tuple[Scored, Scored]], rows: tuple[int, ...], seed: i
 
 
 def _unmeasured(before: Scored, after: Scored) -> Comparison:
+    """Without a row that is scored for both; a value that comes without rows is known all the same."""
+    first, last = before.whole, after.whole
+    if not after.rows and first is not None and last is not None:
+        return Comparison(after.kind, first, last, last - first, None, None, 0, None, None, 0)
     count = None if after.kind.better == "neither" else 0
     return Comparison(after.kind, None, None, None, None, None, 0, count, count, len(after.rows))
 

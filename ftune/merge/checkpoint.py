@@ -110,7 +110,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if found and all(isinstance(file, str) for file in found.values()):
             return dict(found)
-    except (ValueError, LookupError, TypeError, AttributeError, OSError):
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError):
         pass
     raise ModelError(f"{shown(index)}: is no index of a model's files; fetch it again")
 

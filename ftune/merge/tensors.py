@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-"""Dtypes of safetensors by torch's names."""
+"""Dtypes of safetensors by torch's names; but for floats of 8 bit, with which torch 2.13 does not compute."""
 
 NAMES = {torch_name: name for name, torch_name in TORCH_NAMES.items()}
 
@@ -94,7 +94,7 @@ def stored_in(file: Path) -> list[Stored]:
             if not 0 < length <= min(LONGEST_HEADER, size - 8):
                 raise ModelError(f"{file}: is cut off or no safetensors file; fetch it again")
             header: dict[str, Any] = dict(json.loads(opened.read(length)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ModelError(f"{file}: is no safetensors file (its header cannot be read); fetch it again") from None
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror or error}") from None
@@ -113,7 +113,8 @@ def _stored(file: Path, name: str, about: Mapping[str, Any], first: int) -> Stor
         one = Stored(file, name, str(about["dtype"]), tuple(about["shape"]), first + start, end - start)
     except (KeyError, TypeError, ValueError):
         raise ModelError(f"{file}: its header is broken at '{name}'; fetch it again") from None
-    if one.start < first or one.size < 0:
+    numbers = (*one.shape, one.start, one.size)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or one.start < first:
         raise ModelError(f"{file}: its header is broken at '{name}'; fetch it again")
     if one.dtype not in TORCH_NAMES:
         raise ModelError(f"{file}: '{name}' is of type {one.dtype}, which cannot be merged into")

@@ -17,10 +17,11 @@ from ftune.models.wheel import WHEELS
 CONFIG = "config.json"
 
 
-def read_config(path: str, revision: str | None = None) -> dict[str, Any]:
+def read_config(path: str, revision: str | None = None, *, ask: bool = False) -> dict[str, Any]:
     """The configuration of the model at a recipe's `model.path`; of one that also sees or hears, that of its text part.
 
-    Raises ModelError where there is no such model, and for a file that is none.
+    `ask` the hub for one that is not in the cache. Raises ModelError where there is no such model, and for a file that
+    is none.
     """
     if problem := check_reference(path):
         raise ModelError(f"model.path: {problem}")
@@ -28,22 +29,24 @@ def read_config(path: str, revision: str | None = None) -> dict[str, Any]:
         return dict(WHEELS[path.removeprefix("wheel:")].config)
     if path.endswith(".gguf"):
         return config_of_gguf(Path(path).expanduser())
-    file = _of_hub(path, revision) if is_hub_id(path) else Path(path).expanduser() / CONFIG
+    file = _of_hub(path, revision, ask=ask) if is_hub_id(path) else Path(path).expanduser() / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"model.path: {file} cannot be read: {error}") from None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("model_type", ""), str):
         raise ModelError(f"model.path: {file} holds no configuration: an object with 'model_type' is expected")
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) and "model_type" in inner else config
 
 
-def _of_hub(name: str, revision: str | None) -> Path:
+def _of_hub(name: str, revision: str | None, *, ask: bool) -> Path:
     """The file in the hub's cache, downloaded where it is not there."""
     cached = _in_cache(name, revision or "main")
     if cached is not None:
         return cached
+    if not ask:
+        raise ModelError(f"model.path: the {CONFIG} of '{name}' is not in the cache; 'ftune plan' fetches it")
     ask_hub(name)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError

@@ -95,6 +95,7 @@ class _Push:
         from huggingface_hub.errors import HfHubHTTPError
 
         end = time.monotonic() + seconds
+        busy: HfHubHTTPError | None = None
         for attempt in count():
             try:
                 return within(end - time.monotonic(), call)
@@ -102,8 +103,11 @@ class _Push:
                 pause = _pause(error.response, attempt)
                 if error.response.status_code not in BUSY or time.monotonic() + pause > end:
                     raise self.error(_said(error)) from None
+                busy = error
                 time.sleep(pause)
             except TimeoutError:
+                if busy is not None:  # it has answered before, and what it said tells more
+                    raise self.error(_said(busy)) from None
                 raise self.error(f"the hub did not answer within {seconds:.0f} s") from None
             except Exception as error:  # no network has many faces
                 cause = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 from ftune.core.errors import RecipeError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.hook import TrainingHook
+from ftune.peft.places import adapted, trained
 from ftune.peft.targets import Targets, check_layers, chosen_linears, late_forward, task_type
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -99,6 +102,12 @@ class AdaLora(PeftMethod):
             if ".ranknum." in name:  # a constant that peft 0.21 lets train on a GPU, and does not save
                 parameter.requires_grad_(False)
         return wrapped
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """Triplets of P, E and Q at their initial rank: those that go later keep their places."""
+        linears = adapted(shape, self.target_modules, self.layers)
+        counts = {path: self.initial_rank * (linear.inputs + linear.outputs + 1) for path, linear in linears.items()}
+        return trained(shape, counts, widths=dict.fromkeys(linears, self.initial_rank))
 
     def export(self, model: "PreTrainedModel | PeftModel", folder: Path) -> None:
         """The triplets that are left; a layer that has none keeps one whose E is zero, as no tensor may be empty."""

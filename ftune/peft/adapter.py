@@ -10,7 +10,11 @@ from pydantic import Field, model_validator
 
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.peft.places import modules, parts, trained
+from ftune.peft.sublayers import choose_sublayers, layer_of
 from ftune.peft.targets import task_type
+from ftune.plan.adapter import Adapter as Planned
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -112,6 +116,20 @@ class Adapter(PeftMethod):
         )
         return get_peft_model(model, config)
 
+    def planned(self, shape: ModelShape) -> Planned:
+        """Two projections with biases for each sublayer; a Compacter's are two thin factors each, and shared ones."""
+        below = modules(parts(shape))
+        paths = choose_sublayers(below, "feed_forward", self.feed_forward_modules)
+        if self.style == "houlsby":
+            paths += choose_sublayers(below, "attention", self.attention_modules)
+        hidden, width = shape.hidden, self._width(shape.hidden)
+        weights = 2 * (self.phm_rank * (hidden + width) if self.compacter else hidden * width)
+        kept = self._undropped(paths)
+        # the input of each projection, and that of the activation
+        saved = len(kept) * (hidden + 2 * width)
+        counts = dict.fromkeys(kept, weights + hidden + width)
+        return trained(shape, counts, shared=self.phm_dimension**3 if self.compacter else 0, saved=saved)
+
     def limits(self) -> dict[Feature, str]:
         """What is not linear has no place in a weight."""
         return {"merge": NOT_LINEAR}
@@ -120,7 +138,7 @@ class Adapter(PeftMethod):
         """Paths of the sublayers that get an adapter. Raises ModelError."""
         from torch.nn import Linear
 
-        from ftune.peft.tuners.sublayers import find_sublayers, layer_of
+        from ftune.peft.tuners.sublayers import find_sublayers
 
         paths = find_sublayers(model, "feed_forward", self.feed_forward_modules)
         if self.style == "parallel" and isinstance(model.get_submodule(paths[0]), Linear):
@@ -130,6 +148,10 @@ class Adapter(PeftMethod):
             )
         if self.style == "houlsby":
             paths += find_sublayers(model, "attention", self.attention_modules)
+        return self._undropped(paths)
+
+    def _undropped(self, paths: list[str]) -> list[str]:
+        """Those that are not in the dropped layers. Raises ModelError when none is left."""
         kept = [path for path in paths if layer_of(path) >= self.drop_layers]
         if not kept:
             layers = 1 + max(layer_of(path) for path in paths)

@@ -1,6 +1,7 @@
 """AdapterFusion (arXiv:2005.00247): several trained bottleneck adapters, combined by attention."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -11,7 +12,10 @@ from ftune.core.errors import ModelError
 from ftune.core.section import Location
 from ftune.peft.adapter import NOT_LINEAR
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.peft.places import modules, parts, trained
 from ftune.peft.targets import task_type
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -76,6 +80,23 @@ class AdapterFusion(PeftMethod):
         fill(model, weights)
         return wrapped
 
+    def planned(self, shape: ModelShape) -> Adapter:
+        """Q and K with biases and V for each sublayer; the adapters, whose files are looked at, are frozen."""
+        sizes = [_sizes(_adapter_folder(name)) for name in self.adapters]
+        places = [path for path in modules(parts(shape)) if path in sizes[0]]
+        if not places:
+            raise ModelError(
+                f"peft.adapters: the model has no '{min(sizes[0])}'; they were trained on another base model"
+            )
+        d, fused = shape.hidden, len(self.adapters)
+        return trained(
+            shape,
+            dict.fromkeys(places, 3 * d * d + 2 * d),
+            frozen=sum(size[path] for size in sizes for path in places),
+            # what Q, K and V read, what they give, and the weights
+            saved=len(places) * (d + fused * d + (1 + 2 * fused) * d + fused),
+        )
+
     def limits(self) -> dict[Feature, str]:
         """The adapters act at once, and what is not linear has no place in a weight."""
         return {
@@ -88,6 +109,24 @@ def _adapter_folder(name: str) -> Path:
     """The folder of an adapter itself, for that of a run too."""
     folder = Path(name).expanduser()
     return folder / "adapter" if (folder / "adapter" / CONFIG).is_file() else folder
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Numbers of a saved adapter by sublayer, from the header of its file. Raises ModelError when it has none.
+
+    A Compacter's are those that its factors multiply out to.
+    """
+    path = folder / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"peft.adapters: cannot read '{path}': {error}") from error
+    widths: dict[str, dict[str, int]] = {}
+    for key, about in header.items():
+        if match := re.fullmatch(r"base_model\.model\.(.+)\.bottleneck_adapters\.(down|up)\.bias", key):
+            widths.setdefault(match[1], {})[match[2]] = about["shape"][0]
+    return {place: 2 * size["down"] * size["up"] + size["down"] + size["up"] for place, size in widths.items()}
 
 
 def _kind(folder: Path) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftune.core.section import Section
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -86,6 +88,21 @@ class PeftMethod(Section):
         `model` is a causal, a sequence classification (its head trains too) or an encoder-decoder model. Raises
         ModelError when it has nothing that the method could train.
         """
+
+    @abstractmethod
+    def planned(self, shape: ModelShape) -> Adapter:
+        """What `wrap` will make trainable on a causal model of this shape, and what that keeps, by arithmetic alone.
+
+        The counts are those of `count_parameters` after `wrap`, or a bound from above where they depend on data; for a
+        sequence classification model give `places.classifier(shape, labels)`. Raises ModelError as `wrap` would.
+        """
+
+    def dense(self, shape: ModelShape) -> int:
+        """Numbers of whole weights that a forward pass computes anew, over all layers, and keeps for the backward pass.
+
+        Each is in the dtype of the products. Most methods compute none.
+        """
+        return 0
 
     def limits(self) -> dict[Feature, str]:
         """What these settings do not go together with: why, and what to do instead.

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ftune.core.errors import ModelError
 from ftune.core.suggest import did_you_mean
 from ftune.peft.base import NOTHING, Material, PeftMethod
+from ftune.peft.places import linears, parts, trained
 from ftune.peft.targets import HEADS, Targets, linear_names, task_type
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import Embedding, Linear, ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -38,14 +41,23 @@ class BitFit(PeftMethod):
         import ftune.peft.tuners  # noqa: F401 - makes the tuner known to peft
         from ftune.peft.tuners.bias.config import BiasConfig
 
-        return get_peft_model(model, BiasConfig(task_type=task_type(model), target_modules=self._paths(model)))
+        paths = self._paths(biased_names(model), linear_names(model), type(model).__name__)
+        return get_peft_model(model, BiasConfig(task_type=task_type(model), target_modules=paths))
 
-    def _paths(self, model: "PreTrainedModel") -> list[str]:
-        biased, linear = biased_names(model), linear_names(model)
+    def planned(self, shape: ModelShape) -> Adapter:
+        """One number for each output of a linear layer, or value of a norm."""
+        found = {path: part for path, part in parts(shape).items() if not isinstance(part, Embedding)}
+        biased = [path for path, part in found.items() if part.bias and part is not shape.head]
+        paths = self._paths(biased, list(linears(shape)), shape.family)
+        widths = {path: part.outputs if isinstance(part, Linear) else part.width for path, part in found.items()}
+        return trained(shape, {path: widths[path] for path in paths})
+
+    def _paths(self, biased: list[str], linear: list[str], model: str) -> list[str]:
+        """Names of the modules whose bias trains. Raises ModelError."""
         paths = [*dict.fromkeys([*biased, *linear])] if self.add else biased
         if not paths:
             raise ModelError(
-                f"peft.type: '{type(model).__name__}' has no biases to train; 'add: true' gives its linear layers "
+                f"peft.type: '{model}' has no biases to train; 'add: true' gives its linear layers "
                 "biases of zeros, which then train"
             )
         if self.target_modules == "auto":

@@ -1,9 +1,9 @@
 """Selective fine-tuning: chosen parameters of the model itself train, the others are frozen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,11 +11,16 @@ from ftune.core.errors import ModelError
 from ftune.core.suggest import did_you_mean
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.full import WHOLE_MODEL_LIMITS
+from ftune.peft.places import layer_of, parts
 from ftune.peft.targets import HEADS
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import Embedding, Linear, ModelShape, Norm
 
 if TYPE_CHECKING:
     from torch.nn import Module, Parameter
     from transformers import PreTrainedModel
+
+T = TypeVar("T")
 
 Index = Annotated[int, Field(ge=0)]
 
@@ -91,18 +96,38 @@ class Freeze(PeftMethod):
                 parameter.data = parameter.data.to(usual) if parameter.requires_grad else parameter.data
         model.save_pretrained(str(folder))
 
-    def _chosen(self, model: "PreTrainedModel") -> "Iterator[Parameter]":
+    def planned(self, shape: ModelShape) -> Adapter:
+        """The chosen parameters; a weight that embeddings and head share counts once."""
+        named = _parameters(shape)
+        stack = list(range(shape.layers))
+        layers = {_layer(stack, index) for index in self._indexes()}
+        chosen = {name for name in named if any(name.startswith(f"{shape.layer_path}.{layer}.") for layer in layers)}
+        chosen |= {name for pattern in self.patterns or [] for name in _matching(pattern, list(named))}
+        chosen |= {f"{shape.embeddings[0].name}.weight"} if self.embeddings else set()
+        chosen |= {name for name in named if name.startswith((*HEADS, *([shape.head.name] if self.head else [])))}
+        shared = f"{shape.head.name}.weight"
+        if shape.tied and shared in chosen:
+            chosen = chosen - {shared} | {f"{shape.embeddings[0].name}.weight"}
+        return Adapter(
+            base=sum(named[name] for name in chosen),
+            lowest_layer=min((layer_of(shape, name.rpartition(".")[0]) for name in chosen), default=0),
+        )
+
+    def _indexes(self) -> Sequence[int]:
+        """Indexes of the layers that train, from the end where negative."""
         by_default = 0 if self.layers or self.patterns else 2
         last = by_default if self.last_layers is None else self.last_layers
-        for stack in layer_stacks(model) if self.layers or last else []:
-            for index in self.layers or range(-last, 0):
+        return self.layers or range(-last, 0)
+
+    def _chosen(self, model: "PreTrainedModel") -> "Iterator[Parameter]":
+        indexes = self._indexes()
+        for stack in layer_stacks(model) if indexes else []:
+            for index in indexes:
                 yield from _layer(stack, index).parameters()
         named = list(model.named_parameters(remove_duplicate=False))
+        by_name = dict(named)
         for pattern in self.patterns or []:
-            found = [parameter for name, parameter in named if fnmatchcase(name, pattern)]
-            if not found:
-                raise ModelError(f"peft.patterns: no parameter matches '{pattern}'{_names_like(pattern, named)}")
-            yield from found
+            yield from (by_name[name] for name in _matching(pattern, list(by_name)))
         if self.embeddings:
             yield from model.get_input_embeddings().parameters()
         if self.head and model.get_output_embeddings() is not None:
@@ -134,7 +159,21 @@ def layer_stacks(model: "PreTrainedModel") -> "list[list[Module]]":
     return stacks
 
 
-def _layer(stack: "list[Module]", index: int) -> "Module":
+def _parameters(shape: ModelShape) -> dict[str, int]:
+    """Numbers in each parameter, by its full name; a shared one has both."""
+    found: dict[str, int] = {}
+    for path, part in parts(shape).items():
+        bias = 0 if isinstance(part, Embedding) or not part.bias else _biases(part)
+        found |= {f"{path}.weight": part.parameters - bias} if part.parameters > bias else {}
+        found |= {f"{path}.bias": bias} if bias else {}
+    return found
+
+
+def _biases(part: Linear | Norm) -> int:
+    return part.outputs if isinstance(part, Linear) else part.width
+
+
+def _layer(stack: list[T], index: int) -> T:
     """A layer by its index, from the end where negative. Raises ModelError when it is not there."""
     if not -len(stack) <= index < len(stack):
         asked = f"peft.layers: {index} is" if index >= 0 else f"peft.last_layers: {-index} are"
@@ -154,7 +193,10 @@ def trained_parts(module: "Module", name: str = "") -> list[str]:
     return single + [part for child, inner in module.named_children() for part in trained_parts(inner, start + child)]
 
 
-def _names_like(pattern: str, named: "list[tuple[str, Parameter]]") -> str:
-    """A hint: the parameter whose name is closest, layers counted once."""
-    shapes = {".".join("*" if part.isdigit() else part for part in name.split(".")) for name, _ in named}
-    return did_you_mean(pattern, shapes)
+def _matching(pattern: str, names: list[str]) -> list[str]:
+    """The parameters that a glob names. Raises ModelError, with the closest one, layers counted once, if it is none."""
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        shapes = {".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names}
+        raise ModelError(f"peft.patterns: no parameter matches '{pattern}'{did_you_mean(pattern, shapes)}")
+    return found

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,6 +32,10 @@ class Full(PeftMethod):
         """The same model with all parameters trainable and in fp32."""
         model.float()
         return model.requires_grad_(True)
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """All of the model's own parameters."""
+        return Adapter(base=shape.parameters)
 
     def limits(self) -> dict[Feature, str]:
         """What no method goes with that trains the model's own weights."""

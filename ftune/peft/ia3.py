@@ -7,7 +7,10 @@ from pydantic import model_validator
 
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Material, PeftMethod
+from ftune.peft.places import adapted, linears, trained
 from ftune.peft.targets import Targets, chosen_linears, linear_names, task_type
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -57,7 +60,7 @@ class Ia3(PeftMethod):
         from peft import IA3Config, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
-        targets, feedforward = self._modules(model)
+        targets, feedforward = self._modules(linear_names(model))
         config = IA3Config(
             task_type=task_type(model),
             target_modules=chosen_linears(model, targets),
@@ -67,9 +70,21 @@ class Ia3(PeftMethod):
         )
         return get_peft_model(model, config)
 
-    def _modules(self, model: "PreTrainedModel") -> tuple[list[str], list[str]]:
+    def planned(self, shape: ModelShape) -> Adapter:
+        """As many numbers as a scaled layer has outputs, or inputs where these are scaled."""
+        targets, feedforward = self._modules(list(linears(shape)))
+        excluded = NO_FEEDFORWARD if self.target_modules == "auto" else ()
+        counts = {
+            path: linear.inputs if path.endswith(tuple(feedforward)) else linear.outputs
+            for path, linear in adapted(shape, targets).items()
+            if not _ends(path, excluded)
+        }
+        # each vector's gradient needs what it scales: outputs as they are, inputs as peft 0.21 casts them, to fp32
+        inputs = sum(count for path, count in counts.items() if path.endswith(tuple(feedforward)))
+        return trained(shape, counts, saved=sum(counts.values()) - inputs, saved_fp32=inputs)
+
+    def _modules(self, paths: list[str]) -> tuple[list[str], list[str]]:
         """Names of the layers to scale, and which of them at their input."""
-        paths = linear_names(model)
         auto = self.feedforward_modules == "auto"
         if self.target_modules != "auto":
             inputs = [name for name in self.target_modules if _ends(name, FEEDFORWARD)]

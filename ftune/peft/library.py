@@ -26,6 +26,8 @@ from ftune.core.section import Location
 from ftune.peft.base import FEATURES, NOTHING, Feature, Material, PeftMethod
 from ftune.peft.library_facts import LEARNING_RATES, LIMITS, PACKAGES, REFUSED, impossible
 from ftune.peft.targets import Targets
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -117,6 +119,18 @@ class LibraryMethod(PeftMethod):
         from ftune.peft.library_wrap import wrapped
 
         return wrapped(model, self.type, self.config_class, self._keys())
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """What peft 0.21 makes trainable. Raises ModelError where `wrap` would."""
+        from ftune.peft.library_planned import planned
+
+        return planned(shape, self.type, self._keys())
+
+    def dense(self, shape: ModelShape) -> int:
+        """Whole weights of the methods that compute with them, once each."""
+        from ftune.peft.library_planned import dense
+
+        return dense(shape, self.type, self._keys())
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A package that the method needs."""

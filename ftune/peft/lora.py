@@ -1,12 +1,26 @@
 """LoRA (arXiv:2106.09685): the update of a weight is the product of two thin matrices."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import Targets, check_layers, check_modules, check_patterns, chosen_linears, in_fp32, task_type
+from ftune.peft.places import adapted, linears, trained, value_at
+from ftune.peft.targets import (
+    Targets,
+    check_layers,
+    check_modules,
+    check_patterns,
+    chosen_linears,
+    find_patterns,
+    in_fp32,
+    task_type,
+)
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import Linear, ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -106,6 +120,30 @@ class Lora(PeftMethod):
             remember_start(wrapped)
         return in_fp32(wrapped)
 
+    def planned(self, shape: ModelShape) -> Adapter:
+        """Rank x (inputs + outputs) for each layer, and its outputs once more for DoRA's magnitudes.
+
+        EVA gives the same sum of ranks to the layers where they explain most, at most twice `rank` to one (peft 0.21,
+        rho); which these are depends on the rows, so the widest are assumed.
+        """
+        found = adapted(shape, self.target_modules, self.layers, self.modules_to_save)
+        find_patterns(list(linears(shape)), "rank_pattern", self.rank_pattern)
+        ranks = {path: value_at(path, self.rank_pattern, self.rank) for path in found}
+        if self.init == "eva":
+            widest = sorted(found, key=lambda path: found[path].inputs + found[path].outputs, reverse=True)
+            total = sum(ranks.values())
+            ranks = {
+                path: max(0, min(2 * self.rank, total - 2 * self.rank * place)) for place, path in enumerate(widest)
+            }
+        counts = {
+            path: ranks[path] * (linear.inputs + linear.outputs) + self.dora * linear.outputs
+            for path, linear in found.items()
+        }
+        # for the magnitude's gradient: what the base and the update give, as seen in peft 0.21
+        outputs = 2 * self.dora * sum(linear.outputs for linear in found.values())
+        planned = trained(shape, counts, widths=ranks, modules_to_save=self.modules_to_save, saved=outputs)
+        return _with_norms(planned, found.values()) if self.dora else planned
+
     def limits(self) -> dict[Feature, str]:
         """What peft 0.21 cannot compute on packed integers, and LoftQ, which needs them."""
         way_out = "use 'model.quantization: none' or 'init: default'"
@@ -132,3 +170,14 @@ class Lora(PeftMethod):
         super().export(model, folder)
         if self.init in ("pissa", "olora"):
             export_update(model, folder)
+
+
+def _with_norms(planned: Adapter, found: Iterable[Linear]) -> Adapter:
+    """With what comes and goes while DoRA (arXiv:2402.09353) takes the norms of an adapted weight.
+
+    peft 0.21 puts an identity as wide as the inputs, in fp32, through A and B: it stands beside autocast's copy and the
+    product when that is made.
+    """
+    widest = max(found, key=lambda linear: linear.inputs)
+    square = widest.inputs**2
+    return replace(planned, passing=square + widest.weights, passing_fp32=square)

@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.targets import in_fp32, task_type
-from ftune.peft.virtual_tokens import LIMITS, padding_goes_first
+from ftune.peft.virtual_tokens import LIMITS, padding_goes_first, prompts
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -62,6 +64,20 @@ class PTuning(PeftMethod):
             encoder_dropout=self.dropout,
         )
         return padding_goes_first(in_fp32(get_peft_model(model, config)))
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """The prompt and its encoder.
+
+        A direction of an LSTM's layer has four gates, each with a matrix for inputs, one for states and two biases.
+        """
+        outer, inner = shape.hidden, self.hidden_size or shape.hidden
+        if self.encoder == "mlp":
+            encoder = (outer + 1) * inner + (inner + 1) * inner + (inner + 1) * outer
+        else:
+            reads = [outer, *[2 * inner] * ((self.layers or 2) - 1)]
+            lstm = sum(2 * 4 * inner * (width + inner + 2) for width in reads)
+            encoder = lstm + (2 * inner + 1) * 2 * inner + (2 * inner + 1) * outer
+        return prompts(shape, self.virtual_tokens, self.virtual_tokens * outer + encoder)
 
     def limits(self) -> dict[Feature, str]:
         """What no virtual tokens go with."""

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.virtual_tokens import KEYS_LIMITS, with_prefix
+from ftune.peft.virtual_tokens import KEYS_LIMITS, prefixes, with_prefix
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,6 +28,10 @@ class PTuningV2(PeftMethod):
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PeftModel":
         """The model as a PEFT model of peft's prefix type, which is this method without its projection."""
         return with_prefix(model, self.virtual_tokens, hidden_size=None, material=material)
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """Prompts of each layer."""
+        return prefixes(shape, self.virtual_tokens, None)
 
     def limits(self) -> dict[Feature, str]:
         """The prompts lie in the key-value cache, which decides what works."""

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.virtual_tokens import KEYS_LIMITS, with_prefix
+from ftune.peft.virtual_tokens import KEYS_LIMITS, prefixes, with_prefix
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,6 +41,11 @@ class Prefix(PeftMethod):
         """The model as a PEFT model with a prefix."""
         width = self.hidden_size or 512
         return with_prefix(model, self.virtual_tokens, width if self.reparameterisation else None, material)
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """The prefix and its MLP, which is the larger part by far."""
+        width = self.hidden_size or 512
+        return prefixes(shape, self.virtual_tokens, width if self.reparameterisation else None)
 
     def limits(self) -> dict[Feature, str]:
         """The prefix lies in the key-value cache, which decides what works."""

@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.targets import in_fp32, task_type
-from ftune.peft.virtual_tokens import LIMITS, common_tokens, padding_goes_first
+from ftune.peft.virtual_tokens import LIMITS, common_tokens, padding_goes_first, prompts
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,6 +61,10 @@ class Prompt(PeftMethod):
             else:
                 prompt.copy_(embeddings[self._first_tokens(len(embeddings), material.tokenizer)])
         return padding_goes_first(in_fp32(wrapped))
+
+    def planned(self, shape: ModelShape) -> Adapter:
+        """Tokens x hidden size."""
+        return prompts(shape, self.virtual_tokens, self.virtual_tokens * shape.hidden)
 
     def _first_tokens(self, vocabulary: int, tokenizer: "PreTrainedTokenizerBase | None") -> list[int]:
         """The ids of the tokens that the prompt starts as."""

@@ -43,11 +43,15 @@ def linear_names(model: "PreTrainedModel") -> list[str]:
 
 
 def chosen_linears(model: "PreTrainedModel", target_modules: Literal["auto"] | Sequence[str]) -> list[str]:
-    """Names of the linear layers to adapt: those given, each of which the model has, or all of them by last name.
+    """Names of the linear layers to adapt; see `choose`."""
+    return choose(linear_names(model), target_modules)
+
+
+def choose(paths: Sequence[str], target_modules: Literal["auto"] | Sequence[str]) -> list[str]:
+    """Names of the linear layers to adapt: those given, each of which is among `paths`, or all of them by last name.
 
     Raises ModelError that lists what exists when a name matches no linear layer.
     """
-    paths = linear_names(model)
     leaves = sorted({path.rpartition(".")[2] for path in paths})
     if target_modules == "auto":
         return leaves
@@ -58,11 +62,15 @@ def chosen_linears(model: "PreTrainedModel", target_modules: Literal["auto"] | S
 
 
 def check_patterns(model: "PreTrainedModel", key: str, patterns: Iterable[str]) -> None:
+    """Refuse a pattern that fits no linear layer; see `find_patterns`."""
+    find_patterns(linear_names(model), key, patterns)
+
+
+def find_patterns(paths: Sequence[str], key: str, patterns: Iterable[str]) -> None:
     """Raises ModelError when a regular expression for the end of layer names, as peft takes them, matches none.
 
     peft would ignore it without a word.
     """
-    paths = linear_names(model)
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -74,9 +82,12 @@ def check_patterns(model: "PreTrainedModel", key: str, patterns: Iterable[str]) 
 
 
 def check_modules(model: "PreTrainedModel", names: Iterable[str]) -> None:
+    """Refuse a module that is not there, or that holds all layers; see `find_modules`."""
+    find_modules([path for path, _ in model.named_modules() if path], linear_names(model), names)
+
+
+def find_modules(paths: Sequence[str], linears: Sequence[str], names: Iterable[str]) -> None:
     """Raises ModelError when `modules_to_save` names a module that is not there, or one that holds all layers."""
-    paths = [path for path, _ in model.named_modules() if path]
-    linears = linear_names(model)
     for name in names:
         if linears and all(f".{name}." in f".{path}" for path in linears):
             raise ModelError(f"peft.modules_to_save: '{name}' holds all layers, so nothing is left to adapt; name less")
@@ -108,7 +119,11 @@ def _forward(tuner: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def check_layers(model: "PreTrainedModel", layers: Sequence[int] | None) -> None:
+    """Refuse a decoder layer that is not there; see `find_layers`."""
+    find_layers(model.config.get_text_config().num_hidden_layers, layers)
+
+
+def find_layers(count: int, layers: Sequence[int] | None) -> None:
     """Raises ModelError when a decoder layer of that index (from 0) is not there."""
-    count = model.config.get_text_config().num_hidden_layers
     if layers and max(layers) >= count:
         raise ModelError(f"peft.layers: {max(layers)} is not there; the model has layers 0 to {count - 1}")

@@ -4,7 +4,10 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ftune.peft.base import Feature, Material
+from ftune.peft.places import copies
 from ftune.peft.targets import in_fp32, task_type
+from ftune.plan.adapter import Adapter
+from ftune.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,6 +42,28 @@ def common_tokens(count: int, vocabulary: int, tokenizer: "PreTrainedTokenizerBa
     # tokenizers number their tokens in the order of their merges or likelihood: the most frequent come first
     common = [token for token in range(vocabulary) if token not in special][:COMMON_TOKENS]
     return [common[place] for place in torch.randint(len(common), (count,)).tolist()]
+
+
+def prompts(shape: ModelShape, virtual_tokens: int, parameters: int) -> Adapter:
+    """What trains where embedded virtual tokens do, and a classifier's head."""
+    return Adapter(parameters=parameters + _head(shape), virtual_tokens=virtual_tokens)
+
+
+def prefixes(shape: ModelShape, virtual_tokens: int, hidden_size: int | None, frozen_tokens: int = 0) -> Adapter:
+    """What trains where keys and values of each layer do, made by an MLP of that width where one is given.
+
+    peft 0.21 feeds that MLP with vectors as wide as the keys of a layer, not as the model.
+    """
+    width = shape.kv_width
+    both = 2 * shape.layers * width
+    own = (virtual_tokens - frozen_tokens) * both
+    if hidden_size is not None:
+        own = virtual_tokens * width + (width + 1) * hidden_size + (hidden_size + 1) * both
+    return Adapter(parameters=own + _head(shape), frozen=frozen_tokens * both, prefix_tokens=virtual_tokens)
+
+
+def _head(shape: ModelShape) -> int:
+    return sum(part.parameters for part in copies(shape).values())
 
 
 def with_prefix(

@@ -11,21 +11,23 @@ from ftune.plan.shape import Linear
 
 FP32 = 4
 
+SCALED_IN_FP32 = ("gemma", "gemma2", "gemma3_text", "olmo2")
+"""Families whose norms multiply with their scale before they cast back."""
+
 
 def saved_layer(job: Job, *, first: bool = False) -> int:
     """Bytes that one decoder layer keeps for a micro-batch. In the `first` that trains, nothing flows into its norm."""
-    tokens = job.batch_tokens
-    return tokens * (_norms(job, first=first) + _attention(job) + _inputs(job) + _block(job)) + _masks(job)
+    each = _norms(job, first=first) + _attention(job) + _inputs(job) + _block(job)
+    matrices = job.width * job.dense + FP32 * job.adapter.dense_fp32
+    return job.batch_tokens * each + _masks(job) + matrices // job.shape.layers
 
 
 def saved(job: Job) -> int:
-    """Bytes that all layers and the last norm keep, without checkpointing."""
+    """Bytes that all layers keep, without checkpointing."""
     layers = job.shape.layers - job.adapter.lowest_layer
     starts_late = not (job.full or job.adapter.virtual_tokens)
-    whole = layers * saved_layer(job)
-    if starts_late:
-        whole += saved_layer(job, first=True) - saved_layer(job)
-    return whole + last_norm(job) + _rotary(job)
+    late = saved_layer(job, first=True) - saved_layer(job) if starts_late else 0
+    return layers * saved_layer(job) + late + _once(job)
 
 
 def inputs(job: Job) -> int:
@@ -37,22 +39,36 @@ def inputs(job: Job) -> int:
     kept = job.stream_width * shape.hidden
     if job.quantization == "int8":
         kept += job.width * sum(linear.inputs for linear in shape.layer_linears)
-    return tokens * kept * shape.layers + last_norm(job) + _rotary(job)
+    return tokens * kept * shape.layers + _once(job)
 
 
 def last_norm(job: Job) -> int:
-    """Bytes that the norm behind the last layer keeps."""
+    """Bytes that the norm behind the last layer keeps until the head is done."""
     return job.batch_tokens * sum(_norm(job, norm.width) for norm in job.shape.last_norms)
 
 
 def passing(job: Job) -> int:
     """Bytes that come and go within one layer's backward pass, at its largest: where the block's product is undone.
 
-    Gradients of the block's three wide vectors (as many with an fp32 copy of an adapter's input), of the stream and of
-    its fp32 norm.
+    Gradients of the block's wide vectors, of the stream and of its fp32 norm. An adapter that reads the block's product
+    itself frees it on the way, where that of others is copied in fp32. Without fused attention gradients of the scores
+    may be more, and so may be what a method makes whole matrices of.
     """
-    wide = 3 if job.shape.gated else 2
-    return job.batch_tokens * (wide * job.width * job.shape.ffn + (job.width + FP32) * job.shape.hidden)
+    shape = job.shape
+    wide = (3 if shape.gated else 2) - (len(job.adapter.low_rank) > 0 and not _copies_inputs(job))
+    block = wide * job.width * shape.ffn + (job.width + FP32) * shape.hidden
+    scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.eager else 0
+    return max(job.batch_tokens * max(block, scores), _matrices(job))
+
+
+def _matrices(job: Job) -> int:
+    """Bytes of matrices that the widest layer's adapter makes and drops, and of the input in fp32 that waits for it.
+
+    The forward pass of the last layer ends with them, when nearly all is kept that will be.
+    """
+    made = job.width * job.adapter.passing + FP32 * job.adapter.passing_fp32
+    waiting = FP32 * job.shape.ffn if _copies_inputs(job) else 0
+    return made + job.batch_tokens * waiting if made else 0
 
 
 def working(job: Job) -> int:
@@ -63,9 +79,12 @@ def working(job: Job) -> int:
 
 
 def masked(job: Job) -> bool:
-    """Whether attention gets a mask as a tensor: packed rows must not see each other, padding must not be seen."""
-    if job.attention == "flash_attention_2":
-        return False
+    """Whether attention gets a mask as a tensor: packed rows must not see each other, padding must not be seen.
+
+    PPO pads on the right alone, where causal attention does not look.
+    """
+    if job.attention in ("flash_attention_2", "flex_attention") or job.kind == "ppo":
+        return False  # lengths or blocks say the same
     return job.packed or job.adapter.prefix_tokens > 0 or not (job.equal_rows or job.micro_batch_size == 1)
 
 
@@ -75,63 +94,99 @@ def trains_linears(job: Job) -> bool:
     return job.adapter.base > 0 and job.adapter.base >= layers * job.shape.layer_weights
 
 
-def _norm(job: Job, width: int) -> int:
-    """An RMS norm keeps its input in fp32 and a number a row, and where its scale trains, what that multiplies."""
+def _norm(job: Job, width: int, *, inside: bool = False) -> int:
+    """An RMS norm keeps its input in fp32 and a number a row, and where its scale trains, what that multiplies.
+
+    Those `inside` of attention have the dtype of products, the others that of the stream.
+    """
     if job.shape.norm == "layer":  # its input in fp32, mean and deviation
         return FP32 * width + 2 * FP32
-    return FP32 * width + FP32 + (job.stream_width * width if trains_linears(job) else 0)
+    scaled = job.width if inside else job.stream_width
+    scaled = FP32 if job.shape.family in SCALED_IN_FP32 else scaled
+    return FP32 * width + FP32 + (scaled * width if trains_linears(job) else 0)
 
 
 def _norms(job: Job, *, first: bool) -> int:
-    shape = job.shape
+    shape, heads = job.shape, {"q_norm": job.shape.heads, "k_norm": job.shape.kv_heads}
     total = 0
     for place, norm in enumerate(shape.layer_norms):
-        heads = {"q_norm": shape.heads, "k_norm": shape.kv_heads}.get(norm.name.rpartition(".")[2], 1)
-        repeated = heads if norm.width == shape.head_dim else 1
-        total += 0 if first and place == 0 else repeated * _norm(job, norm.width)
+        inside = heads.get(norm.name.rpartition(".")[2], 0)
+        repeated = inside if inside and norm.width == shape.head_dim else 1
+        total += 0 if first and place == 0 else repeated * _norm(job, norm.width, inside=inside > 0)
     return total
 
 
 def _attention(job: Job) -> int:
     """Queries, keys and values, the result, and the logarithm of each sum (arXiv:2205.14135, algorithm 2).
 
-    With a mask, keys and values are repeated for all query heads. Without fused attention the scores are kept too, in
-    fp32 and in the dtype of products, for each token one of every other.
+    With a mask, keys and values are repeated for all query heads; without, values that one product makes together with
+    queries and keys keep all of it. Without fused attention the scores are kept too, in fp32 and in the dtype of
+    products, for each token one of every other.
     """
     shape, width = job.shape, job.width
-    groups = shape.query_width if masked(job) or job.attention == "eager" else shape.kv_width
-    if job.attention == "eager":
-        scores = shape.heads * row_tokens(job) * (FP32 + (width if width < FP32 else 0))
-        return width * (2 * shape.query_width + 2 * groups) + scores
-    return width * (2 * shape.query_width + 2 * groups) + FP32 * shape.heads
+    repeats = masked(job) or job.eager
+    keys_and_values = 2 * (shape.query_width if repeats else shape.kv_width)
+    together = shape.query_width + 2 * shape.kv_width
+    if shape.rotary and any(linear.outputs == together for linear in shape.layer_linears):
+        keys_and_values += 0 if repeats and shape.heads > shape.kv_heads else shape.query_width + shape.kv_width
+    if job.eager:
+        each = FP32 + (width if width < FP32 else 0) + (width if shape.scores == "capped" else 0)
+        scores = shape.heads * row_tokens(job) * each
+        return width * (shape.query_width + keys_and_values) + scores
+    return width * (2 * shape.query_width + keys_and_values) + FP32 * shape.heads
 
 
 def _block(job: Job) -> int:
-    """The feed-forward block: what its activation reads, gives, and is multiplied with."""
-    return (3 if job.shape.gated else 2) * job.width * job.shape.ffn
+    """The feed-forward block: what its activation reads; where it is gated also what that gives and is multiplied with.
+
+    GPT-2's GELU is composed of a power and a tanh in fp32, and of two products.
+    """
+    if job.shape.activation == "composed":
+        return (3 * FP32 + job.width) * job.shape.ffn
+    return (3 if job.shape.gated else 1) * job.width * job.shape.ffn
 
 
 def _inputs(job: Job) -> int:
     """Inputs of products whose weights train, or that have an adapter beside them.
 
     Autocast makes a copy for each product where the input is fp32, as it is behind a norm in fp32, and as peft makes
-    it for adapters on weights that are not quantised. Otherwise what reads the same input shares it, and the input of
-    the layer behind attention is there already.
+    it for adapters on weights that are not quantised, but for those that make a weight anew and read what it would.
+    Otherwise what reads the same input shares it, and the input of the layer behind attention is there already.
     """
     ranks = dict(job.adapter.low_rank)
     trains = trains_linears(job)
     reading = [linear for linear in job.shape.layer_linears if trains or linear.name in ranks]
-    sharded = job.split or job.spread.type == "zero"  # adapters are then in the dtype of products
-    copied = job.width < FP32 and (job.stream_width == FP32 if trains else job.quantization == "none" and not sharded)
-    total = sum(ranks.values()) * job.width + int(job.adapter.saved * job.width)
+    copied = _copies_inputs(job)
+    total = sum(ranks.values()) * job.width
+    total += int(job.adapter.saved * job.width + job.adapter.saved_fp32 * _adapters_width(job))
     seen: set[tuple[str, str]] = set()
     for linear in reading:
-        own = copied and (linear.reads == "stream" or linear.name in ranks)
+        beside = linear.name in ranks
+        own = (copied and (linear.reads == "stream" or beside)) or (beside and job.dropout > 0)
         source = (linear.reads, linear.name.partition(".")[0])
         if own or source not in seen:
-            total += 0 if linear.reads == "attention" and not own else job.width * linear.inputs
+            kept = (linear.reads == "attention" and not job.eager) or (
+                linear.reads == "block" and job.shape.activation == "relu"
+            )
+            there = kept and not own
+            total += 0 if there else job.width * linear.inputs
         seen.add(source)
     return total + (_dropped(reading) if job.dropout else 0)
+
+
+def _copies_inputs(job: Job) -> bool:
+    """Whether a product whose weights train, or an adapter, gets a copy of its input of its own."""
+    if job.width == FP32:
+        return False
+    if trains_linears(job):
+        return job.stream_width == FP32
+    unlike = _adapters_width(job) > job.width
+    return unlike and job.quantization == "none" and not job.adapter.shares_inputs
+
+
+def _adapters_width(job: Job) -> int:
+    """Bytes of a number of an adapter: ZeRO and FSDP2 keep it in the dtype of products."""
+    return job.width if job.split or job.spread.type == "zero" else FP32
 
 
 def _dropped(reading: list[Linear]) -> int:
@@ -147,12 +202,17 @@ def row_tokens(job: Job) -> int:
 
 def _masks(job: Job) -> int:
     """Each layer's copy of the mask in the dtype of products: SDPA's kernels add it to the scores."""
-    if not masked(job) or job.attention != "sdpa":
+    if not masked(job) or job.eager or job.attention != "sdpa":
         return 0
     return job.width * job.batch_tokens * row_tokens(job)
 
 
-def _rotary(job: Job) -> int:
-    """Cosines and sines, once for all layers, and the mask as it is made: a byte a score."""
-    mask = job.batch_tokens * row_tokens(job) if masked(job) else 0
-    return 2 * row_tokens(job) * job.stream_width * job.shape.head_dim + mask
+def made_mask(job: Job) -> int:
+    """The mask as it is made, once for all layers: a byte a score."""
+    return job.batch_tokens * row_tokens(job) if masked(job) else 0
+
+
+def _once(job: Job) -> int:
+    """Cosines and sines and the mask, for all layers, and token ids where embeddings train."""
+    rotary = 2 * row_tokens(job) * job.stream_width * job.shape.head_dim if job.shape.rotary else 0
+    return rotary + made_mask(job) + (8 * job.batch_tokens if job.full else 0)

@@ -19,11 +19,20 @@ class Adapter:
     saved: float = 0.0
     """Numbers that a token's forward pass keeps in one decoder layer beside those of the model and of `low_rank`: of
     networks between sublayers, for instance; each in the dtype of products."""
+    saved_fp32: float = 0.0
+    """Numbers of the same kind that are kept in the dtype of the adapter's parameters: fp32, where these are."""
+    shares_inputs: bool = False
+    """Whether the products of `low_rank` read what the model's own read, not a copy in the adapter's dtype."""
+    dense_fp32: int = 0
+    """Numbers in fp32 that a forward pass makes anew and keeps, over all layers, however many tokens there are."""
     virtual_tokens: int = 0
     """Tokens put before each row, as inputs (prompt tuning)."""
     prefix_tokens: int = 0
     """Tokens put before each row as keys and values alone (prefix tuning)."""
     lowest_layer: int = 0
     """The lowest decoder layer whose parameters train; those below it keep nothing for the backward pass."""
-    dora: bool = False
-    """Whether the norms of adapted weights are computed at each pass (DoRA, arXiv:2402.09353)."""
+    passing: int = 0
+    """Numbers, in the dtype of products, of matrices that come and go at once while the widest layer makes what it
+    adds, or makes its gradients: beside what the pass keeps."""
+    passing_fp32: int = 0
+    """The same in fp32."""

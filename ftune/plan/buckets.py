@@ -17,6 +17,15 @@ def resident_buckets(job: Job) -> int:
     return 0
 
 
+def going_out(job: Job) -> int:
+    """Where ZeRO-2 lays a gradient before it goes to the CPU: room for the largest (DeepSpeed 0.19)."""
+    spread, shape = job.spread, job.shape
+    if spread.type != "zero" or spread.stage == 3 or spread.optimizer == "none":
+        return 0
+    largest = max(shape.head.weights, *(linear.weights for linear in shape.layer_linears))
+    return job.width * min(largest, job.trained)
+
+
 def gathered(job: Job) -> int:
     """Weights that are whole for the layers at work, at the start of the backward pass.
 

@@ -23,11 +23,13 @@ def shape_by_hand(
     is about 128 times as wide as it is deep (arXiv:2001.08361, figure 5). Its width is then chosen so that the
     parameters come out as asked. Raises ModelError where no such model can be.
     """
-    if parameters < 1:
-        raise ModelError(f"--params: a model has at least one parameter, found {parameters}")
+    given = {"params": parameters, "layers": layers, "hidden": hidden, "heads": heads, "kv-heads": kv_heads, "ffn": ffn}
+    for name, number in {**given, "vocab": vocab}.items():
+        if number is not None and number < 1:
+            raise ModelError(f"--{name}: should be above 0, found {number}")
     width = hidden or _width(parameters, layers, vocab)
     deep = layers or max(1, round((parameters - 2 * vocab * width) / (12 * width * width)))
-    if deep * width < 1 or parameters <= 2 * vocab * width:
+    if parameters <= 2 * vocab * width:
         raise ModelError(
             f"--params: {parameters:,} parameters are fewer than the embedding and head of {vocab:,} x {width:,} have; "
             "give a smaller --hidden or --vocab"
@@ -39,7 +41,12 @@ def shape_by_hand(
     if count % groups:
         raise ModelError(f"--kv-heads: {groups} do not divide {count} heads")
     in_layer = (parameters - 2 * vocab * width) // deep - 2 * width * (width + width // count * groups)
-    inner = ffn or max(1, round(in_layer / (3 * width)))
+    if not ffn and in_layer < 3 * width:
+        raise ModelError(
+            f"--params: {deep} layers of width {width} have more than {parameters:,} parameters already in attention; "
+            "give fewer --layers or a smaller --hidden"
+        )
+    inner = ffn or round(in_layer / (3 * width))
     return shape_of_config(
         {
             "model_type": "llama",

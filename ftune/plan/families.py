@@ -12,6 +12,9 @@ from ftune.plan.shape import Embedding, Linear, ModelShape, Norm
 
 Config = Mapping[str, Any]
 
+HEAD_DIM = {"gemma": 256, "gemma2": 256, "gemma3_text": 256, "qwen3": 128}
+"""Of families that do not divide the hidden width by the heads, where the config leaves it out."""
+
 
 def shape_of_config(config: Config, where: str = "config.json") -> ModelShape:
     """The shape of the causal language model that a `config.json` describes; `where` names it in errors.
@@ -61,7 +64,7 @@ def _llama_like(fields: _Fields) -> ModelShape:
     gemma = family.startswith("gemma")
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     kv_heads = fields.count("num_key_value_heads", default=heads)
-    head_dim = fields.count("head_dim", default=256 if gemma else hidden // heads)
+    head_dim = fields.count("head_dim", default=HEAD_DIM.get(family, hidden // heads))
     ffn = fields.count("intermediate_size")
     qkv_bias = family == "qwen2" or fields.flag("attention_bias", False)
     mlp_bias = fields.flag("mlp_bias", False)
@@ -132,6 +135,7 @@ def _decoder(
         embeddings=(Embedding("model.embed_tokens", vocab, hidden),),
         last_norms=(Norm("model.norm", hidden),),
         head=Linear("lm_head", hidden, vocab),
+        scores="capped" if fields.family == "gemma2" else "fused",
     )
 
 
@@ -166,6 +170,8 @@ def _gpt2(fields: _Fields) -> ModelShape:
         ),
         last_norms=(Norm("transformer.ln_f", hidden, True),),
         head=Linear("lm_head", hidden, vocab),
+        rotary=False,
+        activation="composed",
         norm="layer",
     )
 
@@ -197,7 +203,7 @@ def _gpt_neox(fields: _Fields) -> ModelShape:
         layer_norms=(Norm("input_layernorm", hidden, True), Norm("post_attention_layernorm", hidden, True)),
         embeddings=(Embedding("gpt_neox.embed_in", vocab, hidden),),
         last_norms=(Norm("gpt_neox.final_layer_norm", hidden, True),),
-        head=Linear("embed_out", hidden, vocab),
+        head=Linear("lm_head", hidden, vocab),
         norm="layer",
     )
 
@@ -240,6 +246,44 @@ def _opt(fields: _Fields) -> ModelShape:
         outer_linears=outer if narrow != hidden else (),
         last_norms=(Norm("model.decoder.final_layer_norm", hidden, affine, affine),) if ends else (),
         head=Linear("lm_head", narrow, vocab),
+        rotary=False,
+        activation="relu" if fields.config.get("activation_function", "relu") == "relu" else "one",
+        norm="layer",
+    )
+
+
+def _bloom(fields: _Fields) -> ModelShape:
+    """BLOOM: q, k and v in one product, distances instead of positions (ALiBi), a norm behind the embedding."""
+    hidden, heads = fields.count("hidden_size", "n_embed"), fields.count("n_head", "num_attention_heads")
+    vocab = fields.count("vocab_size")
+    return ModelShape(
+        family=fields.family,
+        hidden=hidden,
+        layers=fields.count("n_layer", "num_hidden_layers"),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        ffn=4 * hidden,
+        gated=False,
+        vocab=vocab,
+        positions=fields.count("seq_length", default=2048),
+        tied=fields.flag("tie_word_embeddings", True),
+        layer_path="transformer.h",
+        layer_linears=(
+            Linear("self_attention.query_key_value", hidden, 3 * hidden, True),
+            Linear("self_attention.dense", hidden, hidden, True, reads="attention"),
+            Linear("mlp.dense_h_to_4h", hidden, 4 * hidden, True),
+            Linear("mlp.dense_4h_to_h", 4 * hidden, hidden, True, reads="block"),
+        ),
+        layer_norms=(Norm("input_layernorm", hidden, True), Norm("post_attention_layernorm", hidden, True)),
+        embeddings=(Embedding("transformer.word_embeddings", vocab, hidden),),
+        last_norms=(
+            Norm("transformer.word_embeddings_layernorm", hidden, True),
+            Norm("transformer.ln_f", hidden, True),
+        ),
+        head=Linear("lm_head", hidden, vocab),
+        rotary=False,
+        scores="kept",
         norm="layer",
     )
 
@@ -249,7 +293,6 @@ FAMILIES: dict[str, Callable[[_Fields], ModelShape]] = {
         (
             "llama",
             "mistral",
-            "ministral",
             "qwen2",
             "qwen3",
             "gemma",
@@ -262,6 +305,7 @@ FAMILIES: dict[str, Callable[[_Fields], ModelShape]] = {
         _llama_like,
     ),
     "phi3": _phi3,
+    "bloom": _bloom,
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
     "opt": _opt,

@@ -82,6 +82,8 @@ class Job:
     shape: ModelShape
     adapter: Adapter = field(default_factory=Adapter)
     """What trains. For full fine-tuning, `base` is all of the model's parameters."""
+    dense: int = 0
+    """Numbers of whole weights that a forward pass makes anew and keeps, over all layers (`PeftMethod.dense`)."""
     dtype: Dtype = "bf16"
     """Of frozen weights and of products."""
     quantization: Literal["none", "nf4", "int8"] = "none"
@@ -123,6 +125,11 @@ class Job:
     def full(self) -> bool:
         """Whether every parameter of the model trains."""
         return self.adapter.base >= self.shape.parameters
+
+    @property
+    def eager(self) -> bool:
+        """Whether attention keeps all its scores."""
+        return self.attention == "eager" or (self.attention == "sdpa" and self.shape.scores != "fused")
 
     @property
     def width(self) -> int:

@@ -9,6 +9,10 @@ from ftune.plan.job import Job
 
 FP32 = 4
 TILE_TOKENS, TILE_WORDS = 4_096, 32_768
+WHOLE = 12
+"""Bytes a logit where all stand at once: logits, log-softmax and gradient in fp32; or the first in 16 bit, and its
+gradient in 16 bit beside the others."""
+
 CHUNK = 2_048
 """Rows of `ftune.rl.logprobs`."""
 
@@ -18,10 +22,17 @@ def head_bytes(job: Job) -> int:
     if job.kind == "rm":
         return 2 * FP32 * job.batch_tokens
     if job.kind == "ppo":
-        return min(CHUNK, job.batch_tokens) * job.shape.vocab * 2 * job.width + _gradient(job, FP32)
+        chunk = chunk_rows(job) * job.shape.vocab * 2 * job.width
+        return chunk + _gradient(job, FP32 + 2 * job.width)  # the sum, a chunk's part, and the weight as it was cast
     if not job.fused_loss:
-        return job.batch_tokens * job.shape.vocab * (2 * job.width + 2 * FP32) + _gradient(job, job.width)
+        return job.batch_tokens * job.shape.vocab * WHOLE + _gradient(job, job.width)
     return _tiled(job)
+
+
+def chunk_rows(job: Job) -> int:
+    """Rows of PPO's logits at once: only those of completions are wanted."""
+    tokens = job.roles.new_tokens if job.roles else job.tokens
+    return min(CHUNK, job.micro_batch_size * tokens)
 
 
 def kept_after(job: Job) -> int:
@@ -45,5 +56,5 @@ def _gradient(job: Job, width: int) -> int:
 
 def _weight(job: Job) -> int:
     """Numbers of the head's weight, where it trains."""
-    trains = job.full or (job.adapter.base >= job.shape.head.weights and job.adapter.lowest_layer == 0)
-    return job.shape.head.weights if trains else 0
+    numbers = job.shape.head.weights
+    return numbers if job.full or job.adapter.parameters > numbers else 0  # an adapter as large has a copy of the head

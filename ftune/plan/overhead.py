@@ -4,8 +4,8 @@ from ftune.plan.job import Job
 
 MIB = 2**20
 WORKSPACES = 128 * MIB
-"""Of cuBLAS and of fused kernels, inputs of a step, and what is left of one: measured as 0.1 to 0.2 GiB on H100 and
-H200 (torch 2.11) where everything else is known exactly."""
+"""Of cuBLAS and of fused kernels, inputs of a step, and what is left of one: measured as 0.1 to 0.2 GiB on H100
+and H200 (torch 2.11) where everything else is known exactly."""
 
 CONTEXT = 600 * MIB
 """The CUDA context with the modules that are loaded, outside of PyTorch's count."""

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from ftune.plan import activations
-from ftune.plan.buckets import gathered
 from ftune.plan.job import Job, Roles
+from ftune.plan.logits import chunk_rows
 from ftune.plan.phase import Parts, Phase, phase
 from ftune.plan.training import resident, training_phases
-from ftune.plan.weights import stored_bytes
+from ftune.plan.weights import copies, stored_bytes
 
 FP32 = 4
 PLACES = 128
@@ -15,6 +15,9 @@ PLACES = 128
 
 PROMPT_TOKENS = 16_384
 """Prompt tokens that it reads at once."""
+
+DRAWN = 6
+"""Vectors of the vocabulary's width that a row's token is drawn from, as the graph engine itself reckons."""
 
 JUDGED = 4
 """Times `ppo.micro_batch_size` that completions are judged at once, without gradients."""
@@ -28,11 +31,10 @@ def roles_beside(job: Job) -> Parts:
     """
     roles = _roles(job)
     ways = job.spread.world if job.split else 1
-    value = {"trunk": job.shape.hidden, "adapter": job.adapter.parameters, "copy": _backbone(job)}[roles.value]
     frozen = {"none": 0, "base": 0, "adapter": FP32 * job.adapter.parameters, "copy": job.width * job.shape.parameters}
     whole = sum(stored_bytes(shape, job.dtype, "none", double_quant=True) for shape in roles.reward_models)
     return {
-        "value": 3 * FP32 * value // ways,
+        "value": 3 * FP32 * _of_value(job) // ways,
         "reference": frozen[roles.reference] // ways,
         "reward models": FP32 * roles.reward_adapters // ways + whole,
     }
@@ -44,51 +46,72 @@ def ppo_phases(job: Job) -> tuple[Phase, ...]:
     judged = replace(job, micro_batch_size=JUDGED * job.micro_batch_size)
     scoring = {
         "in passing": activations.working(judged),
-        "logits": _chunk(job) // 2,
-        "gathered weights": gathered(job),
+        "logits": chunk_rows(judged) * job.shape.vocab * job.width,
     }
-    always = (resident(job), beside)
-    rollout = {"KV cache": cache_bytes(job), "in passing": _drawing(job), "rollout weights": _decode_weights(job)}
+    always = (resident(job), beside, {"gathered weights": _played_with(job)})
+    roles = _roles(job)
+    at_first = 0 if roles.engine == "graph" else roles.new_tokens  # `generate` lets its cache grow
+    decoding = {"rollout weights": _decode_weights(job)}
+    prompts = {"KV cache": cache_bytes(job, unmade=at_first), "in passing": _reading(job)}
+    tokens = {"KV cache": cache_bytes(job), "in passing": _drawing(job)}
     return (
-        phase("rollout", *always, rollout),
+        phase("rollout: prompts", *always, decoding, prompts),
+        phase("rollout: tokens", *always, decoding, tokens),
         phase("judging", *always, scoring),
         *_update(job, beside),
     )
 
 
-def cache_bytes(job: Job) -> int:
-    """Keys and values of each layer for all places of the rows that are completed at once."""
+def cache_bytes(job: Job, *, unmade: int = 0) -> int:
+    """Keys and values of each layer for all places of the rows that are completed at once, but for those `unmade`."""
     roles = _roles(job)
-    places = roles.prompt_tokens + roles.new_tokens
-    if roles.engine == "graph":
-        places = -(-places // PLACES) * PLACES
     if roles.engine == "vllm":
         return 0
+    places = roles.prompt_tokens + roles.new_tokens - unmade
+    if roles.engine == "graph":
+        places = -(-places // PLACES) * PLACES
     return 2 * job.shape.layers * job.shape.kv_width * job.width * places * roles.at_once
 
 
 def _update(job: Job, beside: Parts) -> tuple[Phase, ...]:
     """As in training; a value with a pass of its own keeps its activations too, and the policy's are there meanwhile.
 
-    The value's backward pass comes first, so that they are gone when the policy's logits are made again.
+    The value's backward pass comes first: when the policy's logits are made again, its activations are gone and its
+    gradients there.
     """
     moments = training_phases(job, beside)
     if _roles(job).value == "trunk":
         return moments
     kept = activations.inputs(job) if job.checkpointing else activations.saved(job)
-    return tuple(
-        phase(moment.name, moment.parts, {"activations": kept if moment.name == "last layer" else 0})
-        for moment in moments
-    )
+    own = _of_value(job) // (job.spread.world if job.split else 1)
+    gradients = {"gradients": FP32 * own}
+    copied = copies(job) if _roles(job).value == "copy" else 0
+    both = {"activations": kept, "weight copies": copied, "gradients": FP32 * own if job.accumulation > 1 else 0}
+    more: dict[str, Parts] = {
+        "last layer": {**both, "weight copies": 0 if job.checkpointing else copied},
+        "forward": both,
+    }
+    return tuple(phase(moment.name, moment.parts, more.get(moment.name, gradients)) for moment in moments)
 
 
-def _chunk(job: Job) -> int:
-    """Logits of a chunk of rows, and their gradients."""
-    return 2 * job.width * job.shape.vocab * min(2_048, job.batch_tokens)
+def _played_with(job: Job) -> int:
+    """Weights that FSDP2 gathers for a whole round of completions and their judging: those of all copies."""
+    if not job.split:
+        return 0
+    roles = _roles(job)
+    value = _of_value(job) if roles.value != "trunk" else 0
+    copied = job.shape.parameters if roles.reference == "copy" else 0
+    return job.width * (job.shape.parameters + value + copied)
 
 
-def _drawing(job: Job) -> int:
-    """The prompts' pass through a layer, and what the next token is drawn from: noise, logits and sums in fp32."""
+def _of_value(job: Job) -> int:
+    """Parameters that the value has for itself."""
+    kinds = {"trunk": job.shape.hidden, "adapter": job.adapter.parameters, "copy": _backbone(job)}
+    return kinds[_roles(job).value]
+
+
+def _reading(job: Job) -> int:
+    """The prompts' pass through a layer: the block's vectors, and fp32 copies where an adapter is beside it."""
     roles, shape = _roles(job), job.shape
     if roles.engine == "vllm":
         return 0
@@ -96,8 +119,14 @@ def _drawing(job: Job) -> int:
     if roles.engine == "graph":
         tokens = min(tokens, max(PROMPT_TOKENS, roles.prompt_tokens))
     wide = 4 if roles.engine == "graph" else 5
-    reading = tokens * job.width * (wide * shape.ffn + 2 * shape.hidden)
-    return reading + 6 * FP32 * shape.vocab * roles.at_once
+    noise = FP32 * shape.vocab * roles.at_once
+    return noise + tokens * job.width * (wide * shape.ffn + 2 * shape.hidden)
+
+
+def _drawing(job: Job) -> int:
+    """What a token is drawn from: noise, logits, and what is made of them, in fp32."""
+    roles = _roles(job)
+    return 0 if roles.engine == "vllm" else DRAWN * FP32 * job.shape.vocab * roles.at_once
 
 
 def _decode_weights(job: Job) -> int:

@@ -95,6 +95,12 @@ class ModelShape:
     """What follows the last layer."""
     head: Linear
     """From hidden states to logits; its weight counts as the embedding's where they are tied."""
+    rotary: bool = True
+    """Whether queries and keys are turned by their positions, which makes new tensors of them."""
+    scores: Literal["fused", "kept", "capped"] = "fused"
+    """Whether transformers computes its attention without keeping scores (SDPA), or keeps them, with a soft cap too."""
+    activation: Literal["one", "relu", "composed"] = "one"
+    """The block's: one operation, which keeps its input; ReLU, which keeps its result; or several operations."""
     norm: Literal["rms", "layer"] = "rms"
     """RMS norms are computed of an fp32 copy of their input, LayerNorms in fp32."""
 
@@ -105,7 +111,8 @@ class ModelShape:
     @property
     def layer_parameters(self) -> int:
         """Parameters of one decoder layer."""
-        return sum(part.parameters for part in (*self.layer_linears, *self.layer_norms))
+        linears = sum(linear.parameters for linear in self.layer_linears)
+        return linears + sum(norm.parameters for norm in self.layer_norms)
 
     @property
     def layer_weights(self) -> int:
@@ -125,7 +132,7 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         """All parameters of the model; shared ones count once."""
-        outer = sum(part.parameters for part in (*self.last_norms, *self.outer_linears))
+        outer = sum(norm.parameters for norm in self.last_norms) + sum(line.parameters for line in self.outer_linears)
         return self.layers * self.layer_parameters + self.embedding_parameters + outer + self.head_parameters
 
     @property

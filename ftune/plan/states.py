@@ -11,6 +11,9 @@ from ftune.plan.job import Job, Optimizer
 
 FP32 = 4
 
+PAGED_FROM = 100_000
+"""Numbers from which on bitsandbytes keeps a parameter's states in paged memory."""
+
 BLOCK = 256
 """Numbers that share a scale in 8-bit states (arXiv:2110.02861, section 2.1; bitsandbytes since 0.44)."""
 
@@ -51,7 +54,7 @@ def moment_bytes(optimizer: Optimizer, parameters: int, rows_and_columns: int) -
 def states(job: Job) -> States:
     """What trains, on one rank of the job."""
     trained, spread = job.trained, job.spread
-    moments = moment_bytes(job.optimizer, trained, _rows_and_columns(job))
+    moments = moment_bytes(job.optimizer, trained, _rows_and_columns(job)) + _of_embeddings(job)
     if spread.type == "zero":
         return _zero(job, moments)
     ways = spread.processes if spread.hybrid else spread.world
@@ -61,7 +64,8 @@ def states(job: Job) -> States:
             return States(0, 0, 0, 0, sum(parts), 0)
         return States(parts[0], 0, parts[1], parts[2], 0, 0)
     if job.optimizer.startswith("paged"):
-        return States(FP32 * trained, 0, FP32 * trained, 0, moments, 0)
+        small = moment_bytes(job.optimizer, _in_small_matrices(job), 0)
+        return States(FP32 * trained, 0, FP32 * trained, small, moments - small, 0)
     return States(FP32 * trained, 0, FP32 * trained, moments, 0, 0)
 
 
@@ -81,6 +85,21 @@ def _zero(job: Job, moments: int) -> States:
     kept, sums = masters + moments, FP32 * trained // ways
     host = at_rest["cpu"] + sums + (kept if spread.optimizer == "cpu" else 0)
     return States(at_rest["none"], 0, 0, 0, host, at_rest["nvme"] + (kept if spread.optimizer == "nvme" else 0))
+
+
+def _of_embeddings(job: Job) -> int:
+    """What 8-bit states of embeddings are more: transformers keeps them in fp32 (`Trainer.create_optimizer`)."""
+    if not job.optimizer.endswith("8bit") or not job.full or job.kind == "ppo":
+        return 0
+    numbers = job.shape.embedding_parameters
+    return moment_bytes("adamw", numbers, 0) - moment_bytes(job.optimizer, numbers, 0)
+
+
+def _in_small_matrices(job: Job) -> int:
+    """Adapters' parameters in matrices that are too small for paged memory."""
+    widths = {linear.name: (linear.inputs, linear.outputs) for linear in job.shape.layer_linears}
+    each = [rank * width for name, rank in job.adapter.low_rank for width in widths[name]]
+    return job.shape.layers * sum(numbers for numbers in each if numbers < PAGED_FROM)
 
 
 def _rows_and_columns(job: Job) -> int:

@@ -17,14 +17,22 @@ def nf4_bytes(numbers: int, *, double_quant: bool = True) -> int:
 
 
 def frozen_bytes(job: Job) -> int:
-    """The model's weights that do not train and what a method adds to them, on one rank of the job."""
+    """The model's weights that do not train and what a method adds to them, on the device of one rank."""
+    return _part(job) if job.spread.parameters == "none" else 0
+
+
+def offloaded_bytes(job: Job) -> int:
+    """The same outside of it, where weights are offloaded."""
+    return 0 if job.spread.parameters == "none" else _part(job)
+
+
+def _part(job: Job) -> int:
     stored = stored_bytes(job.shape, job.dtype, job.quantization, double_quant=job.double_quant)
     whole = max(0, stored - job.width * job.adapter.base) + FP32 * job.adapter.frozen
     spread = job.spread
     if not (job.split or (spread.type == "zero" and spread.stage == 3)):
         return whole
-    ways = spread.processes if spread.hybrid else spread.world
-    return 0 if spread.parameters != "none" else -(-whole // ways)
+    return -(-whole // (spread.processes if spread.hybrid else spread.world))
 
 
 def stored_bytes(shape: ModelShape, dtype: str, quantization: str, *, double_quant: bool = True) -> int:
@@ -46,13 +54,10 @@ def stored_bytes(shape: ModelShape, dtype: str, quantization: str, *, double_qua
 def copies(job: Job) -> int:
     """Copies that autocast makes of fp32 weights for products, all alive until their layer's backward pass.
 
-    They go with the layer where activations are checkpointed. Embeddings and norms are not multiplied, and the head is
-    cast in parts.
+    Embeddings and norms are not multiplied, and the head is cast in parts. Where activations are checkpointed, copies
+    stay until the forward pass ends, and are made again for the layer that is computed again.
     """
     if job.width == FP32 or job.spread.type == "zero" or job.split:
         return 0
-    layers = 1 if job.checkpointing else job.shape.layers
-    if job.full:
-        return job.width * layers * job.shape.layer_weights
-    trained = job.adapter.parameters + min(job.adapter.base, job.shape.layers * job.shape.layer_weights)
-    return job.width * trained * layers // job.shape.layers
+    weights = job.shape.layers * job.shape.layer_weights
+    return job.width * (weights if job.full else job.adapter.parameters + min(job.adapter.base, weights))

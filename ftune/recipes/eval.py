@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ftune.backends.machine import count_gpus
 from ftune.core.section import Location
 from ftune.core.variants import union_of
+from ftune.evals.harness import absent
 from ftune.evals.metrics.base import Metric, clash
 from ftune.judges.base import Judge
 from ftune.recipes.base import Recipe, RunOptions
@@ -44,6 +46,12 @@ class EvalRecipe(Recipe):
     forgetting: bool = True
     """Measure the perplexity of general text too, which rises where a model forgets."""
 
+    harness: list[str] = Field(default_factory=list)
+    """Tasks of lm-evaluation-harness to measure too, by name (`hellaswag`) or YAML file; needs `ftune[harness]`."""
+
+    harness_limit: Annotated[int, Field(ge=1)] | None = None
+    """Take the first so many rows of each of these tasks."""
+
     rewards: list[union_of(RewardSource)] = Field(default_factory=list)  # type: ignore[valid-type]
     """Score completions by these reward sources too: reward models, classifiers (as of toxicity), functions, rules."""
 
@@ -55,6 +63,10 @@ class EvalRecipe(Recipe):
 
     micro_batch_size: Annotated[int, Field(ge=1)] = 16
     """Rows that are completed at once; it does not change the result."""
+
+    processes: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Processes that share the completions, each with the whole model; `auto` is one for each GPU, and one where
+    there are none. They do not change the result."""
 
     samples: Annotated[int, Field(ge=0)] = 2
     """Rows shown below the table."""
@@ -72,14 +84,19 @@ class EvalRecipe(Recipe):
         return self
 
     def faults(self) -> Iterator[tuple[Location, str]]:
-        """A run that is not done; results without a folder."""
+        """A run that is not done; what nobody can compare, score or compute."""
         folder = Path(self.model).expanduser()
         if (state := read_state(folder)) and state != "done":
             yield ("model",), f"the run in '{self.model}' is {state}, not done; finish it with --resume"
         if self.judge is not None and self.against == "none":
             yield ("judge",), "compares two models; name another one with 'against'"
+        if self.harness and (problem := absent()):
+            yield ("harness",), problem
+        gpus = count_gpus() if self.device != "cpu" else 0
+        if gpus and self.processes != "auto" and self.processes > gpus:
+            yield ("processes",), f"{self.processes}, and each takes a GPU, of which there are {gpus}"
         if self.max_new_tokens == 0:
-            wanted: dict[str, Any] = {"judge": self.judge, "rewards": self.rewards}
+            wanted: dict[str, Any] = {"judge": self.judge, "rewards": self.rewards, "metrics": self.metrics != "auto"}
             for key in (key for key, value in wanted.items() if value):
                 yield (key,), "looks at completions, and 'max_new_tokens: 0' makes none"
 

@@ -73,7 +73,7 @@ class TrainingRecipe(Recipe):
         """What a method may not go together with: the key that asks for it, and whether it is asked for."""
         quantization = self.model.quantization.type
         return {
-            "activation_checkpointing": ("batch.activation_checkpointing", self.batch.activation_checkpointing),
+            "activation_checkpointing": ("batch.activation_checkpointing", self.batch.recomputes),
             "unquantized": ("model.quantization", quantization == "none"),
             "nf4": ("model.quantization", quantization == "nf4"),
             "int8": ("model.quantization", quantization == "int8"),
@@ -123,7 +123,7 @@ class TrainingRecipe(Recipe):
             "schedule": self.schedule.training_args(),
             "batch": self.batch.training_args(processes),
             "checkpoint": self.checkpoint.training_args(),
-            "eval": self.eval.training_args(self.batch.micro_batch_size, has_rows=self.data.validation is not None),
+            "eval": self.eval.training_args(self.batch.rows_at_once, has_rows=self.data.validation is not None),
             "log": self.log.training_args(),
             "backend": self.backend.training_args(),
         }

@@ -101,8 +101,10 @@ class Schedule(Section):
 class Batch(Section):
     """How many rows a step sees."""
 
-    micro_batch_size: Count = 8
-    """Rows (packed sequences when packing) a device computes at once."""
+    micro_batch_size: Literal["auto"] | Count = 8
+    """Rows (packed sequences when packing) a device computes at once. `auto` takes the largest power of two that fits
+    into the device's memory by the arithmetic of `ftune plan`, on a CPU as many as have 8,192 tokens together; it needs
+    a `global_batch_size`, so that a step is the same on every device."""
 
     global_batch_size: Count | None = None
     """Rows of one optimiser step over all devices; accumulation follows from it."""
@@ -110,23 +112,39 @@ class Batch(Section):
     gradient_accumulation_steps: Count | None = None
     """Micro-batches of one optimiser step, instead of `global_batch_size`; 1 when neither is given."""
 
-    activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, slower."""
+    activation_checkpointing: Literal["auto"] | bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower. `auto` does so on a
+    GPU where the run does not fit otherwise by the arithmetic of `ftune plan`, and never on a CPU."""
 
     def training_args(self, world_size: int) -> dict[str, object]:
         """Batch sizes for this many processes, and activation checkpointing."""
         return {
-            "per_device_train_batch_size": self.micro_batch_size,
+            "per_device_train_batch_size": self.rows_at_once,
             "gradient_accumulation_steps": self.accumulation(world_size),
-            "gradient_checkpointing": self.activation_checkpointing,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.activation_checkpointing else None,
+            "gradient_checkpointing": self.recomputes,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.recomputes else None,
         }
+
+    @property
+    def rows_at_once(self) -> int:
+        """`micro_batch_size` as a number; 1 while it is still to be chosen."""
+        return 1 if self.micro_batch_size == "auto" else self.micro_batch_size
+
+    @property
+    def recomputes(self) -> bool:
+        """`activation_checkpointing` as true or false; false while it is still to be chosen."""
+        return self.activation_checkpointing is True
 
     @model_validator(mode="after")
     def _one_truth(self) -> Self:
         if self.global_batch_size and self.gradient_accumulation_steps:
             raise ValueError("give 'global_batch_size' or 'gradient_accumulation_steps', not both")
-        if self.global_batch_size and self.global_batch_size % self.micro_batch_size:
+        if self.micro_batch_size == "auto" and self.global_batch_size is None:
+            raise ValueError(
+                "micro_batch_size: 'auto' follows the device's memory, and a step must not; say how many rows a step "
+                "has with 'global_batch_size'"
+            )
+        if self.global_batch_size and self.global_batch_size % self.rows_at_once:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
                 f"micro_batch_size {self.micro_batch_size}"
@@ -140,7 +158,7 @@ class Batch(Section):
         """
         if self.global_batch_size is None:
             return self.gradient_accumulation_steps or 1
-        share = self.micro_batch_size * world_size
+        share = self.rows_at_once * world_size
         if self.global_batch_size % share:
             raise ValueError(f"global_batch_size {self.global_batch_size} is not a multiple of {share} rows a step")
         return self.global_batch_size // share

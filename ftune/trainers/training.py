@@ -62,6 +62,8 @@ class Around:
     """What the PEFT method wants."""
     moved: Callable[[], None] = lambda: None
     """Called at the end of each step: the run does not stand still."""
+    when_out_of_memory: Callable[[str], str] = lambda otherwise: otherwise
+    """What to change then; it is given what is said where nothing better is known."""
     checkpoint: Path | None = None
     """Where to go on from."""
     ranks: Ranks = field(default_factory=Ranks)
@@ -121,10 +123,12 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
         with stop.listening():
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
+        advice = around.when_out_of_memory(
+            "halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
+            "set batch.activation_checkpointing: true or model.quantization: nf4, in this order"
+        )
         raise LaunchError(
-            f"out of GPU memory at step {trainer.state.global_step + 1} ({str(error).partition('. ')[0]}); "
-            f"halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
-            f"set batch.activation_checkpointing: true or model.quantization: nf4, in this order"
+            f"out of GPU memory at step {trainer.state.global_step + 1} ({str(error).partition('. ')[0]}); {advice}"
         ) from error
     finally:
         progress.close()

@@ -26,48 +26,84 @@ PARTS = ("toxicity", "rm", "ppo", "detox")
 Recipe = dict[str, Any]
 
 
+LORA: Recipe = {"type": "lora", "rank": 16, "alpha": 32}
+
+
 def recipes(given: argparse.Namespace) -> dict[str, Recipe]:
     """The recipe of each run that is wanted, by its name."""
-    model: Recipe = {"path": given.model, **({"chat_template": given.template} if given.template else {})}
     runs: Path = given.runs
-    toxic = {"type": "classifier", "path": str(runs / "toxicity"), "label": "neutral", "name": "not_toxic"}
-    lora = {"type": "lora", "rank": 16, "alpha": 32}
-    found: dict[str, Recipe] = {
-        "toxicity": {
-            "type": "rm",
-            "model": model,
-            "data": {
-                "train": str(given.toxicity),
-                "validation": 400,
-                "format": {"type": "classification", "labels": {0: "toxic", 1: "toxic", 2: "neutral"}},
-                "max_length": 128,
-                "on_bad_row": "drop",
-            },
-            "head": {"type": "classifier", "labels": ["toxic", "neutral"], "positive_class": "neutral"},
-            "peft": lora,
-            "optim": {"learning_rate": 2e-4},
-            "schedule": {"epochs": 2.0},
-            "batch": {"micro_batch_size": 32},
-        },
-        "rm": {
-            "type": "rm",
-            "model": model,
-            "data": {
-                "train": str(given.hh),
-                "validation": str(given.hh_test),
-                "max_length": 512,
-                "on_bad_row": "drop",
-            },
-            "peft": lora,
-            "optim": {"learning_rate": 1e-4},
-            "schedule": {"epochs": 2.0},
-            "batch": {"micro_batch_size": 16},
-        },
+    found = {"toxicity": toxicity_recipe(given), "rm": reward_recipe(given)}
+    for seed in given.seeds:
+        found[f"ppo-{seed}"] = ppo_recipe(given, seed) | {
+            "data": hh_rows(given, max_length=256),
+            "reward_model": str(runs / "rm"),
+        }
+        found[f"detox-{seed}"] = ppo_recipe(given, seed) | {
+            "data": {"train": str(given.dialogues), "validation": 64, "max_length": 400},
+            "rewards": [not_toxic(runs) | {"transform": "logit"}],
+        }
+    return {name: {**recipe, "output_dir": str(runs / name)} for name, recipe in found.items()}
+
+
+def model_section(given: argparse.Namespace) -> Recipe:
+    """What all runs train on."""
+    return {"path": given.model, **({"chat_template": given.template} if given.template else {})}
+
+
+def hh_rows(given: argparse.Namespace, max_length: int) -> Recipe:
+    """The section about hh-rlhf's rows."""
+    return {
+        "train": str(given.hh),
+        "validation": str(given.hh_test),
+        "max_length": max_length,
+        "on_bad_row": "drop",
     }
-    policy: Recipe = {
+
+
+def not_toxic(runs: Path) -> Recipe:
+    """The classifier of `toxicity` as a reward."""
+    return {"type": "classifier", "path": str(runs / "toxicity"), "label": "neutral", "name": "not_toxic"}
+
+
+def toxicity_recipe(given: argparse.Namespace) -> Recipe:
+    """A classifier of tweets."""
+    return {
+        "type": "rm",
+        "model": model_section(given),
+        "data": {
+            "train": str(given.toxicity),
+            "validation": 400,
+            "format": {"type": "classification", "labels": {0: "toxic", 1: "toxic", 2: "neutral"}},
+            "max_length": 128,
+            "on_bad_row": "drop",
+        },
+        "head": {"type": "classifier", "labels": ["toxic", "neutral"], "positive_class": "neutral"},
+        "peft": LORA,
+        "optim": {"learning_rate": 2e-4},
+        "schedule": {"epochs": 2.0},
+        "batch": {"micro_batch_size": 32},
+    }
+
+
+def reward_recipe(given: argparse.Namespace) -> Recipe:
+    """A reward model of hh-rlhf's pairs."""
+    return {
+        "type": "rm",
+        "model": model_section(given),
+        "data": hh_rows(given, max_length=512),
+        "peft": LORA,
+        "optim": {"learning_rate": 1e-4},
+        "schedule": {"epochs": 2.0},
+        "batch": {"micro_batch_size": 16},
+    }
+
+
+def ppo_recipe(given: argparse.Namespace, seed: int) -> Recipe:
+    """What both runs of PPO have alike: all but prompts and rewards."""
+    return {
         "type": "ppo",
-        "model": model,
-        "peft": lora,
+        "model": model_section(given),
+        "peft": LORA,
         "rollout": {"batch_size": 128, "max_new_tokens": 64},
         "ppo": {"minibatch_size": 32, "micro_batch_size": 32},
         "optim": {"learning_rate": 3e-4},
@@ -76,26 +112,9 @@ def recipes(given: argparse.Namespace) -> dict[str, Recipe]:
         "eval": {"every": 10, "completions_per_prompt": 2},
         "checkpoint": {"every": "never"},
         "log": {"samples_every": 20},
+        "seed": seed,
+        "gold": [not_toxic(given.runs)],
     }
-    for seed in given.seeds:
-        found[f"ppo-{seed}"] = policy | {
-            "seed": seed,
-            "data": {
-                "train": str(given.hh),
-                "validation": str(given.hh_test),
-                "max_length": 256,
-                "on_bad_row": "drop",
-            },
-            "reward_model": str(runs / "rm"),
-            "gold": [toxic],
-        }
-        found[f"detox-{seed}"] = policy | {
-            "seed": seed,
-            "data": {"train": str(given.dialogues), "validation": 64, "max_length": 400},
-            "rewards": [toxic | {"transform": "logit"}],
-            "gold": [toxic],
-        }
-    return {name: {**recipe, "output_dir": str(runs / name)} for name, recipe in found.items()}
 
 
 def run(name: str, recipe: Recipe, given: argparse.Namespace) -> list[Recipe]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import LlamaConfig
 
+    from ftune.recipes.runs.inputs import Inputs
     from ftune.recipes.sft import SftRecipe
 
 UNTIMED = 4
@@ -139,19 +140,14 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
     from ftune.models.dtype import resolve_dtype
     from ftune.peft.base import Material, count_parameters
     from ftune.recipes.runs.inputs import load_inputs
-    from ftune.report.events import EventLog, read_events
-    from ftune.trainers.feed import PreparedDataset
-    from ftune.trainers.method import Method
-    from ftune.trainers.sft import train_sft
-    from ftune.trainers.training import Around
 
     on_gpu = torch.cuda.is_available()
     gc.collect()
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    say, recipe = Say(), recipe_of(name, folder, given)
-    inputs = load_inputs(recipe, say)
+    recipe = recipe_of(name, folder, given)
+    inputs = load_inputs(recipe, Say())
     dtype = resolve_dtype(recipe.model.dtype, on_gpu=on_gpu)
     weights = "fp32" if recipe.peft.trains_base else dtype
     loaded = recipe.model.load(inputs.located, weights, "cuda" if on_gpu else "cpu")
@@ -160,25 +156,7 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
     loading = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    run = Path(recipe.output_dir)
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "events.jsonl").unlink(missing_ok=True)
-    with EventLog(run / "events.jsonl") as events:
-        train_sft(
-            model,
-            inputs.tokenizer,
-            PreparedDataset(inputs.train),
-            None,
-            Around(
-                args={**recipe.training_args(), "bf16": dtype == "bf16"},
-                events=events,
-                facts={},
-                say=say,
-                method=Method(adapter=recipe.peft.library == "peft"),
-            ),
-            packed=False,
-        )
-    steps = [event for event in read_events(run / "events.jsonl") if event["kind"] == "step"]
+    steps = train(recipe, model, inputs, dtype)
     expected = arithmetic(name, AutoConfig.from_pretrained(folder / "model"), trained, given.rows, given.length)
     return {
         "setting": name,
@@ -192,6 +170,30 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> dict[str, Any
         "tokens_per_s": statistics.median(step["tokens_per_s"] for step in steps[UNTIMED:] or steps),
         "losses": [round(step["loss"], 3) for step in steps],
     }
+
+
+def train(recipe: "SftRecipe", model: Any, inputs: "Inputs", dtype: str) -> list[dict[str, Any]]:
+    """The events of the steps of a training, whose history is written anew."""
+    from ftune.core.say import Say
+    from ftune.report.events import EventLog, read_events
+    from ftune.trainers.feed import PreparedDataset
+    from ftune.trainers.method import Method
+    from ftune.trainers.sft import train_sft
+    from ftune.trainers.training import Around
+
+    run = Path(recipe.output_dir)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "events.jsonl").unlink(missing_ok=True)
+    with EventLog(run / "events.jsonl") as events:
+        around = Around(
+            args={**recipe.training_args(), "bf16": dtype == "bf16"},
+            events=events,
+            facts={},
+            say=Say(),
+            method=Method(adapter=recipe.peft.library == "peft"),
+        )
+        train_sft(model, inputs.tokenizer, PreparedDataset(inputs.train), None, around, packed=False)
+    return [event for event in read_events(run / "events.jsonl") if event["kind"] == "step"]
 
 
 def row(found: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ def test_every_engine_is_measured_and_draws_from_the_policy(run: Run) -> None:
         assert line["stops"]
 
 
+@pytest.mark.slow
 def test_iterations_of_ftune_are_measured_part_by_part(run: Run) -> None:
     found = run("--only", "iteration")
     assert [line["case"] for line in found] == ["ftune, trunk", "ftune, adapter"]

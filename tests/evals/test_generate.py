@@ -31,7 +31,7 @@ def test_batches_and_order_do_not_matter(tiny_model: Path) -> None:
     assert made(5) == alone
 
 
-@pytest.mark.parametrize("peft", ["lora", "full"])
+@pytest.mark.parametrize("peft", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_eval_of_a_run(recipe: Callable[..., Path], ftune: Callable[..., Done], tmp_path: Path, peft: str) -> None:
     write_rows(tmp_path / "test.jsonl", chat_rows(3, start=50))
     path = recipe(data={"train": "rows.jsonl", "validation": "test.jsonl"}, peft=peft)

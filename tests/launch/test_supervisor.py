@@ -115,7 +115,15 @@ def test_the_first_that_fails_gives_the_exit_code_and_its_last_words(start: Star
 
 
 def test_where_rank_0_has_said_why_nothing_is_added(start: Start, tmp_path: Path) -> None:
-    program = "if rank == '1': sys.exit(70)\nwait_for(Path('never'), 0.1); sys.exit('rank 1 is gone')"
+    program = """
+if rank == '1': sys.exit(70)
+wait_for(Path('pid1'))
+while True:  # until the supervisor has taken note of its end
+    try:
+        os.kill(int(Path('pid1').read_text() or 1), 0)
+    except ProcessLookupError:
+        sys.exit('rank 1 is gone')
+"""
     process = start(program)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (70, "rank 1 is gone\n")

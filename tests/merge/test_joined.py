@@ -235,7 +235,8 @@ def test_embeddings_beside_the_factors_stay_whether_or_not_they_have_an_adapter(
 
 
 @pytest.mark.parametrize(
-    "damage", ["no config", "no JSON", "a list", "a contradiction", "no weights", "half of the weights", "no B", "none"]
+    "damage",
+    ["no config", "no JSON", "a list", "a contradiction", "no weights", "half of the weights", "no B", "none", "NaN"],
 )
 def test_damaged_adapters_are_named(adapters: list[Path], tmp_path: Path, damage: str) -> None:
     other = copied(adapters[0], tmp_path / "other")
@@ -249,6 +250,9 @@ def test_damaged_adapters_are_named(adapters: list[Path], tmp_path: Path, damage
         config.write_text(json.dumps({"peft_type": "LORA", "target_modules": "q_proj", "layers_to_transform": [1]}))
     elif damage == "half of the weights":
         weights.write_bytes(weights.read_bytes()[:5000])
+    elif damage == "NaN":
+        next(iter(tensors.values()))[0] = torch.nan
+        save_file(tensors, weights)
     else:
         kept = {name: tensor for name, tensor in tensors.items() if "lora_A" in name and damage == "no B"}
         save_file(kept, weights)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.merge.conftest import Refused, Run
+from tests.merge.conftest import Refused, Run, a_run
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,15 @@ def test_an_empty_folder_or_a_link_to_one_is_an_output(ftune: Run, adapter: Path
         assert [path.name for path in (tmp_path / "disk").iterdir()] == ["large"]
 
 
+def test_a_run_s_own_place_may_be_a_link(ftune: Run, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk/large").mkdir(parents=True)
+    (a_run(tmp_path / "run", adapter, tiny_model) / "merged").symlink_to("../disk/large")
+    done = ftune("merge", "run", "--no-verify")
+    assert done.code == 0, done.err
+    assert (tmp_path / "run/merged").is_symlink()
+    assert (tmp_path / "disk/large/model.safetensors").is_file()
+
+
 def test_names_in_any_letters(ftune: Run, adapter: Path) -> None:
     adapter.rename("mise à jour 🙂")
     done = ftune("merge", "mise à jour 🙂", "--output", "новая 🙂/модель", "--no-verify")
@@ -76,3 +85,11 @@ def test_exports_whose_place_is_taken(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "out/merged-int8").mkdir(parents=True)
     (tmp_path / "out/merged-int8/note.txt").write_text("mine")
     assert "out/merged-int8 is not empty" in refused("adapter", "--quantize", "int8")
+    (tmp_path / "out/gguf").write_text("mine")
+    assert "out/gguf is a file, where a folder is needed" in refused("adapter", "--gguf", "f16")
+    (tmp_path / "out/gguf").unlink()
+    (tmp_path / "out/gguf").mkdir()
+    for name in ("out-f16.gguf", "Modelfile"):
+        (tmp_path / "out/gguf" / name).write_text("mine")
+        assert f"out/gguf/{name} is there; --overwrite replaces it" in refused("adapter", "--gguf", "f16")
+        (tmp_path / "out/gguf" / name).unlink()

@@ -83,3 +83,27 @@ def test_a_tensor_that_is_read_may_be_changed_and_its_file_stays(tmp_path: Path)
     (stored,) = stored_in(file)
     stored.read().zero_()
     assert torch.equal(stored.read(), torch.ones(100))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 100_000,
+        b'{"a": {"dtype": "F32", "shape": [null], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+    ],
+    ids=lambda header: header[:60].decode(),
+)
+def test_headers_whose_numbers_are_none(tmp_path: Path, header: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with pytest.raises(ModelError, match=r"model\.safetensors: .*header.*fetch it again"):
+        stored_in(file)
+
+
+def test_floats_of_8_bit_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(4).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="'a' is of type F8_E4M3, which cannot be merged into"):
+        stored_in(tmp_path / "model.safetensors")

@@ -35,7 +35,7 @@ def test_the_cache_of_the_hub_is_read_without_asking_anybody(tmp_path: Path, mon
     assert read_config("org/small") == read_config("org/small", COMMIT) == {"model_type": "llama"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": []}'])
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"^model\.path: .*config\.json"):
@@ -97,3 +97,11 @@ def test_what_is_known_of_a_wheel_is_what_its_file_says(name: str, monkeypatch: 
     known = config_of_gguf(file)
     assert known == {key: value for key, value in wheel.config.items() if key in known}
     assert set(wheel.config) - set(known) <= {"head_dim"}
+
+
+def test_the_hub_is_asked_only_where_that_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match="is not in the cache; 'ftune plan' fetches it"):
+        read_config("org/elsewhere")
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):  # by the tests
+        read_config("org/elsewhere", ask=True)

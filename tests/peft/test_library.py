@@ -156,7 +156,7 @@ def tiny() -> Any:
         ({"type": "oft"}, "peft.oft_block_size: 32 does not divide the width 24"),
         ({"type": "shira"}, "peft.r: The set rank 32"),
         ({"type": "trainable_tokens", "token_indices": [40]}, "peft.token_indices: 40 is no token .* 0 to 39"),
-        ({"type": "hira", "rank_pattern": {"q_porj": 4}}, "peft.rank_pattern: .* did you mean 'q_proj'"),
+        ({"type": "loha", "rank_pattern": {"q_porj": 4}}, "peft.rank_pattern: .* did you mean 'q_proj'"),
         ({"type": "vera", "modules_to_save": ["nrom"]}, "peft.modules_to_save: .* did you mean 'norm'"),
         ({"type": "vera", "layers": [1]}, "peft.layers: 1 is not there"),
     ],

@@ -221,6 +221,25 @@ def test_a_conversation_is_saved_as_a_row_to_train_on(chat: Chat, tmp_path: Path
     assert example == chat.asked([Message("user", "the cat"), Message("assistant", reply.text)])
 
 
+@pytest.mark.parametrize("before", [b'{"messages": []}', "café".encode("latin-1") + b"\n"], ids=["cut off", "latin-1"])
+def test_a_saved_row_is_a_line_of_its_own_behind_any_other(chat: Chat, tmp_path: Path, before: bytes) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(before)
+    chat.ask("the cat", quietly)
+    assert chat.save(tmp_path / "rows.jsonl") == 2
+    first, second = (tmp_path / "rows.jsonl").read_bytes().splitlines()
+    assert first == before.rstrip()
+    assert len(json.loads(second)["messages"]) == 2
+
+
+def test_bytes_that_are_not_utf8_are_refused(chat: Chat) -> None:
+    with pytest.raises(DataError, match="not UTF-8"):
+        chat.ask("caf\udce9", quietly)
+    chat.system = "caf\udce9"
+    with pytest.raises(DataError, match="not UTF-8"):
+        chat.ask("the cat", quietly)
+    assert chat.turns == []
+
+
 def test_virtual_tokens_are_asked_as_peft_has_them(chat: Chat, tiny_model: Path, tmp_path: Path) -> None:
     from peft import PeftModel, PromptTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -95,7 +95,7 @@ def bad_inputs(root: Path, tiny: Path) -> dict[str, tuple[list[object], str]]:
         "off": ([tiny, "--adapter", f"off={other}"], "'off' means the model without an adapter"),
         "whole": ([tiny, "--adapter", f"x={tiny}"], "is a whole model, no adapter"),
         "twice": ([tiny, "--adapter", f"x={other}", "--adapter", f"x={other}"], "there is an adapter 'x' already"),
-        "other base": ([root / "wide", "--adapter", f"x={other}"], "the adapter does not fit this base"),
+        "other base": ([root / "wide", "--adapter", f"x={other}"], "other: was trained on another base: "),
         "reward": ([root / "judge"], "scores texts and writes none; see 'ftune eval'"),
         "classifier": ([root / "classifier"], "scores texts and writes none; see 'ftune eval'"),
         "unfinished": ([root / "begun"], "the run there is running, not done"),

@@ -1,7 +1,9 @@
 """`ftune eval`: both models on the same rows, whatever the batch, the interruption and the metrics."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,9 @@ Run = Callable[..., Done]
 
 KEYS = {
     "model", "against", "rows", "limit", "likelihood", "forgetting", "max_new_tokens", "micro_batch_size", "samples",
-    "device", "output", "seed", "metrics", "rewards", "judge", "extends", "type",
+    "device", "output", "seed", "metrics", "rewards", "judge", "extends", "type", "processes", "harness",
+    "harness_limit",
 }  # fmt: skip
-
-
-@pytest.fixture
-def trained(recipe: Callable[..., Path], ftune: Run, tmp_path: Path) -> Path:
-    """A run of two steps that held out a quarter of its rows."""
-    rows = write_rows(tmp_path / "more.jsonl", chat_rows(16))
-    path = recipe(data={"train": str(rows), "validation": 0.25}, schedule={"max_steps": 2})
-    done = ftune("sft", path)
-    assert done.code == 0, done.err
-    return tmp_path / "runs/tiny"
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -54,6 +47,7 @@ def test_rows_that_the_run_held_out_are_evaluated(trained: Path, ftune: Run) -> 
     assert done.code == 0, done.err
     assert "on 4 held-out rows" in done.out
     assert f"report: {Path('runs/tiny/report.html')}" in done.out
+    assert 'class="histogram"' in (trained / "report.html").read_text()
     data = json.loads((trained / "data.json").read_text())
     assert data["validation"]["counts"]["kept"] == 4 or len(samples(trained / "eval")) == 4
     metrics = facts(trained / "eval")["metrics"]
@@ -74,30 +68,34 @@ def test_the_batch_does_not_change_the_result(trained: Path, ftune: Run, tmp_pat
     assert found[0] == found[1] == found[2]
 
 
-def test_completions_that_are_there_are_not_made_again(
+def test_an_interrupted_evaluation_is_finished_by_two_processes(
     trained: Path, ftune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ftune("eval", trained, *QUICK, f"output={tmp_path / 'whole'}").code == 0
-    from ftune.recipes.runs import eval_answers
+    """Both make their share of what is missing, and together they make what one makes."""
+    words = ("eval", trained, *QUICK, "micro_batch_size=1")
+    assert ftune(*words, f"output={tmp_path / 'whole'}").code == 0
+    from ftune.recipes.runs import eval_work
 
-    complete, made = eval_answers.complete, []
+    complete, made = eval_work.complete, []
 
-    def breaking(*args: Any, told: Any, **options: Any) -> None:
-        def once(index: int, completion: Any) -> None:
+    def counted(*args: Any, **options: Any) -> Iterator[tuple[int, Any]]:
+        for index, completion in complete(*args, **options):
             made.append(index)
-            told(index, completion)
-            if len(made) == 6:
+            yield index, completion
+            if len(made) == 1:
                 raise KeyboardInterrupt
 
-        complete(*args, told=once, **options)
-
-    monkeypatch.setattr(eval_answers, "complete", breaking)
-    assert ftune("eval", trained, *QUICK, "micro_batch_size=1", f"output={tmp_path / 'broken'}").code == 130
-    done = ftune("eval", trained, *QUICK, f"output={tmp_path / 'broken'}")
+    monkeypatch.setattr(eval_work, "complete", counted)
+    words = (*words, f"output={tmp_path / 'broken'}")
+    stopped = ftune(*words)
+    assert stopped.code == 130
+    assert "completions are kept" in stopped.err
+    torn = next((tmp_path / "broken/partial").glob("before-*.0.jsonl"))
+    torn.write_text(torn.read_text() + '\n{"row": 3, "tex')
+    done = ftune(*words, "processes=2")
     assert done.code == 0, done.err
-    assert "before: 4 of 4 completions are there already" in done.err
-    assert "after: 2 of 4 completions are there already" in done.err
-    assert len(made) == 8
+    assert "before: 1 of 4 completions are there already" in done.err
+    assert len(made) == 1 + 2 + 2  # of the 3 and 4 that were missing, batch by batch in turn
     assert samples(tmp_path / "broken") == samples(tmp_path / "whole")
     assert not (tmp_path / "broken/partial").exists()
 
@@ -152,15 +150,99 @@ REFUSED = {
     "rewards without completions": (["max_new_tokens=0", "rewards=[repetition]"], "makes none"),
     "no such model to compare with": (["against=./nowhere"], "no such file or folder"),
     "a broken expression": (["metrics=[{type: regex, pattern: '('}]"], "pattern"),
+    "metrics without completions": (["max_new_tokens=0", "metrics=[exact_match]"], "makes none"),
+    "answers that are no numbers": (["metrics=[numeric]"], "numeric: no reference has a number in it"),
+    "a file without rows": (["rows=empty.jsonl"], "empty.jsonl: there are no rows in it"),
+    "rows that are cut off": (["rows=broken.jsonl"], "broken.jsonl:1"),
+    "texts": (["rows=texts.jsonl"], "texts.jsonl:1: is a text without a question"),
+    "system prompts alone": (["rows=system.jsonl"], "system.jsonl:1: is no question"),
+    "rows longer than the model": (["rows=long.jsonl"], "longer than the 256 tokens that the model can read"),
+    "a model without weights": (["against=weightless"], "weightless: '"),
+    "a file for results": (["output=empty.jsonl"], "output: 'empty.jsonl' is a file"),
+    "tasks without their package": (["harness=[hellaswag]"], "pip install 'ftune[harness]'"),
+}
+
+BROKEN = {
+    "empty.jsonl": "",
+    "broken.jsonl": '{"prompt": ',
+    "texts.jsonl": '{"text": "the cat"}\n',
+    "system.jsonl": '{"messages": [{"role": "system", "content": "the cat"}]}\n',
+    "long.jsonl": json.dumps({"prompt": "the cat " * 300, "completion": "sat"}),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_evaluated_is_refused(what: str, trained: Path, ftune: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated_is_refused(
+    what: str, trained: Path, ftune: Run, tmp_path: Path, tiny_model: Path
+) -> None:
+    if what == "tasks without their package" and find_spec("lm_eval"):
+        pytest.skip("the package is installed")
+    for name, content in BROKEN.items():
+        (tmp_path / name).write_text(content)
+    shutil.copytree(tiny_model, tmp_path / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
     rows = write_rows(tmp_path / "prompts.jsonl", [{"prompt": f"the cat {n}"} for n in range(3)])
     words, said = REFUSED[what]
     done = ftune("eval", trained, *QUICK, *(word.format(rows=rows) if "{rows}" in word else word for word in words))
     assert done.code == 2, done.err
     assert said in done.err
     assert "Traceback" not in done.err
+    assert sum(line.startswith("error") for line in done.err.splitlines()) == 1
+    assert done.out == ""
     assert not (trained / "eval/eval.json").exists()
+
+
+def test_a_model_that_is_not_there(trained: Path, ftune: Run, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    for path in ("./nowhere", "bare"):
+        done = ftune("eval", path, f"rows={tmp_path / 'rows.jsonl'}", f"output={tmp_path / 'out'}")
+        assert done.code == 2, done.err
+        assert done.err.startswith(f"error: {path}: ")
+
+
+def test_completions_that_are_empty_are_counted(trained: Path, ftune: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """A model whose likeliest token is always padding: it has no words to look at, and all its answers are wrong."""
+    from safetensors.torch import load_file, save_file
+
+    silent = shutil.copytree(tiny_model, tmp_path / "silent")
+    weights = load_file(silent / "model.safetensors")
+    save_file(
+        {**weights, "model.norm.weight": weights["model.norm.weight"] * 0},
+        silent / "model.safetensors",
+        {"format": "pt"},
+    )
+    done = ftune("eval", trained, *QUICK, f"against={silent}")
+    assert done.code == 0, done.err
+    assert {row["completions"]["before"] for row in samples(trained / "eval")} == {""}
+    metrics = facts(trained / "eval")["metrics"]
+    assert (metrics["empty"]["before"], metrics["exact_match"]["before"], metrics["length_words"]["before"]) == (
+        1,
+        0,
+        0,
+    )
+    assert (metrics["distinct_3"]["before"], metrics["distinct_3"]["missing"]) == (None, 4)
+
+
+def test_rows_that_the_model_cannot_read_are_left_out_and_counted(trained: Path, ftune: Run, tmp_path: Path) -> None:
+    """Completions end where it can read no further, whatever they are batched with."""
+    rows = [{"prompt": "the cat " * count, "completion": "sat"} for count in (300, 60, 3, 62)]
+    path, found = write_rows(tmp_path / "long.jsonl", rows), []
+    for size in (1, 4):
+        words = (
+            f"rows={path}",
+            "forgetting=false",
+            "likelihood=false",
+            "max_new_tokens=100",
+            f"micro_batch_size={size}",
+        )
+        done = ftune(
+            "eval", trained, *words, "metrics=[{type: length, unit: tokens}]", f"output={tmp_path / str(size)}"
+        )
+        assert done.code == 0, done.err
+        assert f"1 of 4 rows are longer than the 256 tokens that the model can read, first {path}:1" in done.err
+        found.append([(row["completions"], row["scores"]["after"]) for row in samples(tmp_path / str(size))])
+    assert found[0] == found[1]
+    lengths = [scores["length_tokens"] for _, scores in found[0]]
+    assert lengths[1] == 100
+    assert 0 < lengths[2] < lengths[0] < 100  # as many as there is room for behind the prompt
+    assert facts(tmp_path / "4")["left_out"] == 1
+    assert facts(tmp_path / "4")["rows"] == 3

@@ -12,11 +12,10 @@ COUNTS = {
     "read": 1200, "kept": 1000, "pieces": 0, "dropped": {"longer than max_length": 200}, "faults": [], "truncated": 7,
     "tokens": 80_000, "trained_tokens": 20_000, "trained_min": 4, "trained_median": 19.0, "trained_max": 60,
     "longest": 310, "longest_row": "rows.jsonl:88",
+    "lengths": {"unit": "tokens", "bins": [{"low": 0, "count": 400}, {"low": 32, "count": 600}]},
 }  # fmt: skip
 DATA = {
-    "train": {"format": "alpaca", "counts": COUNTS, "checks": {"no double BOS": True, "ids fit": False},
-              "lengths": {"unit": "tokens", "bins": [{"low": 0, "high": 32, "count": 400},
-                                                     {"low": 32, "high": 64, "count": 600}]}},
+    "train": {"format": "alpaca", "counts": COUNTS, "checks": {"no double BOS": True, "ids fit": False}},
     "validation": {"format": "alpaca", "counts": {"read": 50, "kept": 50, "tokens": 900, "trained_tokens": 300}},
 }  # fmt: skip
 ENVIRONMENT = {

@@ -111,7 +111,7 @@ def test_the_verdict_follows_the_interval_and_the_good_way(tmp_path: Path) -> No
     found = comparison(read_run(sft_run(tmp_path / "run", steps=1)))
     assert found
     verdicts = {row.metric: row.verdict for row in found.rows}
-    assert verdicts == {"Rouge1": "better", "Perplexity": "worse", "Chrf": "unsure", "Length": "", "Ter": "better"}
+    assert verdicts == {"ROUGE-1": "better", "Perplexity": "worse", "chrF": "unsure", "Length": "", "TER": "better"}
     rouge, _, chrf, *_ = found.rows
     assert (rouge.before, rouge.after, rouge.difference, rouge.better) == ("0.210", "0.400", "+0.190", "71")
     assert (chrf.interval, chrf.signature) == ("−0.50 to +1.20", "nrefs:1|case:mixed")
@@ -155,7 +155,7 @@ def test_pairs_of_a_reward_model_share_their_prompt(tmp_path: Path) -> None:
     pair = {"row": "p:1", "chosen": "User: hi\nBot: good day", "rejected": "User: hi\nBot: go away", "margin": -0.5}
     (tmp_path / "run" / "pairs.jsonl").write_text(json.dumps(pair | {"chosen_score": 0.25, "rejected_score": 0.75}))
     text = words(page_of(tmp_path / "run"))
-    assert "User: hi Bot: chosen good day score 0.25 rejected go away score 0.75" in text
+    assert "User: hi Bot: chosen good day Score 0.25 rejected go away Score 0.75" in text
 
 
 def test_whatever_texts_hold_it_stays_text(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_broken_evaluation_is_passed_over(tmp_path: Path, content: str) -> Non
     (folder / "eval").mkdir()
     (folder / "eval" / "eval.json").write_text(content)
     (folder / "eval" / "samples.jsonl").write_text('{"prompt": 3, "completions": [1]}\n{"scores": "x"}\n' + content)
-    (folder / "data.json").write_text('{"train": {"counts": {"dropped": 3, "tokens": "x"}, "lengths": {"bins": [1]}}}')
+    (folder / "data.json").write_text('{"train": {"counts": {"dropped": 3, "tokens": "x", "lengths": {"bins": [1]}}}}')
     assert "Before and after" not in page_of(folder).headings
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ftune.rl.guard import stops_epoch
@@ -57,13 +57,15 @@ def test_whitening_by_hand():
 
 
 @given(st.integers(0, 1000), st.integers(2, 30), st.sampled_from([0.0, NAN, float("inf")]))
+@example(seed=429, real=2, rubbish=0.0)
 def test_what_is_whitened_has_mean_zero_and_variance_one(seed, real, rubbish):
     x = torch.randn(3, 10, generator=torch.Generator().manual_seed(seed)) * 7 + 100
     mask = (torch.arange(30) < real).float().view(3, 10)
     white = whiten(x.masked_fill(mask == 0, rubbish), mask)
     assert white.dtype == x.dtype
     assert white[mask == 1].mean().item() == pytest.approx(0, abs=1e-5)
-    assert white[mask == 1].var(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+    variance = statistics.pvariance(x[mask == 1].double().tolist())  # of two numbers, it may be close to 0
+    assert white[mask == 1].var(unbiased=False).item() == pytest.approx(variance / (variance + 1e-8), abs=1e-5)
     assert not white[mask == 0].any()
 
 

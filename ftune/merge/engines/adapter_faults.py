@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from ftune.core.errors import ModelError
@@ -24,6 +25,9 @@ MISFIT = re.compile(
 NO_LAYERS = "not found in the base model"
 """What peft 0.21 says where none of the layers that an adapter names is there."""
 
+RIGHT_BASE = "name the right one with --base"
+"""What to do about an adapter of another base, where a base can be named."""
+
 
 def check_kind(folder: Path, kind: str) -> None:
     """Raises ModelError for a kind of adapter that peft does not know."""
@@ -35,10 +39,10 @@ def check_kind(folder: Path, kind: str) -> None:
         raise ModelError(f"{shown(folder)}: is a '{kind}' adapter, which peft {__version__} does not know; update peft")
 
 
-def check_whole(model: Any, weights: Path, of_base: Collection[str]) -> None:
+def check_whole(model: Any, weights: Path, of_base: Collection[str], right_base: str = RIGHT_BASE) -> None:
     """Raises ModelError where the file and the adapter that its configuration describes have not the same tensors.
 
-    `of_base` are parameters of the base itself, as the file names them.
+    `of_base` are parameters of the base itself, as the file names them; `right_base` says how to name another base.
     """
     from peft import get_peft_model_state_dict
 
@@ -47,9 +51,12 @@ def check_whole(model: Any, weights: Path, of_base: Collection[str]) -> None:
         warnings.simplefilter("ignore")
         wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     if absent := sorted(wanted - stored.keys()):
-        raise ModelError(f"{shown(weights)}: lacks {first_of(absent)}; the file is not whole, fetch it again")
+        raise ModelError(
+            f"{shown(weights)}: lacks {first_of(absent)}; the file is not whole, or of a smaller base: fetch it again, "
+            f"or {right_base}"
+        )
     if homeless := sorted(stored.keys() - wanted - set(of_base)):
-        raise _other_base(weights.parent, f"this one has no place for {first_of(homeless)}")
+        raise _other_base(weights.parent, f"this one has no place for {first_of(homeless)}", right_base)
     for name, one in stored.items():
         value = one.read()
         if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -59,14 +66,19 @@ def check_whole(model: Any, weights: Path, of_base: Collection[str]) -> None:
 
 
 @contextmanager
-def in_words(folder: Path, fails: str, instead: str) -> Iterator[None]:
-    """Turn what peft raises about an adapter into one line: what `fails`, why, and what to do `instead`."""
+def in_words(folder: Path, fails: str, instead: str, right_base: str = RIGHT_BASE) -> Iterator[None]:
+    """Turn what peft raises about an adapter into one line: what `fails`, why, and what to do `instead`.
+
+    `right_base` is what to do where it was trained on another base. Memory that ran out stays torch's error.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except ModelError as error:  # of ftune's own kinds of adapter, which do not know their folder
         raise ModelError(f"{shown(folder)}: {fails}: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
     except (
         ValueError,
         RuntimeError,
@@ -80,14 +92,16 @@ def in_words(folder: Path, fails: str, instead: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         if misfits := [match for line in lines if (match := MISFIT.match(line))]:
             shapes = [f"'{one['name']}' is [{one['theirs']}], not [{one['ours']}]" for one in misfits]
-            raise _other_base(folder, f"{len(misfits)} tensors are of other shapes: {', '.join(shapes[:3])}") from error
+            sign = f"{len(misfits)} tensors are of other shapes: {', '.join(shapes[:3])}"
+            raise _other_base(folder, sign, right_base) from error
         if NO_LAYERS in lines[0]:
-            raise _other_base(folder, f"this one has no layers called {first_of(_targets(folder))}") from error
+            sign = f"this one has no layers called {first_of(_targets(folder))}"
+            raise _other_base(folder, sign, right_base) from error
         raise ModelError(f"{shown(folder)}: {fails}: {lines[0].rstrip('.')}; {instead}") from error
 
 
-def _other_base(folder: Path, sign: str) -> ModelError:
-    return ModelError(f"{shown(folder)}: was trained on another base: {sign}; name the right one with --base")
+def _other_base(folder: Path, sign: str, right_base: str) -> ModelError:
+    return ModelError(f"{shown(folder)}: was trained on another base: {sign}; {right_base}")
 
 
 def _targets(folder: Path) -> list[str]:

@@ -5,13 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import get_peft_model_state_dict
 from torch import nn
 
 from ftune.core.errors import ModelError
 from ftune.core.paths import shown
 from ftune.merge.engines.adapter import CONFIG, WEIGHTS, kind_of
+from ftune.merge.engines.adapter_faults import check_kind, check_whole, in_words
 from ftune.merge.tensors import stored_in
 from ftune.peft.adapters import load_adapter
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 CHANGED_BASES = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Initialisations of LoRA with which peft 0.21 changes the base's weights once more while it loads the adapter."""
+
+RIGHT_BASE = "use it with the model that it was trained on"
 
 
 def tensors_of(folder: Path) -> list[str]:
@@ -45,24 +46,12 @@ def fitting_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
 
     Raises ModelError; the base may then have a part of the adapter on it.
     """
-    tensors = set(tensors_of(folder))
-    base_weights = weights_in(base, tensors).keys()
+    base_weights = weights_in(base, tensors_of(folder)).keys()
+    check_kind(folder, kind_of(folder))
     _check_start(folder)
-    try:
+    with in_words(folder, "cannot be put on this base", "fetch or save the adapter again", RIGHT_BASE):
         model = load_adapter(base, folder)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        raise ModelError(f"{shown(folder)}: the adapter does not fit this base: {_in_one_line(error)}") from error
-    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    homeless, missing = sorted(tensors - expected - base_weights), sorted(expected - tensors)
-    if homeless or missing:
-        what = "has no place for" if homeless else "needs also"
-        names = homeless or missing
-        raise ModelError(
-            f"{shown(folder)}: the adapter is one of another base: this one {what} {len(names)} of its tensors: "
-            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        )
+    check_whole(model, folder / WEIGHTS, base_weights, RIGHT_BASE)
     return model
 
 
@@ -74,10 +63,3 @@ def _check_start(folder: Path) -> None:
             f"{shown(folder)}: the adapter belongs on a base that 'init_lora_weights: {start}' changed, not on this; "
             "save it with peft's 'path_initial_model_for_weight_conversion', as 'ftune sft' does"
         )
-
-
-def _in_one_line(error: Exception) -> str:
-    """The first faults of peft's message, which has a line for each tensor of a wrong shape."""
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    misfits = [line.removeprefix("size mismatch for ") for line in lines if line.startswith("size mismatch for ")]
-    return f"{len(misfits)} tensors have other shapes: {'; '.join(misfits[:3])}" if misfits else lines[0]

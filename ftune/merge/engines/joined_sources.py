@@ -143,6 +143,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{shown(path)}: not readable ({error}); save the adapter again as safetensors") from error
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{shown(path)}: '{name}' holds values that are not finite; take an earlier checkpoint's")
     return tensors
 
 

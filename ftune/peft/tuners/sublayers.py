@@ -1,34 +1,14 @@
-"""Where a model has its attention and its feed-forward."""
+"""A model's sublayers, checked to return what an adapter can change."""
 
 import inspect
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ftune.core.errors import ModelError
-from ftune.core.suggest import did_you_mean
+from ftune.peft.sublayers import Kind, choose_sublayers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Kind = Literal["attention", "feed_forward"]
-
-KNOWN: dict[Kind, tuple[str, ...]] = {
-    "attention": (
-        *("self_attn", "self_attention", "attn", "attention", "linear_attn", "SelfAttention"),
-        *("encoder_attn", "cross_attn", "cross_attention", "crossattention", "EncDecAttention"),
-        *("attention.output.dense", "crossattention.output.dense"),
-    ),
-    "feed_forward": (
-        *("mlp", "feed_forward", "ffn", "DenseReluDense", "block_sparse_moe"),
-        *("output.dense", "fc2"),
-    ),
-}
-"""Paths below a layer in the usual families.
-
-Where layers have the feed-forward in parts (BERT, OPT), its last projection stands for it, and in BERT, whose attention
-module adds the residual itself, so does the last projection of attention.
-"""
 
 
 def find_sublayers(model: "PreTrainedModel", kind: Kind, names: Literal["auto"] | Sequence[str]) -> list[str]:
@@ -37,34 +17,10 @@ def find_sublayers(model: "PreTrainedModel", kind: Kind, names: Literal["auto"] 
     Raises ModelError, which lists what is below a layer, when a given name is not there or none is known.
     """
     modules = dict(model.named_modules())
-    key = f"peft.{kind}_modules"
-    wanted = KNOWN[kind] if names == "auto" else names
-    found = {
-        name: [path for path in modules if re.fullmatch(rf"(.*\.)?\d+\.{re.escape(name)}", path)] for name in wanted
-    }
-    existing = sorted(
-        {match[1] for path in modules if (match := re.fullmatch(r"(?:.*\.)?\d+\.(\w*[a-zA-Z]\w*)", path))}
-    )
-    if names == "auto":
-        paths = [path for some in found.values() for path in some if f"{path}.output.dense" not in modules]
-        if not paths:
-            below = ", ".join(existing) or "nothing that has a number"
-            raise ModelError(
-                f"{key}: unknown architecture; name those of the modules below a layer that do it: {below}"
-            )
-    else:
-        if missing := [name for name, some in found.items() if not some]:
-            hint = did_you_mean(missing[0], existing)
-            raise ModelError(f"{key}: no module '{missing[0]}' below a layer{hint}")
-        paths = [path for some in found.values() for path in some]
+    paths = choose_sublayers(modules, kind, names)
     for path in paths:
-        _check(path, modules[path], model, key)
-    return [path for path in modules if path in set(paths)]
-
-
-def layer_of(path: str) -> int:
-    """The index of the layer that a sublayer is in: the first number of its path."""
-    return next(int(part) for part in path.split(".") if part.isdigit())
+        _check(path, modules[path], model, f"peft.{kind}_modules")
+    return paths
 
 
 def _check(path: str, module: object, model: "PreTrainedModel", key: str) -> None:

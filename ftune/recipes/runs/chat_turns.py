@@ -1,11 +1,12 @@
 """A chat: what was said, what the model is given of it, and its replies."""
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ftune.core.errors import DataError, StorageError
 from ftune.core.paths import shown
@@ -100,12 +101,15 @@ class Chat:
             raise DataError("there is nothing to save yet")
         system = [Message("system", self.system)] if self.system else []
         row = {"messages": [{"role": turn.role, "content": turn.content} for turn in [*system, *self.turns]]}
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
-            with path.expanduser().open("a+", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            with path.expanduser().open("a+b") as file:
+                if file.tell() and _last_byte(file) != b"\n":  # a row of its own, also behind one that was cut off
+                    line = b"\n" + line
+                file.write(line)
                 file.seek(0)
                 return sum(1 for _ in file)
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise StorageError(f"{shown(path)}: cannot be written: {error}") from None
 
     def _up_to_question(self) -> list[Message]:
@@ -127,8 +131,9 @@ class Chat:
         """The prompt in tokens, and how long the reply may be.
 
         The oldest turns are left out where there would be no room for a reply, or for one of a quarter of what the
-        model can read. DataError where not even the last question fits.
+        model can read. DataError where not even the last question fits, or a text is none.
         """
+        _check_characters(asked)
         ids, wanted, room = self._rows.prompt_ids(asked), self.sampling.max_new_tokens, self.opened.room
         if not ids:
             raise DataError("the prompt is empty")
@@ -143,6 +148,20 @@ class Chat:
         if dropped:
             self._say.warning(f"the {dropped} oldest turns are left out: the model can read {room:,} tokens")
         return ids, min(wanted, room - len(ids))
+
+
+def _check_characters(asked: Answered) -> None:
+    """Raises DataError for what no tokenizer reads: halves of characters, as which Python keeps bytes that are none."""
+    texts = [turn.content for turn in asked.messages] if isinstance(asked, Conversation) else [asked.prompt]
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise DataError("the text holds bytes that are not UTF-8; write it again in UTF-8") from None
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def _without_oldest(asked: Answered) -> Conversation | None:

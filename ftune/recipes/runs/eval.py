@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftune.core.checkpoints import write_atomically
+from ftune.core.checkpoints import storage_errors, write_atomically
 from ftune.core.errors import DataError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
@@ -16,10 +16,12 @@ from ftune.evals.generate import Completion
 from ftune.evals.metrics.base import Answer, Metric, score_all
 from ftune.evals.metrics.choose import metrics_for
 from ftune.evals.scored import Kind, Scored
-from ftune.recipes.runs.eval_answers import PARTIAL, completions, forgetting, labels, likelihoods
+from ftune.recipes.runs.eval_answers import forgetting, labels, likelihoods
 from ftune.recipes.runs.eval_output import Evaluation, Examined, write_results
+from ftune.recipes.runs.eval_processes import Check, others_at_work, wanted_processes
 from ftune.recipes.runs.eval_questions import Questions, judged_rows, questions_of
 from ftune.recipes.runs.eval_systems import AFTER, BEFORE, Systems, chosen, identity, scores
+from ftune.recipes.runs.eval_work import PARTIAL, Work, plan_work
 from ftune.report.page.write import write_report_page
 
 if TYPE_CHECKING:
@@ -39,28 +41,13 @@ def run_eval(recipe: "EvalRecipe") -> None:
         _score(recipe, systems, folder, say)
         return
     questions = questions_of(recipe, systems.tuned, say)
-    metrics = _metrics(recipe, questions, say)
-    say.line(f"{len(questions.rows):,} rows from {questions.source}; {_named(metrics)}")
-    models: dict[str, Examined] = {}
-    for system, model in systems.opened():
-        examined, started = Examined(system.described), time.monotonic()
-        _likelihoods(recipe, model, questions, system.name, examined, say)
-        if recipe.max_new_tokens:
-            examined.completions = completions(
-                model,
-                questions,
-                name=system.name,
-                identity=identity(system, systems),
-                max_new_tokens=recipe.max_new_tokens,
-                batch_size=recipe.micro_batch_size,
-                folder=folder,
-                say=say,
-            )
+    metrics = _metrics(recipe, questions, say) if recipe.max_new_tokens else []
+    named = f"; metrics: {', '.join(metric.title() for metric in metrics)}" if metrics else ""
+    say.line(f"{len(questions.rows):,} rows from {questions.source}{named}")
+    models = _examined(recipe, systems, questions, folder, say)
+    if metrics:
+        for examined in models.values():
             examined.scored = {**score_all(metrics, _answers(questions, examined.completions)), **examined.scored}
-        models[system.name] = examined
-        del model
-        say.line(f"{system.name}: {system.described}, {time.monotonic() - started:.0f} s")
-    models = {name: models[name] for name in (BEFORE, AFTER) if name in models}
     _rewards(recipe, questions, models, say)
     _judged(recipe, questions, models, say)
     evaluation = Evaluation(questions, models, recipe.seed)
@@ -68,6 +55,51 @@ def run_eval(recipe: "EvalRecipe") -> None:
     write_results(evaluation, folder, table)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     _tell(table, systems, folder, say)
+
+
+def _examined(
+    recipe: "EvalRecipe", systems: Systems, questions: Questions, folder: Path, say: Say
+) -> dict[str, Examined]:
+    """What each model gives, one after the other; completions are shared among processes."""
+    completing = systems.listed() if recipe.max_new_tokens else []
+    work = plan_work(
+        questions,
+        {system.name: identity(system, systems) for system in completing},
+        max_new_tokens=recipe.max_new_tokens,
+        batch_size=recipe.micro_batch_size,
+        processes=wanted_processes(recipe.processes, recipe.device),
+        folder=folder,
+        say=say,
+    )
+    models: dict[str, Examined] = {}
+    try:
+        with others_at_work(work, systems) as check:
+            for system, model in systems.opened():
+                examined, started = Examined(system.described), time.monotonic()
+                _likelihoods(recipe, model, questions, system.name, examined, say)
+                if completing:
+                    _complete(work, system.name, model, check, say)
+                models[system.name] = examined
+                del model
+                say.line(f"{system.name}: {system.described}, {time.monotonic() - started:.0f} s")
+    except KeyboardInterrupt:
+        say.line("stopped; completions are kept: the same command goes on from there")
+        raise
+    for system in completing:
+        models[system.name].completions = work.completed(system.name)
+    return {name: models[name] for name in (BEFORE, AFTER) if name in models}
+
+
+def _complete(work: Work, name: str, model: "PreTrainedModel", check: Check, say: Say) -> None:
+    """The share of this process, which is the first."""
+    part = f" (process 1 of {work.processes})" if work.processes > 1 else ""
+    with ticking(say, f"{name}, completions{part}", len(work.share(name, 0))) as advance:
+
+        def told(count: int) -> None:
+            advance(count)
+            check()
+
+        work.complete(name, model, 0, told)
 
 
 def _score(recipe: "EvalRecipe", systems: Systems, folder: Path, say: Say) -> None:
@@ -111,7 +143,10 @@ def _folder(recipe: "EvalRecipe", systems: Systems) -> Path:
         folder = systems.tuned.run / "eval"
     else:
         raise DataError(f"output: '{recipe.model}' is no run folder; say where results go: output=FOLDER")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_file():
+        raise DataError(f"output: '{recipe.output}' is a file; give a folder")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -129,10 +164,6 @@ def _metrics(recipe: "EvalRecipe", questions: Questions, say: Say) -> list[Metri
     return [metric for metric in chosen_ones if not metric.absent()]
 
 
-def _named(metrics: list[Metric]) -> str:
-    return "metrics: " + ", ".join(metric.title() for metric in metrics)
-
-
 def _likelihoods(
     recipe: "EvalRecipe", model: "PreTrainedModel", questions: Questions, name: str, examined: Examined, say: Say
 ) -> None:
@@ -143,7 +174,14 @@ def _likelihoods(
         examined.scored |= scored
         examined.facts |= facts
     if recipe.forgetting:
-        examined.scored |= forgetting(model, questions, name=name, batch_size=size, say=say)
+        examined.elsewhere |= forgetting(model, questions, name=name, batch_size=size, say=say)
+    if recipe.harness:
+        from ftune.evals.harness import harness_scores
+
+        say.line(f"{name}: {', '.join(recipe.harness)} of lm-evaluation-harness")
+        examined.elsewhere |= harness_scores(
+            model, questions.tokenizer, recipe.harness, limit=recipe.harness_limit, batch_size=size
+        )
 
 
 def _answers(questions: Questions, done: list[Completion]) -> list[Answer]:
@@ -220,8 +258,12 @@ def _judged(recipe: "EvalRecipe", questions: Questions, models: dict[str, Examin
     with ticking(say, "judged", len(pairs)) as advance:
         verdicts = ask(pairs, Steps(advance))
     found = win_rate(verdicts)
-    if found.rate is None:
-        raise DataError(f"judge: gave no usable verdict on any of {len(pairs)} pairs; look at its address and model")
+    asked = [verdict for pair, verdict in zip(pairs, verdicts, strict=True) if pair.first != pair.second]
+    if asked and set(asked) == {None}:
+        raise DataError(
+            f"judge: gave no usable verdict on any of {len(asked)} pairs; look at its address and model. Completions "
+            "are kept: run it again, and nothing is completed twice"
+        )
     say.line(
         f"judge: {found.wins} wins, {found.ties} ties ({found.inconsistent} of them said differently in the other "
         f"order), {found.losses} losses, {found.missing} without a verdict"

@@ -1,17 +1,11 @@
-"""What a model gives for the rows of an evaluation: completions, which survive an interruption, and likelihoods."""
+"""What a model makes of text that is there: the wanted answers, label words, general text, tasks of others."""
 
-import hashlib
-import json
 import math
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftune.core.checkpoints import storage_errors
 from ftune.core.errors import DataError
 from ftune.core.say import Say
 from ftune.core.ticking import ticking
-from ftune.evals.generate import Completion, complete
 from ftune.evals.scored import Kind, Pool, Scored
 from ftune.recipes.runs.eval_questions import Questions
 
@@ -20,66 +14,8 @@ if TYPE_CHECKING:
 
     from ftune.evals.perplexity import LabelledRow, RowLoss
 
-PARTIAL = "partial"
-"""Folder of completions that are not all done."""
-
 LARGEST_EXPONENT = 700.0
 """Of e, in fp64."""
-
-
-def completions(
-    model: "PreTrainedModel",
-    questions: Questions,
-    *,
-    name: str,
-    identity: str,
-    max_new_tokens: int,
-    batch_size: int,
-    folder: Path,
-    say: Say,
-) -> list[Completion]:
-    """The completion of each row; those that an interrupted evaluation has left in `folder` are not made again."""
-    prompts = [row.ids for row in questions.rows]
-    asked = json.dumps([identity, prompts, questions.stops, max_new_tokens]).encode()
-    file = folder / PARTIAL / f"{name}-{hashlib.sha256(asked).hexdigest()[:16]}.jsonl"
-    done = _kept(file, len(prompts))
-    if done:
-        say.line(f"{name}: {len(done):,} of {len(prompts):,} completions are there already")
-    missing = [place for place in range(len(prompts)) if place not in done]
-    with storage_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as opened, ticking(say, f"{name}, completions", len(missing)) as advance:
-
-            def told(index: int, completion: Completion) -> None:
-                done[missing[index]] = completion
-                opened.write(json.dumps({"row": missing[index], **asdict(completion)}) + "\n")
-                opened.flush()
-                advance(1)
-
-            complete(
-                model,
-                questions.tokenizer,
-                [prompts[place] for place in missing],
-                stop_ids=questions.stops,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                told=told,
-            )
-    return [done[place] for place in range(len(prompts))]
-
-
-def _kept(file: Path, rows: int) -> dict[int, Completion]:
-    """What was done before; a line that was cut off by a kill is made again."""
-    done: dict[int, Completion] = {}
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                content: dict[str, Any] = json.loads(line)
-                place = int(content.pop("row"))
-                done[place] = Completion(**content)
-            except (ValueError, KeyError, TypeError):
-                continue
-    return {place: completion for place, completion in done.items() if 0 <= place < rows}
 
 
 def likelihoods(

@@ -12,9 +12,7 @@ from ftune.evals.intervals import Comparison, compare, moved
 from ftune.evals.scored import Kind, Scored
 from ftune.recipes.runs.eval_questions import Questions
 from ftune.recipes.runs.eval_systems import AFTER, BEFORE
-
-LESS_TELLING = ("_precision", "_recall")
-"""Values that the terminal leaves out; they are in the files."""
+from ftune.report.page.titles import LESS_TELLING
 
 SHOWN = 300
 """Characters of a completion on the terminal."""
@@ -27,8 +25,16 @@ class Examined:
     described: str
     completions: list[Completion] = field(default_factory=list)
     scored: dict[str, Scored] = field(default_factory=dict)
+    """Values of the evaluation's rows."""
+    elsewhere: dict[str, Scored] = field(default_factory=dict)
+    """Values of other rows: general text, tasks of lm-evaluation-harness."""
     facts: dict[str, Any] = field(default_factory=dict)
     """More than numbers: confusions of labels."""
+
+    @property
+    def values(self) -> dict[str, Scored]:
+        """All of them."""
+        return {**self.scored, **self.elsewhere}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +49,12 @@ class Evaluation:
         """Values of both models with intervals; {} with one model."""
         if BEFORE not in self.models:
             return {}
-        return compare(self.models[BEFORE].scored, self.models[AFTER].scored, seed=self.seed)
+        return compare(self.models[BEFORE].values, self.models[AFTER].values, seed=self.seed)
 
     def as_json(self) -> dict[str, Any]:
         """The content of `eval.json`."""
         compared = self.compared()
-        after = self.models[AFTER].scored
+        after = self.models[AFTER].values
         metrics = {name: asdict(compared[name]) if name in compared else _alone(each) for name, each in after.items()}
         for name, scored in after.items():
             if scored.signature:
@@ -56,6 +62,7 @@ class Evaluation:
         facts = {name: model.facts for name, model in self.models.items() if model.facts}
         return {
             "rows": len(self.questions.rows),
+            **({"left_out": self.questions.left_out} if self.questions.left_out else {}),
             "source": self.questions.source,
             "models": {name: model.described for name, model in self.models.items()},
             "metrics": metrics,
@@ -68,7 +75,10 @@ class Evaluation:
         for place, row in enumerate(self.questions.rows):
             line: dict[str, Any] = {"row": row.row.origin, "prompt": row.text, "reference": row.reference}
             written = {name: model.completions[place].text for name, model in self.models.items() if model.completions}
-            scores = {name: _of_row(model, place, len(self.questions.rows)) for name, model in self.models.items()}
+            scores = {
+                name: {metric: scored.rows[place] for metric, scored in model.scored.items()}
+                for name, model in self.models.items()
+            }
             found.append({**line, "completions": written, "scores": scores})
         return found
 
@@ -94,7 +104,7 @@ class Evaluation:
             return every
         before, after = self.models[BEFORE].scored, self.models[AFTER].scored
         for name, scored in after.items():
-            if name in before and scored.kind.better != "neither" and len(scored.rows) == len(every):
+            if name in before and scored.kind.better != "neither":
                 rose, fell = moved(before[name], scored)
                 mixed = [place for pair in zip(rose, fell, strict=False) for place in pair]
                 return list(dict.fromkeys([*rose[:1], *fell[:1], *mixed, *rose, *fell, *every]))
@@ -112,13 +122,13 @@ def write_results(evaluation: Evaluation, folder: Path, table: str) -> None:
 def _table(evaluation: Evaluation) -> list[str]:
     compared = evaluation.compared()
     count = len(evaluation.questions.rows)
-    after = evaluation.models[AFTER].scored
+    after = evaluation.models[AFTER].values
     if not compared:
         lines = [f"{f'on {count:,} rows':<26}{'value':>10}"]
         return lines + [f"{_name(name):<26}{_shown(each.value, each.kind):>10}" for name, each in after.items()]
     lines = [f"{f'on {count:,} held-out rows':<26}{'before':>10}{'after':>10}{'change':>10}  95 % interval"]
     for name, each in compared.items():
-        if name.endswith(LESS_TELLING):
+        if name.endswith(LESS_TELLING):  # in the files alone
             continue
         cells = [_shown(value, each.kind) for value in (each.before, each.after)]
         change = _shown(each.difference, each.kind, signed=True)
@@ -138,11 +148,6 @@ def _alone(scored: Scored) -> dict[str, Any]:
     """A value of one model."""
     about = {"missing": scored.missing, "rows": len(scored.rows), "kind": asdict(scored.kind)}
     return {"after": scored.value, **about}
-
-
-def _of_row(model: Examined, place: int, rows: int) -> dict[str, float | None]:
-    """A row's own values; general text has rows of its own."""
-    return {name: scored.rows[place] for name, scored in model.scored.items() if len(scored.rows) == rows}
 
 
 def _name(label: str) -> str:

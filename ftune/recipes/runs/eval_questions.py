@@ -14,6 +14,7 @@ from ftune.data.source import strict
 from ftune.data.stops import stop_ids
 from ftune.data.tokenize import IGNORED, RowTokenizer
 from ftune.merge.sources import Found, told_of
+from ftune.recipes.runs.found_model import section_of
 from ftune.report.run_folder import read_command
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Question:
     """Label words, of which the answer is one."""
     word_ids: "WordIds | None" = None
 
+    @property
+    def length(self) -> int:
+        """Tokens that a model has to read: the whole row, or the prompt and one more."""
+        return max(len(self.ids) + 1, len(self.labelled[0]) if self.labelled else 0)
+
     def answered(self, completion: str) -> Answered:
         """The conversation, or the text, with this completion."""
         if isinstance(self.asked, Conversation):
@@ -61,6 +67,8 @@ class Questions:
     stops: tuple[int, ...]
     source: str
     rows: list[Question] = field(default_factory=list)
+    left_out: int = 0
+    """Rows that are longer than the model can read."""
 
     @property
     def references(self) -> list[tuple[str, ...]]:
@@ -79,10 +87,45 @@ def questions_of(recipe: "EvalRecipe", found: Found, say: Say) -> Questions:
     beside = Path(found.folder)
     own = beside.is_dir() and (beside / "tokenizer_config.json").is_file()
     with told_of(found.path):
-        tokenizer = load_tokenizer(str(beside.resolve()) if own else locate_model(found.base or found.folder))
+        tokenizer = (
+            load_tokenizer(str(beside.resolve()))
+            if own
+            else load_tokenizer(locate_model(found.base or found.folder), revision=found.revision)
+        )
     template = choose_template(tokenizer) if tokenizer.chat_template else None
     rows, format = _rows(recipe, found, say)
-    return understood_rows(_limited(rows, recipe), format, tokenizer, template, recipe.seed)
+    questions = understood_rows(_limited(rows, recipe), format, tokenizer, template, recipe.seed)
+    return _readable(questions, _positions(found), say)
+
+
+def _positions(found: Found) -> int | None:
+    """How many tokens the model can read; None where it does not say."""
+    from ftune.models.load import load_config, locate_model
+
+    section = section_of(found)
+    with told_of(found.path):
+        remote_code = section.trust_remote_code
+        config = load_config(locate_model(section.path), revision=section.revision, trust_remote_code=remote_code)
+    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return positions
+
+
+def _readable(questions: Questions, positions: int | None, say: Say) -> Questions:
+    """Without the rows that the model cannot read, which would score something else than what it has learned."""
+    if positions is None:
+        return questions
+    rows = [row for row in questions.rows if row.length <= positions]
+    left_out = len(questions.rows) - len(rows)
+    if left_out:
+        first = next(row for row in questions.rows if row.length > positions)
+        words = (
+            f"{left_out:,} of {len(questions.rows):,} rows are longer than the {positions:,} tokens that the model can "
+            f"read, first {first.row.origin} with {first.length:,}"
+        )
+        if not rows:
+            raise DataError(f"rows: {words}; give shorter ones")
+        say.warning(f"{words}; they are left out")
+    return replace(questions, rows=rows, left_out=left_out)
 
 
 def judged_rows(recipe: "EvalRecipe", found: Found, say: Say) -> tuple[list[Row], "RowFormat | None"]:
@@ -162,7 +205,7 @@ def _question(example: Any, row: Row, encoder: RowTokenizer) -> Question:
         return _with_answer(asked, _last_asked(asked.messages), example, example.messages[-1].content, row, encoder)
     if isinstance(example, PromptCompletion) and example.completion:
         return _with_answer(replace(example, completion=""), example.prompt, example, example.completion, row, encoder)
-    if isinstance(example, Conversation | PromptCompletion):
+    if isinstance(example, PromptCompletion) or (isinstance(example, Conversation) and _last_asked(example.messages)):
         return _without_answer(example, row, encoder)
     kind = "a text without a question" if isinstance(example, Text) else "no question with one answer"
     raise DataError(f"{row.origin}: is {kind}; rows need a prompt with a completion, or a last assistant turn")

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from ftune.core.errors import ModelError
 from ftune.merge.sources import Found, find_source, told_of
 from ftune.models.load import locate_model
+from ftune.models.reference import is_hub_id
 from ftune.recipes.runs.found_model import base_of, load_section, section_of
 from ftune.report.run_folder import read_command
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ftune.recipes.model_section import Model
 
 BEFORE, AFTER = "before", "after"
 
@@ -87,20 +90,28 @@ def scores(found: Found) -> bool:
 
 
 def identity(system: System, systems: Systems) -> str:
-    """Changes when the model's weights do, as far as a look at its files tells."""
-    from ftune.models.fingerprint import base_fingerprint
-
+    """Changes when the model's weights do, as far as a look at its files tells; those of the hub need not be here."""
     source = system.source or systems.tuned
-    parts = []
-    if source.adapter:
-        parts.append(base_fingerprint(locate_model(source.base)))
-    if system.source is not None and source.adapter:
-        stat = Path(source.folder, "adapter_model.safetensors").stat()
-        parts.append(f"{stat.st_size} {stat.st_mtime_ns}")
-    if not source.adapter:
-        located = source.folder if system.source is not None else _base_path(source)
-        parts.append(base_fingerprint(locate_model(located)))
-    return " ".join(parts)
+    section = section_of(source) if source.adapter or system.source else base_of(source)
+    if section is None or not section.path:
+        return ""  # loading it says what is wrong
+    with told_of(source.path):
+        weights = _weights(section)
+    if system.source is None or not source.adapter:
+        return weights
+    stat = Path(source.folder, "adapter_model.safetensors").stat()
+    return f"{weights} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _weights(section: "Model") -> str:
+    from ftune.models.fingerprint import base_fingerprint
+    from ftune.models.load import load_config
+
+    located = locate_model(section.path)
+    if not is_hub_id(located):
+        return base_fingerprint(located)
+    config = load_config(located, revision=section.revision, trust_remote_code=section.trust_remote_code)
+    return f"{located} {getattr(config, '_commit_hash', None)}"
 
 
 def _base_path(found: Found) -> str:

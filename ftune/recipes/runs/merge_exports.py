@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftune.core.checkpoints import write_atomically
 from ftune.core.errors import ModelError
 from ftune.core.paths import shown
 from ftune.merge.folder import check_output
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from ftune.recipes.merge import Quantize
     from ftune.recipes.runs.merge_plan import Plan
     from ftune.recipes.runs.merge_rows import Rows
+
+MODELFILE = "Modelfile"
 
 
 def check_exports(plan: "Plan") -> None:
@@ -32,9 +35,18 @@ def check_exports(plan: "Plan") -> None:
         if plan.classes:
             raise ModelError("gguf: a classifier has no place for its head in a GGUF file; serve it with transformers")
         check_kind(recipe.gguf, plan.output, gguf_file(plan))
+        _check_gguf_place(gguf_file(plan), overwrite=plan.overwrite)
         check_architecture(plan.base, plan.output, gguf_file(plan), recipe.gguf)
     if recipe.push and (fault := repo_fault(recipe.push.repo)):
         raise ModelError(f"push: {fault}")
+
+
+def _check_gguf_place(file: Path, *, overwrite: bool) -> None:
+    if file.parent.exists() and not file.parent.is_dir():
+        raise ModelError(f"gguf: {shown(file.parent)} is a file, where a folder is needed; --output writes elsewhere")
+    for there in (file, file.with_name(MODELFILE)):
+        if there.exists() and not overwrite:
+            raise ModelError(f"gguf: {shown(there)} is there; --overwrite replaces it, --output writes elsewhere")
 
 
 def device_of(plan: "Plan") -> str:
@@ -101,7 +113,6 @@ def _gguf(plan: "Plan") -> None:
     from ftune.merge.gguf.write import write_gguf
 
     file, kind = gguf_file(plan), str(plan.recipe.gguf)
-    file.parent.mkdir(parents=True, exist_ok=True)
     with plan.say.console.status(f"{kind}: 0 tensors") as status:
         write_gguf(plan.output, file, kind, lambda done, count: status.update(f"{kind}: {done} of {count} tensors"))
     plan.say.result(f"GGUF: {shown(file)} ({file.stat().st_size / 1e9:.2f} GB)")
@@ -110,5 +121,5 @@ def _gguf(plan: "Plan") -> None:
     except ModelError as error:
         plan.say.warning(f"no Modelfile for Ollama: {error}")
         return
-    (file.parent / "Modelfile").write_text(text, encoding="utf-8")
-    plan.say.result(f"Ollama: ollama create NAME -f {shown(file.parent / 'Modelfile')}")
+    write_atomically(file.with_name(MODELFILE), text)
+    plan.say.result(f"Ollama: ollama create NAME -f {shown(file.with_name(MODELFILE))}")

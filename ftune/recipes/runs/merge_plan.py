@@ -134,12 +134,14 @@ def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
 
 
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
+    run = sources[0].run
     if recipe.output is not None:
         output = Path(recipe.output).expanduser()
-        return output.resolve() if output.is_symlink() else output  # a link may lead to a larger disk
-    if (run := sources[0].run) is not None:
-        return run / "merged"
-    raise ModelError(f"output: '{sources[0].path}' is no run folder; say where the model goes with --output FOLDER")
+    elif run is not None:
+        output = run / "merged"
+    else:
+        raise ModelError(f"output: '{sources[0].path}' is no run folder; say where the model goes with --output FOLDER")
+    return output.resolve() if output.is_symlink() else output  # a link may lead to a larger disk
 
 
 def _fit_vocabulary(config: Any, sources: Sequence[Found]) -> None:

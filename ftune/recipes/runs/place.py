@@ -113,7 +113,7 @@ def shape_of(recipe: "TrainingRecipe | PpoRecipe", *, processes: int, nodes: int
         raise LaunchError(f"batch: {error}, with {processes * nodes} processes") from None
     return Shape(
         **common,
-        micro_batch_size=recipe.batch.micro_batch_size,
+        micro_batch_size=recipe.batch.rows_at_once,
         gradient_accumulation_steps=accumulation,
-        activation_checkpointing=recipe.batch.activation_checkpointing,
+        activation_checkpointing=recipe.batch.recomputes,
     )

@@ -13,8 +13,11 @@ from ftune.core.say import Say
 from ftune.core.signals import StopSignal
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.opening import open_run, reported
+from ftune.recipes.runs.plan_rows import rows_of_prompts
+from ftune.recipes.runs.plan_run import predict
 from ftune.recipes.runs.ppo_asked import Asked, ask
 from ftune.recipes.runs.ppo_assembly import assemble
+from ftune.recipes.runs.ppo_processes import open_processes
 from ftune.recipes.runs.ppo_report import report
 from ftune.recipes.runs.prompts import tell_prompts
 from ftune.recipes.runs.training import resume_command
@@ -94,7 +97,10 @@ def _train(recipe: "PpoRecipe", folder: RunFolder, events: EventLog, asked: Aske
 
     from ftune.ppo.state import State, load_checkpoint
 
-    loop = assemble(recipe, folder.path, events, asked, ranks, say)
+    processes = open_processes(recipe, ranks, say)
+    prediction = predict(recipe, processes.place, partial(rows_of_prompts, asked))
+    prediction.record(events, say)
+    loop = assemble(recipe, folder.path, events, asked, ranks, say, processes)
     actor = loop.learner.inner
     state = State(coefficient=recipe.kl.coefficient)
     if folder.found.path is not None:
@@ -106,11 +112,14 @@ def _train(recipe: "PpoRecipe", folder: RunFolder, events: EventLog, asked: Aske
         with stop.listening():
             outcome = loop.train(state, stop)
     except torch.OutOfMemoryError as error:
+        advice = prediction.out_of_memory(
+            "halve ppo.micro_batch_size (it does not change the result), set ppo.activation_checkpointing: true, lower "
+            "rollout.batch_size, or set model.quantization: nf4, in this order"
+        )
         raise LaunchError(
-            f"out of GPU memory at iteration {state.iteration + 1} ({str(error).partition('. ')[0]}); halve "
-            f"ppo.micro_batch_size (it does not change the result), set ppo.activation_checkpointing: true, lower "
-            f"rollout.batch_size, or set model.quantization: nf4, in this order"
+            f"out of GPU memory at iteration {state.iteration + 1} ({str(error).partition('. ')[0]}); {advice}"
         ) from error
+    prediction.hold_against(folder, say)
     if not outcome.stopped_by:
         _save(recipe, folder.path, asked, loop)
     return outcome

@@ -8,7 +8,7 @@ from ftune.core.errors import FtuneError
 from ftune.core.say import Say
 from ftune.recipes.runs.ppo_asked import Asked
 from ftune.recipes.runs.ppo_parts import make_actor, make_optimizer_of, open_engine, open_rewards, text_beside
-from ftune.recipes.runs.ppo_processes import open_processes
+from ftune.recipes.runs.ppo_processes import Processes, open_processes
 from ftune.report.events import EventLog
 
 if TYPE_CHECKING:
@@ -17,13 +17,24 @@ if TYPE_CHECKING:
     from ftune.recipes.ppo import PpoRecipe
 
 
-def assemble(recipe: "PpoRecipe", folder: Path, events: EventLog, asked: Asked, ranks: Ranks, say: Say) -> "PpoLoop":
-    """Load everything and try it, on every rank. Raises LaunchError, ModelError and RewardError."""
+def assemble(
+    recipe: "PpoRecipe",
+    folder: Path,
+    events: EventLog,
+    asked: Asked,
+    ranks: Ranks,
+    say: Say,
+    processes: Processes | None = None,
+) -> "PpoLoop":
+    """Load everything and try it, on every rank, in `processes` that are open or are opened here.
+
+    Raises LaunchError, ModelError and RewardError.
+    """
     from ftune.ppo.loop import PpoLoop
     from ftune.ppo.rounds import Rounds
     from ftune.ppo.update import Learner
 
-    processes = open_processes(recipe, ranks, say)
+    processes = processes or open_processes(recipe, ranks, say)
     accelerator, dtype = processes.accelerator, processes.place.dtype
     with ranks.together(FtuneError):
         actor = make_actor(recipe, asked, dtype, accelerator.device, say)

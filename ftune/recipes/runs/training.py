@@ -22,6 +22,8 @@ from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import Inputs, load_inputs, tell_rows, tell_stream
 from ftune.recipes.runs.opening import open_run, reported
 from ftune.recipes.runs.place import Place, find_place
+from ftune.recipes.runs.plan_rows import rows_of_inputs
+from ftune.recipes.runs.plan_run import Prediction, predict, settled
 from ftune.recipes.runs.proof import Proof
 from ftune.report.card import CardFacts, model_card
 from ftune.report.curves import draw_curves
@@ -54,6 +56,8 @@ class Run:
     log: RankLog
     inputs: Inputs
     place: Place
+    prediction: Prediction
+    """Of its memory."""
     say: Say
 
     @property
@@ -94,11 +98,14 @@ def run_training(
             quiet_bars()
             ranks.before_the_end(partial(folder.set_state, "failed"))
             inputs = ranks.first_then_all(partial(load_inputs, recipe, say))
-            run = Run(recipe, options, folder, events, log, inputs, find_place(recipe, ranks, say), say)
+            recipe, place = settled(recipe, find_place(recipe, ranks, say), partial(rows_of_inputs, inputs), say)
+            prediction = predict(recipe, place, partial(rows_of_inputs, inputs))
+            run = Run(recipe, options, folder, events, log, inputs, place, prediction, say)
             _record(run)
             ranks.open_group(on_gpu=run.place.on_gpu)
             with _resumable(folder, options):
                 trained = train(run)
+                prediction.hold_against(folder, say)
                 _raise_if_stopped(run, trained.outcome)
                 tell_stream(run.inputs, say)
                 result = _save(run, trained)
@@ -149,6 +156,7 @@ def _record(run: Run) -> None:
     command = str(type(recipe).model_fields["type"].default)
     events.write("start", command=run.options.command, recipe=command, model=recipe.model.path)
     events.write("data", **inputs.described())
+    run.prediction.record(events, run.say)
 
 
 def _check_resumable(run: Run) -> None:
@@ -255,6 +263,7 @@ def around(run: Run, model: "PreTrainedModel") -> "Around":
         facts={"data": run.inputs.fingerprint, "rows_of_a_step": place.rows_of_a_step},
         say=run.say,
         moved=run.log.moved,
+        when_out_of_memory=run.prediction.out_of_memory,
         method=Method(
             adapter=recipe.peft.library == "peft",
             hook=recipe.peft.hook(model),

@@ -41,8 +41,9 @@ def phases(run: RunRecord) -> list[Phase]:
 def expected(run: RunRecord) -> list[Expected]:
     """What was predicted before the first step and measured since; empty where nothing was predicted."""
     event = run.last("predicted")
+    on_gpu = event.get("on_gpu", True)  # on a CPU it is the whole process that was measured
     wanted: Sequence[tuple[str, str, float | None]] = [
-        ("memory_gib", "Peak memory, GiB", peak_memory(run)),
+        ("memory_gib", "Peak memory, GiB", peak_memory(run) if on_gpu else None),
         ("tokens_per_s", "Tokens per second", throughput(run)),
         ("seconds", "Time, seconds", run.seconds or None),
     ]

@@ -56,7 +56,7 @@ def _part(name: str, values: dict[str, Any]) -> Part:
     causes = [f"{number:,} dropped: {cause}" for cause, each in dropped.items() if (number := finite(each))]
     checks = values["checks"] if isinstance(values.get("checks"), dict) else {}
     faults = counts["faults"] if isinstance(counts.get("faults"), list) else []
-    bars, unit = _histogram(values.get("lengths"))
+    bars, unit = _histogram(counts.get("lengths"))
     return Part(
         name=name,
         facts=_facts(values, counts),
@@ -91,7 +91,7 @@ def _facts(values: dict[str, Any], counts: dict[str, Any]) -> list[tuple[str, st
 
 
 def _histogram(lengths: object) -> tuple[list[Bar], str]:
-    """Bars from `{"unit": ..., "bins": [{"low": ..., "count": ...}, ...]}`, as `ftune data check` counts them."""
+    """Bars from `{"unit": ..., "bins": [{"low": ..., "count": ...}, ...]}`, as `Counts.measure` counts them."""
     bins = dig(lengths, "bins")
     found = [
         (low, int(count))

@@ -1,10 +1,11 @@
 """What `ftune eval` found, before and after: its `eval/eval.json` as rows of a table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ftune.report.page.axis import decimal
+from ftune.report.page.titles import LESS_TELLING, metric_title
 from ftune.report.run_record import RunRecord, dig, finite
 
 MOST_METRICS = 60
@@ -17,12 +18,14 @@ class Row:
     """A metric in words; what is not known is empty."""
 
     metric: str
+    telling: bool
+    """Whether it may stand alone: not as a part of another value."""
     before: str
     after: str
     difference: str
     interval: str
     verdict: str
-    """better, worse or unsure, where there is an interval."""
+    """better, worse or unsure, where an interval or all rows tell."""
     better: str
     worse: str
     missing: str
@@ -61,20 +64,30 @@ def _row(name: str, values: dict[str, Any]) -> Row:
     difference, low, high = (finite(values.get(key)) for key in ("difference", "low", "high"))
     if difference is None and before is not None and after is not None:
         difference = after - before
-    numbers = [abs(value) for value in (before, after) if value is not None]
-    apart = 0.001 if max(numbers, default=0) < 10 else 0.01 if max(numbers) < 1000 else 1.0
+    number = _number_of(values, [value for value in (before, after) if value is not None])
+    ends = [_signed(end, number) for end in (low, high) if end is not None]
     return Row(
-        metric=(words := name.replace("_", " "))[:1].upper() + words[1:],
-        before=_plain(before, apart),
-        after=_plain(after, apart),
-        difference=_signed(difference, apart),
-        interval=f"{_signed(low, apart)} to {_signed(high, apart)}" if low is not None and high is not None else "",
-        verdict=_verdict(_good_way(values), low, high),
+        metric=metric_title(name),
+        telling=not name.endswith(LESS_TELLING),
+        before=_plain(before, number),
+        after=_plain(after, number),
+        difference=_signed(difference, number),
+        interval=" to ".join(ends) if len(ends) == 2 else "",
+        verdict=_verdict(_good_way(values), low, high) or _of_all_rows(values),
         better=_count(values.get("better")),
         worse=_count(values.get("worse")),
         missing=_count(values.get("missing")),
         signature=str(values.get("signature") or ""),
     )
+
+
+def _number_of(values: dict[str, Any], numbers: Sequence[float]) -> Callable[[float], str]:
+    """How a metric is written: a share in percent, anything else with as many decimals as its size wants."""
+    if dig(values, "kind", "scale") == "share":
+        return lambda value: f"{100 * value:.1f}%"
+    most = max(map(abs, numbers), default=0.0)
+    apart = 0.001 if most < 10 else 0.01 if most < 1000 else 1.0
+    return lambda value: decimal(value, apart)
 
 
 def _good_way(values: dict[str, Any]) -> int:
@@ -92,14 +105,22 @@ def _verdict(way: int, low: float | None, high: float | None) -> str:
     return "unsure" if low <= 0 <= high else "better" if low * way > 0 else "worse"
 
 
-def _plain(value: float | None, apart: float) -> str:
-    return "" if value is None else decimal(value, apart).replace("-", "−")
+def _of_all_rows(values: dict[str, Any]) -> str:
+    """Where all rows have changed by the same, no interval is needed to tell."""
+    rows, better, worse = (finite(values.get(key)) for key in ("rows", "better", "worse"))
+    if rows is None or rows < 2 or rows not in (better, worse):
+        return ""
+    return "better" if better == rows else "worse"
 
 
-def _signed(value: float | None, apart: float) -> str:
+def _plain(value: float | None, number: Callable[[float], str]) -> str:
+    return "" if value is None else number(value).replace("-", "−")
+
+
+def _signed(value: float | None, number: Callable[[float], str]) -> str:
     if value is None:
         return ""
-    text = decimal(value, apart)
+    text = number(value)
     return f"+{text}" if value > 0 else text.replace("-", "−")
 
 

@@ -63,8 +63,8 @@ def costs(run: RunRecord) -> list[Headline]:
 
 def _evaluated(run: RunRecord) -> list[Headline]:
     evaluation = comparison(run)
-    rows = evaluation.rows[:2] if evaluation else []
-    return [Headline(row.metric, row.after, _gain(row)) for row in rows if row.after]
+    rows = [row for row in evaluation.rows if row.telling and row.after] if evaluation else []
+    return [Headline(row.metric, row.after, _gain(row)) for row in rows[:2]]
 
 
 def _gain(row: Row) -> str:

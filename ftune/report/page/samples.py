@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ftune.report.curves import short
 from ftune.report.markdown import private
+from ftune.report.page.titles import LESS_TELLING, metric_title
 from ftune.report.run_record import RunRecord, finite
 
 LONGEST = 1200
@@ -22,6 +23,11 @@ MOST_WORDS = 400
 """Longer texts are not compared."""
 
 OWN_KEYS = ("row", "prompt", "reference", "scores", "completions")
+
+OF_THE_REFERENCE = ("loss", "perplexity", "token_accuracy")
+"""Scores that say nothing of the text that they would stand below."""
+
+MOST_SCORES = 8
 
 
 class Piece(NamedTuple):
@@ -190,8 +196,13 @@ def _shared(words: Sequence[str], others: Sequence[str]) -> set[int]:
 def _scores(scores: object) -> str:
     if not isinstance(scores, dict):
         return ""
-    numbers = {str(name).replace("_", " "): finite(value) for name, value in scores.items()}
-    return ", ".join(f"{name} {short(value)}" for name, value in numbers.items() if value is not None)
+    named = {
+        str(name): value
+        for name, each in scores.items()
+        if (value := finite(each)) is not None and name not in OF_THE_REFERENCE
+    }
+    telling = [name for name in named if not name.endswith(LESS_TELLING)]
+    return " · ".join(f"{metric_title(name)} {short(named[name])}" for name in telling[:MOST_SCORES])
 
 
 def _cut(text: object) -> str:

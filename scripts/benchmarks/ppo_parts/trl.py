@@ -4,7 +4,7 @@ import sys
 import tempfile
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppo_parts.work import (
     LARGE,
@@ -20,13 +20,14 @@ from ppo_parts.work import (
     word_tokenizer,
 )
 
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
 
 def trl_iteration(work: Work, updates: int = 3) -> Result:
     """Iterations of its trainer as it ships: LoRA policy, adapter off as reference, full value and reward models."""
-    import torch
-    from datasets import Dataset
     from transformers import TrainerCallback
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+    from trl.experimental.ppo import ppo_trainer
 
     sampled: list[float] = []
     ended: list[float] = []
@@ -43,41 +44,8 @@ def trl_iteration(work: Work, updates: int = 3) -> Result:
             ended.append(synchronised())
 
     ppo_trainer.batch_generation = timed
-    rows = [prompt for seed in range(updates) for prompt in random_prompts(work)]
-    data = Dataset.from_dict({"input_ids": rows})
-    micro = min(8, work.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        settings = PPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=work.prompts // micro,
-            num_mini_batches=1,
-            num_ppo_epochs=1,
-            total_episodes=work.prompts * updates,
-            response_length=work.new_tokens,
-            local_rollout_forward_batch_size=min(64, work.prompts),
-            num_sample_generations=0,
-            temperature=1.0,
-            report_to=[],
-            save_strategy="no",
-            bf16=torch.cuda.is_available(),
-            use_cpu=not torch.cuda.is_available(),
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-        )
-        scoring = "AutoModelForSequenceClassification"
-        trainer = PPOTrainer(
-            args=settings,
-            processing_class=word_tokenizer(work),
-            model=base_model(work),
-            ref_model=None,
-            reward_model=base_model(work, scoring, 1, num_labels=1),
-            value_model=base_model(work, scoring, 2, num_labels=1),
-            train_dataset=data,
-            eval_dataset=data.select(range(work.prompts)),
-            peft_config=lora_settings(),
-            callbacks=[Clock()],
-        )
+        trainer = trl_trainer(work, folder, updates, Clock())
         loaded, started = gib("memory_allocated"), synchronised()
         trainer.train()
     ends = [started, *ended]
@@ -91,6 +59,47 @@ def trl_iteration(work: Work, updates: int = 3) -> Result:
         "loaded_gib": loaded,
         "peak_gib": gib("max_memory_allocated"),
     }
+
+
+def trl_trainer(work: Work, folder: str, updates: int, callback: "TrainerCallback") -> Any:
+    """Its trainer, ready for so many iterations."""
+    import torch
+    from datasets import Dataset
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    data = Dataset.from_dict({"input_ids": [prompt for seed in range(updates) for prompt in random_prompts(work)]})
+    micro, on_gpu = min(8, work.prompts), torch.cuda.is_available()
+    settings = PPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=work.prompts // micro,
+        num_mini_batches=1,
+        num_ppo_epochs=1,
+        total_episodes=work.prompts * updates,
+        response_length=work.new_tokens,
+        local_rollout_forward_batch_size=min(64, work.prompts),
+        num_sample_generations=0,
+        temperature=1.0,
+        report_to=[],
+        save_strategy="no",
+        bf16=on_gpu,
+        use_cpu=not on_gpu,
+        disable_tqdm=True,
+        gradient_checkpointing=False,
+    )
+    scoring = "AutoModelForSequenceClassification"
+    return PPOTrainer(
+        args=settings,
+        processing_class=word_tokenizer(work),
+        model=base_model(work),
+        ref_model=None,
+        reward_model=base_model(work, scoring, 1, num_labels=1),
+        value_model=base_model(work, scoring, 2, num_labels=1),
+        train_dataset=data,
+        eval_dataset=data.select(range(work.prompts)),
+        peft_config=lora_settings(),
+        callbacks=[callback],
+    )
 
 
 if __name__ == "__main__":

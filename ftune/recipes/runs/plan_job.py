@@ -1,0 +1,119 @@
+"""A recipe as a `Job`: the plain values that the arithmetic of `ftune.plan` takes."""
+
+from typing import TYPE_CHECKING, Any
+
+from ftune.peft.places import classifier
+from ftune.plan.job import BYTES, Dtype, Job, Spread
+from ftune.plan.shape import ModelShape
+from ftune.recipes.runs.plan_rows import Rows
+
+if TYPE_CHECKING:
+    from ftune.plan.adapter import Adapter
+    from ftune.recipes.ppo import PpoRecipe
+    from ftune.recipes.rm import Head
+    from ftune.recipes.training import TrainingRecipe
+
+ANSWERS = 2
+"""Rows of a pair, which `ftune rm` computes together; a ranking of more answers has more."""
+
+
+def job_of(
+    recipe: "TrainingRecipe | PpoRecipe",
+    shape: ModelShape,
+    rows: Rows,
+    spread: Spread,
+    dtype: Dtype,
+    *,
+    on_gpu: bool,
+    card: int | None = None,
+) -> tuple[Job, list[str]]:
+    """The job of one process, and what had to be taken on trust, in sentences. `card` is the device's memory in bytes.
+
+    `shape` is that of the causal model. Raises ModelError where the PEFT method finds nothing to train in it.
+    """
+    from ftune.recipes.training import TrainingRecipe
+
+    if isinstance(recipe, TrainingRecipe):
+        return _of_training(recipe, shape, rows, spread, dtype)
+    return _of_ppo(recipe, shape, rows, spread, dtype, on_gpu=on_gpu, card=card)
+
+
+def _of_training(
+    recipe: "TrainingRecipe", shape: ModelShape, rows: Rows, spread: Spread, dtype: Dtype
+) -> tuple[Job, list[str]]:
+    data: Any = recipe.data
+    packed = bool(getattr(data, "packing", False))
+    head: Any = getattr(recipe, "head", None)  # of `ftune rm`
+    answers, notes = 1, list[str]()
+    if head is not None:
+        shape = classifier(shape, _outputs(head))
+        if head.type == "scalar":
+            answers, notes = ANSWERS, ["rows are taken as pairs; rankings have more answers each"]
+    job = Job(
+        **_model(recipe, shape, dtype),
+        kind="sft" if head is None else "rm",
+        adapter=recipe.peft.planned(shape),
+        dense=recipe.peft.dense(shape),
+        micro_batch_size=recipe.batch.rows_at_once * answers,
+        accumulation=recipe.batch.accumulation(spread.world),
+        tokens=min(data.max_length, shape.positions or data.max_length) if packed else rows.longest,
+        packed=packed,
+        equal_rows=rows.equal,
+        checkpointing=recipe.batch.recomputes,
+        fused_loss=not recipe.trainer_args.get("label_smoothing_factor"),
+        spread=spread,
+    )
+    return job, notes
+
+
+def _outputs(head: "Head") -> int:
+    """Numbers that the head gives; two classes where the rows name them."""
+    if head.type == "scalar":
+        return 1
+    return len(head.labels) if head.labels else 2
+
+
+def _of_ppo(
+    recipe: "PpoRecipe",
+    shape: ModelShape,
+    rows: Rows,
+    spread: Spread,
+    dtype: Dtype,
+    *,
+    on_gpu: bool,
+    card: int | None,
+) -> tuple[Job, list[str]]:
+    from ftune.recipes.runs.plan_roles import roles_of, started_from
+
+    peft = started_from(recipe, recipe.peft)
+    adapter: Adapter = peft.planned(shape)
+    free = None if card is None else card - shape.parameters * BYTES[dtype]
+    roles, notes = roles_of(recipe, shape, adapter, spread.world, split=spread.type == "fsdp", on_gpu=on_gpu, free=free)
+    tokens = min(rows.longest, roles.prompt_tokens) + roles.new_tokens
+    job = Job(
+        **_model(recipe, shape, dtype),
+        kind="ppo",
+        adapter=adapter,
+        micro_batch_size=recipe.ppo.micro_batch_size,
+        accumulation=max(1, recipe.ppo.minibatch_size // (recipe.ppo.micro_batch_size * spread.world)),
+        tokens=tokens,
+        checkpointing=recipe.ppo.activation_checkpointing,
+        spread=spread,
+        roles=roles,
+    )
+    return job, notes
+
+
+def _model(recipe: "TrainingRecipe | PpoRecipe", shape: ModelShape, dtype: Dtype) -> dict[str, Any]:
+    """What a job has of the sections that all recipes share."""
+    quantization: Any = recipe.model.quantization
+    attention = recipe.model.attention
+    return {
+        "shape": shape,
+        "dtype": dtype,
+        "quantization": quantization.type,
+        "double_quant": getattr(quantization, "double_quant", True),
+        "optimizer": recipe.optim.optimizer,
+        "attention": "sdpa" if attention == "auto" else attention,  # transformers' choice where it has it
+        "dropout": float(getattr(recipe.peft, "dropout", 0.0)),
+    }

@@ -1,0 +1,316 @@
+"""A recipe as a job, the ladder of changes that make it fit, and the micro-batch that is chosen."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftune.plan.families import shape_of_config
+from ftune.plan.gpus import Gpu
+from ftune.recipes.load import load_recipe
+from ftune.recipes.runs.plan import Plan, Target, plan_of
+from ftune.recipes.runs.plan_changes import rungs
+from ftune.recipes.runs.plan_command import ELSEWHERE
+from ftune.recipes.runs.plan_fit import fit, mildest_changes
+from ftune.recipes.runs.plan_rows import Rows
+from ftune.recipes.runs.plan_world import Asked
+from tests.cli.test_plan import LLAMA_8B
+
+GIB = 2**30
+SHAPE = shape_of_config(LLAMA_8B)
+ROWS = Rows(1000, "the test", 640, 64_000)
+BASE: dict[str, Any] = {
+    "sft": {
+        "model": {"path": "org/model"},
+        "data": {"train": "rows.jsonl", "max_length": 2048},
+        "batch": {"micro_batch_size": 8, "global_batch_size": 32},
+        "peft": {"type": "full"},
+    },
+    "rm": {
+        "model": {"path": "org/model"},
+        "data": {"train": "rows.jsonl", "max_length": 2048},
+        "batch": {"micro_batch_size": 8, "gradient_accumulation_steps": 2},
+        "peft": {"type": "lora"},
+    },
+    "ppo": {
+        "model": {"path": "org/model"},
+        "data": {"train": "rows.jsonl", "max_length": 512},
+        "rewards": [{"type": "length", "max": 9}],
+        "rollout": {"batch_size": 128, "max_new_tokens": 256},
+        "ppo": {"minibatch_size": 32, "micro_batch_size": 8},
+    },
+}
+
+
+def recipe_of(command: str, *overrides: str) -> Any:
+    """A recipe whose files are nowhere."""
+    text = json.dumps({"type": command, **BASE[command]})
+    return load_recipe(command, Path("r.yaml"), overrides, text=text, elsewhere=ELSEWHERE).recipe
+
+
+def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: Rows = ROWS) -> Plan:
+    """Its plan on GPUs of one node."""
+    target = Target(gpu=Gpu("a GPU", int(gib * GIB), 1e15, 3e12), world=Asked(gpus=gpus), shape=SHAPE)
+    return plan_of(recipe_of(command, *overrides), target, rows)
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "field", "value"),
+    [
+        ("sft", "batch.micro_batch_size=4", "micro_batch_size", 4),
+        ("sft", "batch.micro_batch_size=4", "accumulation", 8),
+        ("sft", "batch.activation_checkpointing=true", "checkpointing", True),
+        ("sft", "optim.optimizer=adamw_8bit", "optimizer", "adamw_8bit"),
+        ("sft", "model.dtype=fp16", "dtype", "fp16"),
+        ("sft", "model.attention=eager", "attention", "eager"),
+        ("sft", "data.packing=true", "tokens", 2048),
+        ("sft", "data.packing=true", "packed", True),
+        ("sft", "trainer_args.label_smoothing_factor=0.1", "fused_loss", False),
+        ("rm", "batch.micro_batch_size=3", "micro_batch_size", 6),
+        ("rm", "head={type: classifier, positive_class: a, labels: [a, b]}", "micro_batch_size", 8),
+        ("rm", "model.quantization=nf4", "quantization", "nf4"),
+        ("rm", "model.quantization={type: nf4, double_quant: false}", "double_quant", False),
+        ("ppo", "ppo.micro_batch_size=4", "micro_batch_size", 4),
+        ("ppo", "ppo.micro_batch_size=4", "accumulation", 8),
+        ("ppo", "ppo.activation_checkpointing=true", "checkpointing", True),
+        ("ppo", "rollout.max_new_tokens=100", "tokens", 612),
+    ],
+)
+def test_keys_reach_the_job(command: str, override: str, field: str, value: object) -> None:
+    before, after = plan(command).job, plan(command, override).job
+    assert getattr(after, field) == value != getattr(before, field)
+
+
+def test_a_pair_is_two_rows_and_its_head_one_number() -> None:
+    job = plan("rm").job
+    assert job.kind == "rm"
+    assert job.shape.head.outputs == 1
+    assert plan("rm", "head={type: classifier, positive_class: a, labels: [a, b, c]}").job.shape.head.outputs == 3
+
+
+def test_a_method_says_what_trains_and_what_it_makes_anew() -> None:
+    job = plan("sft", "peft=lora").job
+    assert (job.trained, job.dense) == (41_943_040, 0)
+    assert plan("sft", "peft=full").job.full
+    assert plan("sft", "peft=boft").job.dense > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("backend={type: zero, stage: 3, offload: {optimizer: cpu}}", ("zero", 3, "cpu", "none")),
+        ("backend={type: fsdp, offload: cpu}", ("fsdp", 2, "none", "cpu")),
+        ("backend=ddp", ("ddp", 2, "none", "none")),
+        ("backend=auto", ("ddp", 2, "none", "none")),
+    ],
+)
+def test_backends(override: str, expected: tuple[object, ...]) -> None:
+    spread = plan("sft", override, gpus=4).job.spread
+    assert (spread.type, spread.stage, spread.optimizer, spread.parameters) == expected
+    assert (spread.processes, spread.nodes, spread.world) == (4, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "value"),
+    [
+        ([], "reference", "base"),
+        (["peft=full"], "reference", "copy"),
+        (["peft=full", "value.type=copy"], "value", "copy"),
+        (["value.type=adapter"], "value", "adapter"),
+        ([], "engine", "graph"),
+        (["rollout.type=generate"], "engine", "generate"),
+        (["rollout.type=generate"], "at_once", 32),
+        (["rollout={type: generate, micro_batch_size: 4}"], "at_once", 4),
+        (["rollout={type: graph, weights: shared}"], "merged", False),
+        (["rollout={type: vllm, mode: colocate, gpu_memory_utilization: 0.4}"], "gpu_share", 0.4),
+        ([], "completions", 128),
+    ],
+)
+def test_roles(overrides: list[str], field: str, value: object) -> None:
+    roles = plan("ppo", *overrides).job.roles
+    assert roles is not None
+    assert getattr(roles, field) == value
+
+
+def test_a_reward_model_is_an_adapter_on_the_base_or_a_model_of_its_own(tmp_path: Path) -> None:
+    absent = plan("ppo", f"rewards=[{{type: model, path: {tmp_path}/none}}]")
+    assert absent.job.roles is not None
+    assert absent.job.roles.reward_adapters == absent.job.adapter.parameters
+    assert "is not here" in absent.notes[0]
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"num_hidden_layers": 2}))
+    whole = plan("ppo", f"rewards=[{{type: model, path: {tmp_path}}}]").job.roles
+    assert whole is not None
+    assert [shape.layers for shape in whole.reward_models] == [2]
+    header = json.dumps({"a": {"shape": [3, 5]}, "b": {"shape": [7]}, "__metadata__": {"format": "pt"}}).encode()
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (tmp_path / "judge" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gone/away/x"}))
+    adapter = plan("ppo", f"rewards=[{{type: model, path: {tmp_path}/judge}}]").job.roles
+    assert adapter is not None
+    assert (adapter.reward_adapters, adapter.reward_models) == (22, ())
+
+
+# -- the ladder --------------------------------------------------------------------------------------------------------
+
+LADDERS = [
+    pytest.param(command, gpus, backend, id=f"{command}-{gpus}-{backend}")
+    for command, gpus, backend in [
+        ("sft", 1, "auto"),
+        ("sft", 4, "auto"),
+        ("sft", 4, "zero"),
+        ("rm", 1, "auto"),
+        ("ppo", 1, "auto"),
+        ("ppo", 4, "auto"),
+    ]
+]
+
+
+@pytest.mark.parametrize(("command", "gpus", "backend"), LADDERS)
+def test_each_change_is_what_its_overrides_say(command: str, gpus: int, backend: str) -> None:
+    """A pasted override gives the very recipe that was planned."""
+    given = [f"backend={backend}"] if backend != "auto" else []
+    before = plan(command, *given, gpus=gpus)
+    changes = [change for levels in rungs(before.recipe, before.job.spread) for change in levels]
+    assert len(changes) > 4
+    for change in changes:
+        changed = change.on(before.recipe)
+        if changed is not None:
+            pasted = recipe_of(command, *given, *change.overrides)
+            assert changed.resolved() == pasted.resolved(), change.name
+
+
+@pytest.mark.parametrize(("command", "gpus", "backend"), LADDERS)
+def test_a_step_keeps_its_rows(command: str, gpus: int, backend: str) -> None:
+    before = plan(command, gpus=gpus)
+    step = before.job.micro_batch_size * before.job.accumulation
+    for change in rungs(before.recipe, before.job.spread)[0]:
+        changed = change.on(before.recipe)
+        assert changed is not None
+        job = plan_of(changed, before.target, before.rows).job
+        assert job.micro_batch_size * job.accumulation == step
+        assert job.micro_batch_size < before.job.micro_batch_size
+
+
+@settings(max_examples=25)
+@given(st.sampled_from([("sft", 1), ("sft", 4), ("rm", 1), ("ppo", 1), ("ppo", 4)]), st.floats(3.0, 400.0))
+def test_what_is_found_fits_and_nothing_in_it_is_idle(case: tuple[str, int], gib: float) -> None:
+    before = plan(case[0], gib=gib, gpus=case[1])
+    found = fit(before, partial(plan_of, target=before.target, rows=before.rows))
+    assert found.plan.estimate.total <= before.estimate.total
+    assert before.fits == (found.steps == ())
+    for step in found.steps:
+        without = plan_with(before, [change for change in found.changes if change is not step.change])
+        assert without.estimate.total - found.plan.estimate.total == step.gain
+        assert not (found.plan.fits and without.fits), step.change.name
+
+
+def plan_with(before: Plan, changes: list[Any]) -> Plan:
+    """The plan with some of the changes."""
+    recipe = before.recipe
+    for change in changes:
+        recipe = change.on(recipe) or recipe
+    return plan_of(recipe, before.target, before.rows)
+
+
+def test_more_is_given_up_on_smaller_cards() -> None:
+    names = []
+    for gib in (300.0, 75.0, 40.0, 24.0):
+        before = plan("sft", gib=gib)
+        found = fit(before, partial(plan_of, target=before.target, rows=before.rows))
+        assert found.plan.fits
+        names.append({step.change.name for step in found.steps})
+    assert names[0] == set()
+    assert "LoRA" in names[2]
+    assert "LoRA" in names[3]
+    assert len(names[3]) >= len(names[2]) >= 1
+
+
+def test_the_mildest_changes_each_help_by_themselves() -> None:
+    before = plan("sft")
+    steps = mildest_changes(before, partial(plan_of, target=before.target, rows=before.rows))
+    assert [step.change.name for step in steps][:2] == ["micro-batch of 4", "activation checkpointing"]
+    for step in steps:
+        changed = step.change.on(before.recipe)
+        assert changed is not None
+        after = plan_of(changed, before.target, before.rows)
+        assert before.estimate.total - after.estimate.total == step.gain > 0
+
+
+# -- batch: auto -------------------------------------------------------------------------------------------------------
+
+AUTO = ("batch={micro_batch_size: auto, global_batch_size: 96}", "peft=lora")
+
+
+@settings(max_examples=25)
+@given(st.floats(18.0, 400.0), st.integers(1, 3))
+def test_the_micro_batch_is_the_largest_power_of_two_that_fits(gib: float, gpus: int) -> None:
+    found = plan("sft", *AUTO, gib=gib, gpus=gpus)
+    number = found.job.micro_batch_size
+    assert found.chosen
+    assert number & (number - 1) == 0
+    assert number * found.job.accumulation * gpus == 96
+    larger = f"batch.micro_batch_size={2 * number}"
+    assert number == 32 // (1 if gpus != 2 else 2) or not plan("sft", *AUTO, larger, gib=gib, gpus=gpus).fits
+    assert found.fits or number == 1
+
+
+@pytest.mark.parametrize(("longest", "number"), [(100, 32), (1000, 8), (5000, 1), (9000, 1)])
+def test_on_a_cpu_it_follows_from_the_tokens(longest: int, number: int) -> None:
+    rows = Rows(longest, "the test", 10, 10 * longest)
+    found = plan_of(recipe_of("sft", *AUTO), Target(on_gpu=False, shape=SHAPE), rows)
+    assert found.job.micro_batch_size == number
+
+
+BOTH = (*AUTO, "batch.activation_checkpointing=auto")
+
+
+@settings(max_examples=25)
+@given(st.floats(10.0, 400.0), st.sampled_from([AUTO[:1], ("batch={micro_batch_size: 8, global_batch_size: 96}",)]))
+def test_checkpointing_is_on_only_where_nothing_fits_without(gib: float, batch: tuple[str, ...]) -> None:
+    given = (*batch, "peft=lora", "batch.activation_checkpointing=auto")
+    found = plan("sft", *given, gib=gib)
+    rows = 1 if batch == AUTO[:1] else 8
+    without = plan("sft", *given, f"batch.micro_batch_size={rows}", "batch.activation_checkpointing=false", gib=gib)
+    assert found.job.checkpointing == (not without.fits)
+    same = [f"batch.micro_batch_size={found.job.micro_batch_size}"]
+    same += [f"batch.activation_checkpointing={json.dumps(found.job.checkpointing)}"]
+    assert plan("sft", *given, *same, gib=gib).estimate == found.estimate
+    assert str(found.chosen[-1]).startswith(f"batch.activation_checkpointing: auto is {json.dumps(not without.fits)} (")
+
+
+def test_what_fits_without_checkpointing_is_as_if_it_had_not_been_named() -> None:
+    for command in ("sft", "rm"):
+        named = plan(command, "peft=lora", "batch.activation_checkpointing=auto", gib=300.0)
+        unnamed = plan(command, "peft=lora", gib=300.0)
+        assert named.estimate == unnamed.estimate
+        assert named.recipe == unnamed.recipe
+
+
+def test_a_cpu_never_computes_activations_again() -> None:
+    found = plan_of(recipe_of("sft", *BOTH), Target(on_gpu=False, shape=SHAPE), Rows(10**6, "the test"))
+    assert not found.job.checkpointing
+    assert str(found.chosen[1]) == "batch.activation_checkpointing: auto is false (never on a CPU)"
+
+
+def test_a_method_that_cannot_go_with_checkpointing_stays_without() -> None:
+    found = plan("sft", *BOTH, "peft=prefix", gib=10.0)
+    assert (found.fits, found.job.checkpointing, found.job.micro_batch_size) == (False, False, 1)
+    assert "is too much, but transformers 5 drops the cache" in str(found.chosen[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "needed"), [("micro_batch_size", "a number"), ("activation_checkpointing", "true or false")]
+)
+def test_a_file_for_a_launcher_needs_what_is_chosen(
+    recipe: Callable[..., Path], ftune: Callable[..., Any], key: str, needed: str
+) -> None:
+    path = recipe(batch={"global_batch_size": 8, key: "auto"})
+    done = ftune("launch", "accelerate", path, "--output", "made")
+    assert done.code == 2
+    assert f"batch.{key}: 'auto' is chosen where the run computes; a file needs {needed}" in done.err
+    assert not Path("made").exists()
