@@ -22,6 +22,12 @@ class PreparedDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.prepared) if self.bins is None else len(self.bins)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        lengths = self.prepared.lengths
+        return int(lengths.max() if self.bins is None else max(lengths[list(rows)].sum() for rows in self.bins))
+
     def __getitem__(self, index: int) -> Example:
         """One sequence."""
         if self.bins is None:
@@ -36,6 +42,11 @@ class StreamDataset(IterableDataset[Example]):
 
     def __init__(self, stream: Stream, start: Position) -> None:
         self.stream, self.start = stream, start
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a sequence can have; None where nothing limits them."""
+        return self.stream.capacity or self.stream.rules.max_length
 
     def __iter__(self) -> Iterator[Example]:
         """Sequences without end."""

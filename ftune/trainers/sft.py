@@ -8,8 +8,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
+from ftune.backends.engines.sharding import is_split
 from ftune.core.errors import RecipeError
 from ftune.speed.flat import FlatCollator
+from ftune.trainers.fed import FedTrainer, Feeding
 from ftune.trainers.feed import PreparedDataset, StreamDataset
 from ftune.trainers.fused_loss import FusedLossTrainer, WithPlaces
 from ftune.trainers.reliable import ReliableTrainer
@@ -17,7 +19,7 @@ from ftune.trainers.speed import Speed
 from ftune.trainers.training import Around, Outcome, arguments, keep_fp32, train
 
 
-class ReliableSFTTrainer(ReliableTrainer, FusedLossTrainer):
+class ReliableSFTTrainer(FedTrainer, ReliableTrainer, FusedLossTrainer):
     """SFTTrainer with ftune's saves, checks and counts."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -73,8 +75,12 @@ def train_sft(
     *,
     packed: bool,
     speed: Speed = Speed(),  # noqa: B008 - frozen
+    feeding: Feeding | None = None,
 ) -> Outcome:
-    """Train `model` in place; `around.args` are arguments of SFTConfig. Raises what `train` raises."""
+    """Train `model` in place; `around.args` are arguments of SFTConfig. Raises what `train` raises.
+
+    Without `feeding`, a GPU gets its batches as is best for it.
+    """
     trainer = _build(model, tokenizer, rows, validation, around.args, packed=packed)
     if speed.attention:
         trainer.data_collator = FlatCollator(tokenizer.pad_token_id)
@@ -82,6 +88,7 @@ def train_sft(
         speed = speed.without_fused_loss(why)
     if speed.fused_loss:
         trainer.data_collator = WithPlaces(trainer.data_collator)
+    trainer.feeding = feeding or _feeding(trainer, rows.longest if speed.attention and speed.fused_loss else None)
     if words := speed.words():
         around.say.line(f"speed: {words}")
     around.events.write(
@@ -98,6 +105,26 @@ def _own_loss(trainer: ReliableSFTTrainer) -> str:
     if trainer.args.loss_type != "nll" or trainer.label_smoother is not None:
         return "trainer_args ask for another one"
     return ""
+
+
+def _feeding(trainer: ReliableSFTTrainer, longest: int | None) -> Feeding | None:
+    """What keeps a GPU busy; None on a CPU, which is busy anyway.
+
+    `longest` is the longest row that may come, in flat batches whose loss is a sum; None for other batches, which are
+    not cut anew. Neither are those of processes that have to take each pass together.
+    """
+    args, accelerator = trainer.args, trainer.accelerator
+    if args.device.type != "cuda":
+        return None
+    together = (
+        is_split(trainer.model)
+        or trainer.is_deepspeed_enabled
+        or accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        or args.include_num_input_tokens_seen != "no"  # transformers adds these up over processes in each pass
+    )
+    # Memory that the recipe says is there: so many rows of that length may come together.
+    capacity = None if longest is None or together else args.per_device_train_batch_size * longest
+    return Feeding(capacity, ahead=args.dataloader_num_workers == 0)
 
 
 def _build(
