@@ -22,10 +22,29 @@ from ftune.trainers.training import Around, Outcome, arguments, keep_fp32, train
 class ReliableSFTTrainer(FedTrainer, ReliableTrainer, FusedLossTrainer):
     """SFTTrainer with ftune's saves, checks and counts."""
 
+    _correct = 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """How many tokens a step trains, over all processes where TRL wants that; no GPU is asked where places tell."""
+        if not batch_samples or "loss_places" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        count = sum(len(batch["loss_places"]) for batch in batch_samples)
+        return self.ranks.sums([count])[0] if self.args.average_tokens_across_devices else count
+
+    def unread(self) -> list[torch.Tensor]:
+        """How many tokens were the most likely ones."""
+        unread, self.correct = self.correct, []
+        return unread
+
+    def read(self, values: list[float]) -> None:
+        """Keep them until they are logged."""
+        self._correct += int(sum(values))
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the share of correct tokens since the last log, over all processes."""
         if "loss" in logs:
-            correct, tokens = self.ranks.sums([*self.take_correct()])
+            correct, tokens = self.ranks.sums([self._correct, self.looked_at])
+            self._correct = self.looked_at = 0
             if tokens:  # otherwise TRL has counted
                 self._metrics["train"]["mean_token_accuracy"] = [correct / tokens]
         super().log(logs, start_time)
