@@ -121,6 +121,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
                 say=Say(),
                 method=Method(True, Shrink(model) if hook else None),
                 checkpoint=found,
+                mfu=lambda tokens, squares, trained, seconds: tokens + squares / 1e4,
             ),
             packed=packing,
             speed=speed,
@@ -246,6 +247,13 @@ def test_a_step_that_is_not_finite_names_its_rows_and_changes_nothing(
     assert skipped["step"] == 2
     assert len(skipped["rows"]) == 8
     assert_alike(told(tmp_path / "cut"), told(tmp_path / "plain"))
+
+
+def test_the_share_of_the_peak_is_told(trained: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trained("run", ALL, steps=1)
+    (step,) = told(tmp_path / "run", "step")
+    assert 0.1 < step["mfu"] - step["tokens"] < 2.0  # 8 rows of about 34 tokens
+    assert f"MFU {step['mfu']:.0%}" in capfd.readouterr().err
 
 
 def test_the_thread_ends_with_a_run_that_fails(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
