@@ -4,7 +4,7 @@ With LoRA a layer gives x W^T + s (x A^T) B^T (arXiv 2106.09685, equation 3): th
 the wide one has made. Here they are one: columns [x, x A^T] against [W, s B], where layers that read the same x (query,
 key and value; gate and up) stand below one another in W. What trains stays peft's own A and B.
 
-N rows of x, each of width `inputs`; `low` is the sum of the ranks, filled up to a multiple of 64.
+N rows of x, each of width `inputs`; `low` is the sum of the ranks, on a GPU filled up to a multiple of 64.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOW_STEP = 64
-"""Products are fastest where their inner dimension is a multiple of this."""
+"""A GPU's products are fastest where their inner dimension is a multiple of this."""
 
 
 class Group:
@@ -38,7 +38,7 @@ class Group:
         self.scales = [layer.scaling[name] for layer, name in zip(layers, self.adapters, strict=True)]
         biases = [layer.get_base_layer().bias for layer in layers]
         self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases]).to(weights.dtype)
-        self.filling = low_width(self.ranks) - sum(self.ranks)
+        self.filling = weights.low.shape[1] - sum(self.ranks)
         self._given: Tensor | None = None
         self._made: tuple[Tensor, ...] = ()
 
@@ -59,7 +59,7 @@ class Group:
         return tuple(y.unflatten(0, x.shape[:-1]).split(self.widths, -1))
 
     def _low(self, x_ND: Tensor) -> Tensor:
-        """x A^T for the A of all layers, side by side; (N, low)."""
+        """X A^T for the A of all layers, side by side; (N, low)."""
         inputs = [
             (layer.lora_dropout[name](x_ND), layer.lora_A[name].weight.to(x_ND.dtype))
             for layer, name in zip(self.layers, self.adapters, strict=True)
@@ -75,9 +75,11 @@ class Group:
         return [layer.lora_B[name].weight for layer, name in zip(self.layers, self.adapters, strict=True)]
 
 
-def low_width(ranks: Sequence[int]) -> int:
-    """Columns that adapters of these ranks add to a product."""
-    return -(-sum(ranks) // LOW_STEP) * LOW_STEP
+def low_width(layers: Sequence[Any]) -> int:
+    """Columns that the adapters of layers add to their product."""
+    step = LOW_STEP if layers[0].get_base_layer().weight.is_cuda else 1
+    ranks: list[int] = [layer.r[layer.active_adapters[0]] for layer in layers]
+    return -(-sum(ranks) // step) * step
 
 
 class _Folded(torch.autograd.Function):
@@ -145,9 +147,12 @@ class FoldedLinear:
     group: Group
     place: int
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """This layer's part of its group's product."""
-        return self.group.part(x, self.place)
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The part of the layer in its group's product; peft's own way where the adapter is switched off or merged."""
+        if self.disable_adapters or self.merged:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc,no-any-return]
+        part: Tensor = self.group.part(x, self.place)
+        return part
 
 
 def foldable(layer: Any) -> bool:
@@ -190,25 +195,21 @@ def watched(model: nn.Module) -> Iterator[list[list[Any]]]:
 @contextmanager
 def folded(model: "PreTrainedModel", found: Sequence[Sequence[Any]]) -> Iterator[None]:
     """The model with the layers of each group as one product; behind, they are peft's again."""
-    groups = [Group(layers, frozen_weights(layers, low_width(ranks_of(layers)))) for layers in found]
+    groups = [Group(layers, frozen_weights(layers, low_width(layers))) for layers in found]
+    plain = [(layer, type(layer)) for group in groups for layer in group.layers]
     for group in groups:
         for place, layer in enumerate(group.layers):
             layer.group, layer.place = group, place
             layer.__class__ = _folded_class(type(layer))
-    hook = inner_model(model).register_forward_pre_hook(lambda *_: refresh(groups))
+    # peft calls the forward of the model itself, past its hooks
+    hook = inner_model(model).base_model.register_forward_pre_hook(lambda *_: refresh(groups))
     try:
         yield
     finally:
         hook.remove()
-        for group in groups:
-            for layer in group.layers:
-                layer.__class__ = type(layer).__mro__[2]
-                del layer.group, layer.place
-
-
-def ranks_of(layers: Sequence[Any]) -> list[int]:
-    """The rank of each layer's adapter."""
-    return [layer.r[layer.active_adapters[0]] for layer in layers]
+        for layer, kind in plain:
+            layer.__class__ = kind
+            del layer.group, layer.place
 
 
 _CLASSES: dict[type, type] = {}
