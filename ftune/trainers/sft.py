@@ -104,17 +104,21 @@ def train_sft(
     if speed.attention:
         trainer.data_collator = FlatCollator(tokenizer.pad_token_id)
     if speed.fused_loss and (why := _own_loss(trainer)):
-        speed = speed.without_fused_loss(why)
+        speed = speed.without("fused_loss", why)
     if speed.fused_loss:
         trainer.data_collator = WithPlaces(trainer.data_collator)
     trainer.feeding = feeding or _feeding(trainer, rows.longest if speed.attention and speed.fused_loss else None)
     if words := speed.words():
         around.say.line(f"speed: {words}")
     around.events.write(
-        "speed", attention=speed.attention or None, fused_loss=speed.fused_loss, off=list(speed.reasons)
+        "speed",
+        attention=speed.attention or None,
+        fused_loss=speed.fused_loss,
+        folded_lora=speed.folded_lora,
+        compiled_layers=speed.compiled_layers,
+        off=speed.reasons,
     )
-    with speed.at_work(model):
-        return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
+    return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
 
 
 def _own_loss(trainer: ReliableSFTTrainer) -> str:
