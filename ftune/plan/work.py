@@ -6,7 +6,7 @@ operations a layer and number of a query forward, for S tokens of a row, and twi
 arXiv:2204.02311, appendix B). Checkpointing computes the layers nearly once more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftune.plan.activations import row_tokens, trains_linears
 from ftune.plan.gpus import Gpu
@@ -57,6 +57,23 @@ def token_flops(job: Job) -> float:
     else:
         weights = 2.0 * job.adapter.parameters + 4.0 * shape.layers * shape.query_width * row_tokens(job) * (1 - below)
     return forward + inputs + weights + (_again(job) * (1 - below) if job.checkpointing else 0.0)
+
+
+def useful_flops(job: Job, tokens: int, squares: int, trained: int) -> float:
+    """Of training on rows of `tokens` in all, whose squares add up to `squares`, with labels on `trained` of them.
+
+    As model FLOPs utilisation counts (arXiv:2204.02311, appendix B): what checkpointing computes again is of no use.
+    Neither is the head where there is no label, nor what pads a batch.
+    """
+    shape = job.shape
+
+    def of_token(length: int, outputs: int) -> float:
+        alone = replace(job, shape=replace(shape, head=replace(shape.head, outputs=outputs)), tokens=length)
+        return token_flops(replace(alone, packed=False, checkpointing=False))
+
+    each = of_token(0, 0)
+    pair, head = of_token(1, 0) - each, of_token(0, shape.head.outputs) - each
+    return each * tokens + pair * squares + (head * trained if job.kind == "sft" else 0.0)
 
 
 def _again(job: Job) -> float:

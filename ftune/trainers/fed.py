@@ -27,6 +27,11 @@ class Feeding:
     ahead: bool = False
     """Whether a thread makes those of the next step while this one is computed."""
 
+    def words(self) -> str:
+        """One line for a person."""
+        cut = "as the recipe cuts them" if self.capacity is None else f"cut anew, of {self.capacity:,} tokens at most"
+        return f"micro-batches {cut}" + (", made ahead" if self.ahead else "")
+
 
 class FedTrainer(Trainer):
     """Trains on the batches of a feed, if it is told how to; otherwise on transformers' own.

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
@@ -10,16 +11,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.report.measures import duration, peak_memory_gib
-from ftune.trainers.reliable import ReliableTrainer
+from ftune.trainers.reliable import Counts, ReliableTrainer
 
 SECONDS_BETWEEN_LINES = 5.0
+
+Utilisation = Callable[[int, int, int, float], float | None]
+"""The share of the GPUs' peak that steps have reached: of their rows' tokens, the sum of the rows' squared lengths, the
+trained tokens, and seconds. None where nobody knows the peak."""
 
 
 class ProgressCallback(TrainerCallback):
     """Turns the trainer's logs into events and into one live line, or plain lines where there is no terminal."""
 
-    def __init__(self, trainer: ReliableTrainer, events: EventLog, say: Say) -> None:
-        self.trainer, self.events, self.say, self.console = trainer, events, say, say.console
+    def __init__(self, trainer: ReliableTrainer, events: EventLog, say: Say, mfu: Utilisation) -> None:
+        self.trainer, self.events, self.say, self.console, self.mfu = trainer, events, say, say.console, mfu
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -28,7 +33,7 @@ class ProgressCallback(TrainerCallback):
         )
         self.last_line = -math.inf
         self.busy_s = 0.0
-        self.seen = (0, 0)
+        self.seen = Counts()
         self.rates: list[float] = []
 
     def on_train_begin(
@@ -72,10 +77,11 @@ class ProgressCallback(TrainerCallback):
             self._step(state, logs)
 
     def _step(self, state: TrainerState, logs: dict[str, float]) -> None:
-        here = [self.trainer.tokens - self.seen[0], self.trainer.trained_tokens - self.seen[1]]
-        self.seen = (self.trainer.tokens, self.trainer.trained_tokens)
-        tokens, trained = self.trainer.ranks.sums(here)
+        here = [after - before for after, before in zip(self.trainer.counts, self.seen, strict=True)]
+        self.seen = self.trainer.counts
+        tokens, trained, squares = self.trainer.ranks.sums(here)
         rate = tokens / self.busy_s if self.busy_s else 0.0
+        mfu = self.mfu(tokens, squares, trained, self.busy_s)
         self.busy_s = 0.0
         facts = {
             "step": state.global_step,
@@ -86,11 +92,13 @@ class ProgressCallback(TrainerCallback):
             "grad_norm": logs.get("grad_norm"),
             "tokens": tokens,
             "tokens_per_s": round(rate, 1),
+            "mfu": mfu and round(mfu, 4),
             "memory_gib": round(max(self.trainer.ranks.gather(peak_memory_gib())), 3),
         }
         self.events.write("step", **facts)
         line = (
-            f"loss {facts['loss']:.4f}{_judged(facts)}  {rate:,.0f} tok/s  {facts['memory_gib']:.1f} GiB  "
+            f"loss {facts['loss']:.4f}{_judged(facts)}  {rate:,.0f} tok/s{_used(mfu)}  "
+            f"{facts['memory_gib']:.1f} GiB  "
             f"{duration(self._left_s(state))} left"
         )
         if self.console.is_terminal:
@@ -108,6 +116,10 @@ class ProgressCallback(TrainerCallback):
         """Leave the terminal as it was."""
         if self.console.is_terminal:
             self.bar.stop()
+
+
+def _used(mfu: float | None) -> str:
+    return "" if mfu is None else f"  MFU {mfu:.0%}"
 
 
 def _judged(facts: dict[str, Any]) -> str:

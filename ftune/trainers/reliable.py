@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -31,6 +31,17 @@ from ftune.trainers.resumable import ResumableTrainer
 MAX_SKIPPED_IN_A_ROW = 3
 
 
+class Counts(NamedTuple):
+    """What batches hold."""
+
+    tokens: int = 0
+    """Without padding."""
+    trained: int = 0
+    """Of them, those with a label; verdicts of a reward model."""
+    squares: int = 0
+    """The sum of the rows' squared lengths, which attention costs."""
+
+
 class CountingCollator:
     """A collator whose batches also say which rows they hold and how many of their tokens are real and trained."""
 
@@ -44,7 +55,8 @@ class CountingCollator:
             batch["position"] = examples[-1]["position"]
         rows = [example["row"] for example in examples]
         batch["rows"] = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
-        batch["tokens"] = sum(len(example["input_ids"]) for example in examples)
+        lengths = [length for example in examples for length in _lengths(example)]
+        batch["tokens"], batch["squares"] = sum(lengths), sum(length * length for length in lengths)
         if "trained_tokens" not in batch:
             batch["trained_tokens"] = int((batch["labels"] != -100).sum())
         return batch
@@ -82,7 +94,7 @@ class ReliableTrainer(ResumableTrainer):
         self.ranks, self.method = ranks, method
         self.events, self.say, self.facts, self.origins = events, say, facts, origins
         self.data_collator = CountingCollator(self.data_collator)
-        self.tokens = self.trained_tokens = 0
+        self.counts = Counts()
         self._rows: list[Any] = []
         self._step_loss: list[torch.Tensor] = []
         self._skipped_in_a_row = 0
@@ -95,13 +107,12 @@ class ReliableTrainer(ResumableTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if "rows" in inputs:
-            rows, tokens, trained = inputs.pop("rows"), inputs.pop("tokens"), inputs.pop("trained_tokens")
-            position = inputs.pop("position", None)
+            rows, position = inputs.pop("rows"), inputs.pop("position", None)
+            counts = Counts(inputs.pop("tokens"), inputs.pop("trained_tokens"), inputs.pop("squares"))
             if self.model.training:
                 self._rows += rows
                 self.facts |= {"stream": position} if position else {}
-                self.tokens += tokens
-                self.trained_tokens += trained
+                self.counts = Counts(*map(sum, zip(self.counts, counts, strict=True)))
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
 
@@ -358,6 +369,12 @@ class ReliableTrainer(ResumableTrainer):
             raise error
         self.events.write("save_failed", step=self.state.global_step, why=str(error))
         self.say.warning(f"step {self.state.global_step}: checkpoint not saved, training goes on: {error}")
+
+
+def _lengths(example: dict[str, Any]) -> list[int]:
+    """Tokens of each row: of those packed into an example, of the answers to a prompt, or of the one that it is."""
+    lengths: list[int] = example.get("seq_lengths") or example.get("lengths") or [len(example["input_ids"])]
+    return lengths
 
 
 def _leave_signals(then: Callable[[int], None] | None, worker: int) -> None:

@@ -110,12 +110,15 @@ def train_sft(
     trainer.feeding = feeding or _feeding(trainer, rows.longest if speed.attention and speed.fused_loss else None)
     if words := speed.words():
         around.say.line(f"speed: {words}")
+    if trainer.feeding:
+        around.say.line(f"speed: {trainer.feeding.words()}")
     around.events.write(
         "speed",
         attention=speed.attention or None,
         fused_loss=speed.fused_loss,
         folded_lora=speed.folded_lora,
         compiled_layers=speed.compiled_layers,
+        micro_batch_tokens=trainer.feeding.capacity if trainer.feeding else None,
         off=speed.reasons,
     )
     return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)

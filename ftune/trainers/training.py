@@ -17,7 +17,7 @@ from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.trainers.fsdp import leave_split
 from ftune.trainers.method import Method
-from ftune.trainers.progress import ProgressCallback
+from ftune.trainers.progress import ProgressCallback, Utilisation
 from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.signals import StopAtStepEnd
 from ftune.trainers.space import need_of
@@ -64,6 +64,8 @@ class Around:
     """Called at the end of each step: the run does not stand still."""
     when_out_of_memory: Callable[[str], str] = lambda otherwise: otherwise
     """What to change then; it is given what is said where nothing better is known."""
+    mfu: Utilisation = lambda tokens, squares, trained, seconds: None
+    """The share of the GPUs' peak that steps have reached."""
     checkpoint: Path | None = None
     """Where to go on from."""
     ranks: Ranks = field(default_factory=Ranks)
@@ -111,7 +113,10 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     for upstream in (PrinterCallback, UpstreamProgress):
         trainer.remove_callback(upstream)
     trainer.add_callback(AfterOptimizerStep(trainer))
-    progress, stop = ProgressCallback(trainer, around.events, say), StopAtStepEnd(around.ranks, around.moved)
+    progress, stop = (
+        ProgressCallback(trainer, around.events, say, around.mfu),
+        StopAtStepEnd(around.ranks, around.moved),
+    )
     trainer.add_callback(progress)
     trainer.add_callback(stop)
     on_gpu = trainer.args.device.type == "cuda"

@@ -14,7 +14,7 @@ from ftune.plan.adapter import Adapter
 from ftune.plan.families import shape_of_config
 from ftune.plan.gpus import find_gpu
 from ftune.plan.job import Job, Roles, Spread
-from ftune.plan.work import Work, cost, forward_flops, ppo_work, token_flops, training_work
+from ftune.plan.work import Work, cost, forward_flops, ppo_work, token_flops, training_work, useful_flops
 
 CONFIG = {
     "model_type": "llama",
@@ -86,6 +86,24 @@ def test_eight_billion_parameters_cost_six_operations_each() -> None:
     )
     job = Job(shape=shape, adapter=Adapter(base=shape.parameters), tokens=128)
     assert token_flops(job) == pytest.approx(6 * shape.parameters, rel=0.07)
+
+
+@pytest.mark.parametrize("job", [FULL, LORA])
+def test_rows_of_all_lengths_cost_what_each_costs_alone(job: Job) -> None:
+    lengths = [1, 7, 32, 32, 100]
+    each = sum(length * token_flops(replace(job, tokens=length)) for length in lengths)
+    tokens, squares = sum(lengths), sum(length * length for length in lengths)
+    for same in (job, replace(job, checkpointing=True), replace(job, packed=True, micro_batch_size=9)):
+        assert useful_flops(same, tokens, squares, tokens) == pytest.approx(each)
+    assert useful_flops(job, TOKENS, TOKENS**2, TOKENS) == pytest.approx(TOKENS * token_flops(job))
+
+
+def test_the_head_is_of_use_where_a_token_is_trained() -> None:
+    """Frozen it is multiplied twice, forward and for the gradient of its input; a reward model has none."""
+    head = 4.0 * SHAPE.head.weights
+    all_of_it = useful_flops(LORA, 40, 900, 40)
+    assert useful_flops(LORA, 40, 900, 10) == pytest.approx(all_of_it - 30 * head)
+    assert useful_flops(replace(LORA, kind="rm"), 40, 900, 2) == pytest.approx(all_of_it - 40 * head)
 
 
 def test_steps_processes_and_accumulation_multiply() -> None:

@@ -13,6 +13,8 @@ from ftune.backends.shape import Shape
 from ftune.backends.single import Single
 from ftune.core.say import Say
 from ftune.plan.gpus import GPUS
+from ftune.plan.job import Spread
+from ftune.plan.work import useful_flops
 from ftune.recipes.load import load_recipe
 from ftune.recipes.runs.place import Place
 from ftune.recipes.runs.plan_rows import Rows
@@ -51,6 +53,17 @@ def folder(tmp_path: Path) -> RunFolder:
         events.write("step", step=1, memory_gib=1.5)
         events.write("step", step=2, memory_gib=2.0)
     return run
+
+
+def test_the_share_of_the_peak_is_that_of_all_gpus(on_cpu: Prediction, on_gpu: Prediction) -> None:
+    assert on_gpu.plan is not None
+    work = useful_flops(on_gpu.plan.job, 400, 9_000, 100)
+    found = on_gpu.mfu(400, 9_000, 100, 0.5)
+    assert found == pytest.approx(work / (GPUS["h100"].flops or 0) / 0.5)
+    two = replace(on_gpu.plan.job, spread=Spread(type="ddp", processes=2))
+    assert Prediction(replace(on_gpu.plan, job=two)).mfu(400, 9_000, 100, 0.25) == pytest.approx(found)
+    assert on_cpu.mfu(400, 9_000, 100, 0.5) is None
+    assert Prediction(None, why_not="no plan").mfu(400, 9_000, 100, 0.5) is None
 
 
 def test_what_was_predicted_is_written_down(on_cpu: Prediction, folder: RunFolder) -> None:

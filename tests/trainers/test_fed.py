@@ -21,7 +21,7 @@ from ftune.trainers.fed import Feeding
 from ftune.trainers.feed import PreparedDataset, StreamDataset
 from ftune.trainers.method import Method
 from ftune.trainers.sft import ReliableSFTTrainer, train_sft
-from ftune.trainers.speed import choose_speed
+from ftune.trainers.speed import at_speed
 from ftune.trainers.training import Around
 from tests.conftest import chat_rows, write_rows
 
@@ -97,9 +97,6 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         torch.manual_seed(0)
         model: Any = recipe.peft.wrap(recipe.model.load(inputs.located, "fp32", "cpu"), None)
         probed = [inputs.train.ids(index) for index in (0, 1)]
-        speed = choose_speed(model, probed, torch.float32)
-        assert speed.attention
-        assert speed.fused_loss
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         found = folder / checkpoint if checkpoint else None
@@ -109,23 +106,29 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
             feed = StreamDataset(inputs.stream, Position(*start))
         elif packing:
             feed = PreparedDataset(inputs.train, [[number, number + 1] for number in range(0, ROWS, 2)])
-        train_sft(
-            model,
-            inputs.tokenizer,
-            feed,
-            None,
-            Around(
-                args={**recipe.training_args(), "output_dir": str(folder), "bf16": False, "use_cpu": True},
-                events=EventLog(folder / "events.jsonl", int(checkpoint.rpartition("-")[2]) if checkpoint else None),
-                facts={},
-                say=Say(),
-                method=Method(True, Shrink(model) if hook else None),
-                checkpoint=found,
-            ),
-            packed=packing,
-            speed=speed,
-            feeding=feeding,
-        )
+        with at_speed(model, probed, torch.float32) as speed:
+            assert speed.attention
+            assert speed.fused_loss
+            train_sft(
+                model,
+                inputs.tokenizer,
+                feed,
+                None,
+                Around(
+                    args={**recipe.training_args(), "output_dir": str(folder), "bf16": False, "use_cpu": True},
+                    events=EventLog(
+                        folder / "events.jsonl", int(checkpoint.rpartition("-")[2]) if checkpoint else None
+                    ),
+                    facts={},
+                    say=Say(),
+                    method=Method(True, Shrink(model) if hook else None),
+                    checkpoint=found,
+                    mfu=lambda tokens, squares, trained, seconds: tokens + squares / 1e4,
+                ),
+                packed=packing,
+                speed=speed,
+                feeding=feeding,
+            )
         return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
     return train
@@ -197,13 +200,17 @@ def test_all_cuts_of_a_step_train_the_same_weights(
         assert_alike(history[name], history["whole"])
 
 
-def test_batches_made_ahead_are_the_same_bits(trained: Train, tmp_path: Path) -> None:
+def test_batches_made_ahead_are_the_same_bits(
+    trained: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for name, capacity in (("drawn", None), ("cut", 180)):
         one = trained(name, Feeding(capacity))
         other = trained(f"{name} ahead", Feeding(capacity, ahead=True))
         assert all(torch.equal(one[key], other[key]) for key in one)
         assert told(tmp_path / name) == told(tmp_path / f"{name} ahead")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    assert [event["micro_batch_tokens"] for event in told(tmp_path / "cut ahead", "speed")] == [180]
+    assert "micro-batches cut anew, of 180 tokens at most, made ahead" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -246,6 +253,13 @@ def test_a_step_that_is_not_finite_names_its_rows_and_changes_nothing(
     assert skipped["step"] == 2
     assert len(skipped["rows"]) == 8
     assert_alike(told(tmp_path / "cut"), told(tmp_path / "plain"))
+
+
+def test_the_share_of_the_peak_is_told(trained: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trained("run", ALL, steps=1)
+    (step,) = told(tmp_path / "run", "step")
+    assert 0.1 < step["mfu"] - step["tokens"] < 2.0  # 8 rows of about 34 tokens
+    assert f"MFU {step['mfu']:.0%}" in capfd.readouterr().err
 
 
 def test_the_thread_ends_with_a_run_that_fails(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ftune.core.errors import FtuneError
 from ftune.core.say import Say
+from ftune.plan.work import useful_flops
 from ftune.recipes.runs.place import Place, shape_of
 from ftune.recipes.runs.plan import Plan, Target, plan_of
 from ftune.recipes.runs.plan_auto import Choice, leaves_open, with_batch
@@ -69,6 +70,14 @@ class Prediction:
             expected = self.plan.estimate.peak / GIB
             off = (expected - measured) / measured
             say.line(f"memory: {measured:.2f} GiB at the peak; {expected:.2f} were predicted ({off:+.0%})")
+
+    def mfu(self, tokens: int, squares: int, trained: int, seconds: float) -> float | None:
+        """The share of all GPUs' peak that training on such rows in this time is (see `useful_flops`)."""
+        gpu = self.plan.target.gpu if self.plan else None
+        if self.plan is None or gpu is None or gpu.flops is None or seconds <= 0:
+            return None
+        job = self.plan.job
+        return useful_flops(job, tokens, squares, trained) / (gpu.flops * job.spread.world * seconds)
 
     def out_of_memory(self, otherwise: str) -> str:
         """What to change when memory has run out, cheapest first; without a plan, `otherwise`."""

@@ -264,6 +264,7 @@ def around(run: Run, model: "PreTrainedModel") -> "Around":
         say=run.say,
         moved=run.log.moved,
         when_out_of_memory=run.prediction.out_of_memory,
+        mfu=run.prediction.mfu,
         method=Method(
             adapter=recipe.peft.library == "peft",
             hook=recipe.peft.hook(model),

@@ -48,6 +48,7 @@ MORE = [
 COSTS = [
     Panel("tokens_per_s", "Tokens per second", lambda value: f"{value:,.0f}"),
     Panel("rollout_tokens_per_s", "Tokens per second of rollouts", lambda value: f"{value:,.0f}"),
+    Panel("mfu", "Share of the GPU's peak (MFU)", percent),
     Panel("memory_gib", "Peak memory so far, GiB", short, noisy=False),
 ]
 
