@@ -6,22 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 IGNORED = -100
 """The label of a token that is not trained."""
-
-
-@dataclass(frozen=True, slots=True)
-class FixedShape:
-    """Sizes that all batches have, so that what is compiled for one of them does for all."""
-
-    tokens: int
-    """Of a batch. Missing ones are filled with rows that no label is on."""
-    rows: int
-    """Most rows of a batch, those that fill it up included."""
-    longest: int
-    """Tokens of the longest row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +23,14 @@ class FlatCollator:
     each row is -100: nothing of its own comes before it.
     """
 
-    pad_token_id: int
-    shape: FixedShape | None = None
+    longest: int = 0
+    """What attention is told to be the longest row, if none is longer: what is compiled for one batch does for all."""
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The batch of `examples`. Raises ValueError where it does not fit into the fixed shape."""
+        """The batch of `examples`."""
         ids = [np.asarray(example["input_ids"], np.int64) for example in examples]
         labels = [np.asarray(example["labels"], np.int64) for example in examples]
         lengths = [length for example in examples for length in example.get("seq_lengths") or [len(example["labels"])]]
-        fill = _fill(sum(lengths), len(lengths), self.shape) if self.shape else []
-        if fill:
-            lengths += fill
-            ids.append(np.full(sum(fill), self.pad_token_id))
-            labels.append(np.full(sum(fill), IGNORED))
         ends = np.cumsum(lengths)
         starts = ends - lengths
         flat = {  # by numpy: torch takes ten times as long to read a list
@@ -58,34 +40,12 @@ class FlatCollator:
             "seq_idx": np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
         }
         flat["labels"][starts] = IGNORED
-        longest = self.shape.longest if self.shape else max(lengths)
-        borders = torch.from_numpy(np.concatenate([[0], ends]))
         batch = {name: torch.from_numpy(values)[None] for name, values in flat.items()}
-        return batch | _between(_padded(borders, self.shape), longest)
+        return batch | borders_of(lengths, self.longest)
 
 
-def borders_of(lengths: Sequence[int]) -> dict[str, Any]:
-    """What attention has to know of rows of these lengths: where they begin, and the longest."""
-    return _between(torch.tensor([0, *lengths]).cumsum(0), max(lengths))
-
-
-def _between(borders: Tensor, longest: int) -> dict[str, Any]:
-    where = borders.to(torch.int32)
+def borders_of(lengths: Sequence[int], longest: int = 0) -> dict[str, Any]:
+    """What attention has to know of rows of these lengths: where they begin, and at most how long they are."""
+    where = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    longest = max(longest, *lengths)
     return {"cu_seq_lens_q": where, "cu_seq_lens_k": where, "max_length_q": longest, "max_length_k": longest}
-
-
-def _fill(tokens: int, rows: int, shape: FixedShape) -> list[int]:
-    """Lengths of the rows that fill a batch up."""
-    missing = shape.tokens - tokens
-    whole, rest = divmod(max(missing, 0), shape.longest)
-    lengths = [shape.longest] * whole + [rest] * (rest > 0)
-    if missing < 0 or rows + len(lengths) > shape.rows:
-        raise ValueError(f"{rows} rows of {tokens} tokens do not fit into {shape}")
-    return lengths
-
-
-def _padded(borders: Tensor, shape: FixedShape | None) -> Tensor:
-    """Borders of as many rows as the shape has; the missing ones are empty and lie at the end."""
-    if shape is None:
-        return borders
-    return torch.cat([borders, borders[-1:].expand(shape.rows + 1 - len(borders))])

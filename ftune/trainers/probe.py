@@ -79,7 +79,7 @@ def _limits(model: PreTrainedModel, dtype: torch.dtype) -> tuple[float, float]:
 def _logits(model: PreTrainedModel, rows: list[list[int]]) -> torch.Tensor:
     """Logits of rows packed into one sequence, as training packs them; fp32, shape (tokens, vocabulary)."""
     device = device_of(model)
-    batch = FlatCollator(pad_token_id=0)([{"input_ids": row, "labels": row} for row in rows])
+    batch = FlatCollator()([{"input_ids": row, "labels": row} for row in rows])
     del batch["labels"]
     inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
     logits: torch.Tensor = model(**inputs, use_cache=False).logits

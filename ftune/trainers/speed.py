@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate
 
 import torch
 from transformers import PreTrainedModel
@@ -15,10 +16,14 @@ from ftune.speed.extras import UnsupportedError
 from ftune.speed.folded import folded, watched
 from ftune.speed.loss import give_loss, loss_fault, lossy_head
 from ftune.trainers.probe import packing_fault
-from ftune.trainers.speed_proof import Proof, one_pass
+from ftune.trainers.speed_proof import Proof
 
 PROBED_TOKENS = 16
 """Of each of two rows: enough to see a leak or another loss, and little work on a CPU."""
+
+
+COMPILED_TOKENS = 4096
+"""What the compiler makes kernels for: of any more tokens they are as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,15 @@ def at_speed(
     rows: Sequence[list[int]],
     dtype: torch.dtype,
     *,
+    longest: int = 0,
     asked: str = "auto",
     wanted: Wanted = Wanted(),
 ) -> Iterator[Speed]:
     """The model with what of it is exact with this model on this machine; behind, it is as it was, but for its loss.
 
-    `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled is compiled for as
-    many as they have. `asked` is the attention that the recipe names. `dtype` is that of products.
+    `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled is tried
+    on more of them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype`
+    is that of products.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
     speed = Speed(
@@ -96,7 +103,7 @@ def at_speed(
             speed = speed.without("fused_loss", why) if why else replace(speed, fused_loss=True)
         if speed.attention and speed.fused_loss:
             stack.enter_context(attention(model, speed.attention))
-            proof = Proof.of(model, shortened, dtype)
+            proof = Proof.of(model, shortened, dtype, longest)
             if wanted.folded_lora is True:
                 speed = _fold(model, speed, proof, stack)
             if wanted.compiled_layers is True:
@@ -141,7 +148,7 @@ def _enter(
         tried.enter_context(part)
         try:
             if first:
-                one_pass(model, first, proof.dtype)
+                proof.run(model, _some(first))
             why = proof.fault(model)
         except torch.OutOfMemoryError:
             raise
@@ -150,6 +157,16 @@ def _enter(
         if not why:
             stack.push(tried.pop_all())
     return why
+
+
+def _some(rows: Sequence[list[int]]) -> list[list[int]]:
+    """The first rows, of no more than COMPILED_TOKENS tokens, one at least."""
+    lengths = accumulate(map(len, rows))
+    return [
+        row
+        for place, (row, tokens) in enumerate(zip(rows, lengths, strict=True))
+        if not place or tokens <= COMPILED_TOKENS
+    ]
 
 
 def _attention(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str) -> tuple[str, str]:

@@ -35,22 +35,24 @@ class Proof:
     loss: float
     gradients: dict[str, Tensor]
     """Of the parameters that train, by name."""
+    longest: int
+    """What attention is told to be the longest row."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype) -> "Proof":
+    def of(cls, model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, longest: int) -> "Proof":
         """Of `rows` as one flat batch; the model has been given its loss and an attention for it."""
         with _nothing_zero(model):
-            loss, gradients = _measured(model, rows, dtype)
-        return cls(rows, dtype, loss, gradients)
+            loss, gradients = _measured(model, rows, dtype, longest)
+        return cls(rows, dtype, loss, gradients, longest)
 
-    def run(self, model: PreTrainedModel) -> None:
-        """The rows once more, for whoever watches."""
-        _measured(model, self.rows, self.dtype)
+    def run(self, model: PreTrainedModel, rows: Sequence[list[int]] = ()) -> None:
+        """Its rows once more, or others, for whoever watches; nothing stays of it."""
+        _measured(model, rows or self.rows, self.dtype, self.longest)
 
     def fault(self, model: PreTrainedModel) -> str:
         """What is not as it was; empty where all is."""
         with _nothing_zero(model):
-            loss, gradients = _measured(model, self.rows, self.dtype)
+            loss, gradients = _measured(model, self.rows, self.dtype, self.longest)
         if not abs(loss - self.loss) <= LIMITS[self.dtype] * abs(self.loss):
             return f"the loss becomes {loss:.6g}, it was {self.loss:.6g}"
         for name, before in self.gradients.items():
@@ -60,17 +62,14 @@ class Proof:
         return ""
 
 
-def one_pass(model: PreTrainedModel, rows: Sequence[list[int]], dtype: torch.dtype) -> None:
-    """Forward and backward, of which nothing stays."""
-    _measured(model, rows, dtype)
-
-
-def _measured(model: PreTrainedModel, rows: Sequence[list[int]], dtype: torch.dtype) -> tuple[float, dict[str, Tensor]]:
+def _measured(
+    model: PreTrainedModel, rows: Sequence[list[int]], dtype: torch.dtype, longest: int
+) -> tuple[float, dict[str, Tensor]]:
     """Summed loss, and gradients where they are on; in training's mode, where that draws no random numbers."""
     device, was_training = device_of(model), model.training
     model.train(not _drops(model))
     examples = [{"input_ids": list(row), "labels": list(row)} for row in rows]
-    batch: dict[str, Any] = add_places(FlatCollator(0)(examples))
+    batch: dict[str, Any] = add_places(FlatCollator(longest)(examples))
     batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
     del batch["labels"]
     model.zero_grad(set_to_none=True)

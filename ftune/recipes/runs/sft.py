@@ -37,14 +37,18 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
     model = wrapped_model(run)
     probed = [inputs.train.ids(index) for index in range(min(recipe.batch.rows_at_once, len(inputs.train)))]
     dtype = getattr(torch, torch_name(run.place.dtype))
-    with at_speed(model, probed, dtype, asked=recipe.model.attention, wanted=_wanted(recipe, run)) as speed:
+    if recipe.batch.recomputes:  # before anything is tried: a try must not need more memory than the run
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    feed = _feed(recipe, run)
+    asked, wanted, longest = recipe.model.attention, _wanted(recipe, run), feed.longest or 0
+    with at_speed(model, probed, dtype, longest=longest, asked=asked, wanted=wanted) as speed:
         if recipe.data.packing:
             difference = probe_packing(model, probed, dtype)
             say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
         outcome = train_sft(
             model,
             inputs.tokenizer,
-            _feed(recipe, run),
+            feed,
             _dataset(recipe, inputs.validation) if inputs.validation else None,
             around(run, model),
             packed=recipe.data.packing,

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from ftune.data.pack import pack
-from ftune.speed.flat import FixedShape, FlatCollator
+from ftune.speed.flat import IGNORED, FlatCollator
 from ftune.speed.loss import add_places
-from ftune.trainers.feed import packed
 from train_parts.clock import Clock
 from train_parts.recipes import read
 from train_parts.tuned_net import Net
@@ -45,12 +44,18 @@ def train(job: Job) -> Result:
 
 
 def _batches(job: Job) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
-    """Packed batches of one size, and how many tokens of each are of rows."""
+    """Packed batches of one size, and how many tokens of each are of rows; rows without labels fill them up."""
     _, rows, _ = read(job)
     size = job.rows * job.longest
     bins = [some for some in pack(rows.lengths.tolist(), size) if sum(rows.lengths[row] for row in some) > 0.9 * size]
-    shape = FixedShape(size, max(map(len, bins)) + FILL, job.longest)
-    collate = FlatCollator(0, shape)
+    most = max(map(len, bins)) + FILL
     for some in bins:
-        example = packed([rows.ids(row) for row in some], [rows.labels(row) for row in some])
-        yield add_places(collate([example])), len(example["input_ids"])
+        examples = [{"input_ids": rows.ids(row), "labels": rows.labels(row)} for row in some]
+        tokens = sum(len(example["input_ids"]) for example in examples)
+        for start in range(0, size - tokens, job.longest):
+            filling = min(job.longest, size - tokens - start)
+            examples.append({"input_ids": [0] * filling, "labels": [IGNORED] * filling})
+        batch = add_places(FlatCollator(job.longest)(examples))
+        borders = batch["cu_seq_lens_q"]
+        batch["cu_seq_lens_q"] = torch.cat([borders, borders[-1:].expand(most + 1 - len(borders))])
+        yield batch, tokens
