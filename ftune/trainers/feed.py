@@ -1,6 +1,7 @@
 """What the trainer draws from: prepared sequences by index, or a stream; packed or one row each."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class PreparedDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.prepared) if self.bins is None else len(self.bins)
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         lengths = self.prepared.lengths
