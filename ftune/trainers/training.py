@@ -17,6 +17,7 @@ from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.trainers.fsdp import leave_split
 from ftune.trainers.method import Method
+from ftune.trainers.modes import mode_known
 from ftune.trainers.progress import ProgressCallback, Utilisation
 from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.signals import StopAtStepEnd
@@ -125,7 +126,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
         trainer.state.global_step = steps
         return Outcome(steps, steps, 0.0, "", on_gpu)
     try:
-        with stop.listening():
+        with stop.listening(), mode_known(trainer.model):
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         advice = around.when_out_of_memory(
