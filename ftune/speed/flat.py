@@ -54,7 +54,7 @@ class FlatCollator:
 
 def step_of(tokens: int) -> int:
     """Numbers of tokens that are told apart: 64 to 128 of them between a power of two and the next, 16 at least."""
-    return max(16, 1 << tokens.bit_length() - 7)
+    return 1 << max(tokens.bit_length() - 7, 4)
 
 
 def borders_of(lengths: Sequence[int], longest: int = 0) -> dict[str, Any]:
