@@ -202,7 +202,7 @@ def folded(model: "PreTrainedModel", found: Sequence[Sequence[Any]]) -> Iterator
             layer.group, layer.place = group, place
             layer.__class__ = _folded_class(type(layer))
     # peft calls the forward of the model itself, past its hooks
-    hook = inner_model(model).base_model.register_forward_pre_hook(lambda *_: refresh(groups))
+    hook = inner_model(model).base_model.register_forward_pre_hook(Refresh(groups))
     try:
         yield
     finally:
@@ -222,15 +222,20 @@ def _folded_class(kind: type) -> type:
     return _CLASSES[kind]
 
 
-@torch.no_grad()
-def refresh(groups: Sequence[Group]) -> None:
-    """Copy s B into the products, as the last step left it."""
-    places, values, scales = [], [], []
-    for group in groups:
-        row = column = 0
-        for b, outputs, rank, scale in zip(group.b(), group.widths, group.ranks, group.scales, strict=True):
-            places.append(group.weights.low[row : row + outputs, column : column + rank])
-            values.append(b)
-            scales.append(scale)
-            row, column = row + outputs, column + rank
-    torch._foreach_copy_(places, torch._foreach_mul(values, scales))
+class Refresh:
+    """Copies s B into the products, as the last step left it, by a few kernels for all of them."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.places, self.values, self.scales = list[Tensor](), list[Tensor](), list[float]()
+        for group in groups:
+            row = column = 0
+            for b, outputs, rank, scale in zip(group.b(), group.widths, group.ranks, group.scales, strict=True):
+                self.places.append(group.weights.low[row : row + outputs, column : column + rank])
+                self.values.append(b)
+                self.scales.append(scale)
+                row, column = row + outputs, column + rank
+
+    @torch.no_grad()
+    def __call__(self, *_: Any) -> None:
+        """As a hook before the forward pass."""
+        torch._foreach_copy_(self.places, torch._foreach_mul(self.values, self.scales))

@@ -102,7 +102,7 @@ def train_sft(
     """
     trainer = _build(model, tokenizer, rows, validation, around.args, packed=packed)
     if speed.attention:
-        trainer.data_collator = FlatCollator(rows.longest or 0)
+        trainer.data_collator = FlatCollator(rows.longest or 0, rounded=trainer.args.device.type == "cuda")
     if speed.fused_loss and (why := _own_loss(trainer)):
         speed = speed.without("fused_loss", why)
     if speed.fused_loss:

@@ -1,9 +1,10 @@
 """What makes a run fast, chosen and proved on the model itself before the first step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import cycle
 
 import torch
 from transformers import PreTrainedModel
@@ -13,7 +14,7 @@ from ftune.models.output_head import is_virtual
 from ftune.speed.attention import WORDS, attention, candidates, switchable
 from ftune.speed.compiled import compiled_layers, decoder_layers
 from ftune.speed.extras import UnsupportedError
-from ftune.speed.folded import folded, watched
+from ftune.speed.folded import foldable, folded, watched
 from ftune.speed.loss import give_loss, loss_fault, lossy_head
 from ftune.trainers.probe import packing_fault
 from ftune.trainers.speed_proof import Proof
@@ -23,15 +24,15 @@ PROBED_TOKENS = 16
 
 
 COMPILED_TOKENS = 4096
-"""What the compiler makes kernels for: of any more tokens they are as fast."""
+"""What the compiler makes kernels for, and layers that are not compiled have room for: with more they are as fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is to be on where it is exact; a text says why a part is off."""
 
-    packed_attention: bool | str = True
-    fused_loss: bool | str = True
+    packed_attention: bool = True
+    fused_loss: bool = True
     folded_lora: bool | str = True
     compiled_layers: bool | str = True
 
@@ -42,6 +43,8 @@ class Speed:
 
     attention: str = ""
     """The attention of flat batches, by its name in transformers' interface; empty where batches stay as they were."""
+    difference: float = 0.0
+    """Of logits between rows end to end with that attention, and each alone."""
     fused_loss: bool = False
     """Whether the model computes its loss without logits, and only of tokens that train."""
     folded_lora: int = 0
@@ -86,114 +89,108 @@ def at_speed(
 ) -> Iterator[Speed]:
     """The model with what of it is exact with this model on this machine; behind, it is as it was, but for its loss.
 
-    `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled is tried
-    on more of them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype`
-    is that of products.
+    `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled on more of
+    them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
+    products.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
-    speed = Speed(
-        reasons={one.name: why for one in fields(wanted) if isinstance(why := getattr(wanted, one.name), str)}
-    )
+    speed = Speed()
     with ExitStack() as stack:
-        if wanted.packed_attention is True:
-            name, why = _attention(model, shortened, dtype, asked)
-            speed = speed.without("packed_attention", why) if why else replace(speed, attention=name)
-        if wanted.fused_loss is True:
+        if wanted.packed_attention:
+            found = _attention(model, shortened, dtype, asked)
+            if isinstance(found, str):
+                speed = speed.without("packed_attention", found)
+            else:
+                speed = replace(speed, attention=found[0], difference=found[1])
+        if wanted.fused_loss:
             why = _loss(model, shortened, dtype)
             speed = speed.without("fused_loss", why) if why else replace(speed, fused_loss=True)
+        if speed.attention:
+            stack.enter_context(attention(model, speed.attention))
         if speed.attention and speed.fused_loss:
-            stack.enter_context(attention(model, speed.attention))
-            proof = Proof.of(model, shortened, dtype, longest)
-            if wanted.folded_lora is True:
-                speed = _fold(model, speed, proof, stack)
-            if wanted.compiled_layers is True:
-                speed = _compile(model, speed, proof, rows, stack)
-        elif speed.attention:
-            stack.enter_context(attention(model, speed.attention))
+            if wanted.folded_lora and any(foldable(module) for module in model.modules()):
+                speed = _fold(model, speed, wanted.folded_lora, Proof.of(model, shortened, dtype, longest), stack)
+            if wanted.compiled_layers and device_of(model).type == "cuda":
+                of_many = partial(Proof.of, model, _many(rows), dtype, longest)
+                speed = _compile(model, speed, wanted.compiled_layers, of_many, stack)
         yield speed
 
 
-def _fold(model: PreTrainedModel, speed: Speed, proof: Proof, stack: ExitStack) -> Speed:
-    """Adapters in the products of their layers, if the model has such adapters."""
+def _fold(model: PreTrainedModel, speed: Speed, wanted: bool | str, proof: Proof, stack: ExitStack) -> Speed:
+    """Adapters in the products of their layers."""
+    if isinstance(wanted, str):
+        return speed.without("folded_lora", wanted)
     with watched(model) as found, torch.no_grad():
         proof.run(model)
-    if not found:
-        return speed
     why = _enter(folded(model, found), model, proof, stack)
     return speed.without("folded_lora", why) if why else replace(speed, folded_lora=len(found))
 
 
-def _compile(model: PreTrainedModel, speed: Speed, proof: Proof, rows: Sequence[list[int]], stack: ExitStack) -> Speed:
-    """Compiled layers, on a GPU."""
-    if device_of(model).type != "cuda":
-        return speed
+def _compile(
+    model: PreTrainedModel, speed: Speed, wanted: bool | str, proof: Callable[[], Proof], stack: ExitStack
+) -> Speed:
+    """Compiled layers, proved on as many tokens as the compiler then makes its kernels for."""
+    if isinstance(wanted, str):
+        return speed.without("compiled_layers", wanted)
     if not decoder_layers(model):
         return speed.without("compiled_layers", "the model does not say which layers it repeats")
     before = sum(torch._dynamo.utils.counters["graph_break"].values())
-    why = _enter(compiled_layers(model), model, proof, stack, first=rows)
+    why = _enter(compiled_layers(model), model, proof(), stack)
     if not why and sum(torch._dynamo.utils.counters["graph_break"].values()) > before:
         why = "a layer is more than one graph"
     return speed.without("compiled_layers", why) if why else replace(speed, compiled_layers=True)
 
 
-def _enter(
-    part: AbstractContextManager[None],
-    model: PreTrainedModel,
-    proof: Proof,
-    stack: ExitStack,
-    first: Sequence[list[int]] = (),
-) -> str:
-    """Switch a part on, where loss and gradients stay what they are; else, why not. `first` goes through before."""
+def _enter(part: AbstractContextManager[None], model: PreTrainedModel, proof: Proof, stack: ExitStack) -> str:
+    """Switch a part on, where loss and gradients stay what they are; else, why not."""
     with ExitStack() as tried:
         tried.enter_context(part)
         try:
-            if first:
-                proof.run(model, _some(first))
             why = proof.fault(model)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of a compiler or of a model that is not as others are
-            why = str(error).strip().partition("\n")[0] or type(error).__name__
+            why = _first_line(error)
         if not why:
             stack.push(tried.pop_all())
     return why
 
 
-def _some(rows: Sequence[list[int]]) -> list[list[int]]:
-    """The first rows, of no more than COMPILED_TOKENS tokens, one at least."""
-    lengths = accumulate(map(len, rows))
-    return [
-        row
-        for place, (row, tokens) in enumerate(zip(rows, lengths, strict=True))
-        if not place or tokens <= COMPILED_TOKENS
-    ]
+def _many(rows: Sequence[list[int]]) -> list[list[int]]:
+    """The rows over and over, to COMPILED_TOKENS tokens or a row more."""
+    again = cycle(list(row) for row in rows)
+    chosen = [next(again)]
+    while sum(map(len, chosen)) < COMPILED_TOKENS:
+        chosen.append(next(again))
+    return chosen
 
 
-def _attention(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str) -> tuple[str, str]:
-    """The best attention that keeps rows apart; or none, and why."""
+def _attention(
+    model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str
+) -> tuple[str, float] | str:
+    """The best attention that keeps rows apart, and how far logits differ by it; or why there is none."""
     if is_virtual(model):
-        return "", "the method puts virtual tokens before each row"
+        return "the method puts virtual tokens before each row"
     if asked != "auto" and asked not in WORDS:
-        return "", f"model.attention is '{asked}'"
+        return f"model.attention is '{asked}'"
     if not switchable(model):
-        return "", "the model brings its own attention"
-    why = ""
+        return "the model brings its own attention"
+    faults = []
     for name in candidates(device_of(model)) if asked == "auto" else [asked]:
-        fault = _attention_fault(model, name, rows, dtype)
-        if not fault:
-            return name, ""
-        why = why or f"{WORDS[name]}: {fault}"  # of the best one
-    return "", why
+        try:
+            with attention(model, name):
+                found = packing_fault(model, rows, dtype)
+        except (UnsupportedError, ValueError, RuntimeError, ImportError) as error:  # not for this model or machine
+            faults.append(f"{WORDS[name]}: {_first_line(error)}")
+            continue
+        if not found.fault:
+            return name, found.difference
+        faults.append(f"{WORDS[name]}: packed rows {found.fault}")
+    return faults[0]  # of the best one
 
 
-def _attention_fault(model: PreTrainedModel, name: str, rows: list[list[int]], dtype: torch.dtype) -> str:
-    """What is wrong with an attention on this model; empty where rows are to it what they are alone."""
-    try:
-        with attention(model, name):
-            fault = packing_fault(model, rows, dtype).fault
-    except (UnsupportedError, ValueError, RuntimeError, ImportError) as error:  # not for this model, or not compiled
-        return str(error).strip().partition("\n")[0]
-    return f"packed rows {fault}" if fault else ""
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _loss(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype) -> str:

@@ -45,9 +45,9 @@ class Proof:
             loss, gradients = _measured(model, rows, dtype, longest)
         return cls(rows, dtype, loss, gradients, longest)
 
-    def run(self, model: PreTrainedModel, rows: Sequence[list[int]] = ()) -> None:
-        """Its rows once more, or others, for whoever watches; nothing stays of it."""
-        _measured(model, rows or self.rows, self.dtype, self.longest)
+    def run(self, model: PreTrainedModel) -> None:
+        """The rows once more, for whoever watches."""
+        _measured(model, self.rows, self.dtype, self.longest)
 
     def fault(self, model: PreTrainedModel) -> str:
         """What is not as it was; empty where all is."""

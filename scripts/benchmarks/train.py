@@ -10,11 +10,11 @@ most; a step has about 16,000 tokens. TRL at its best packs, has adapters in bf1
 installed, and the attention without padding that ftune brings. The loop tuned by hand (`train_parts/tuned.py`) is what
 this machine can do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
 
-Each measurement is a process of its own. Tokens per second count tokens of rows, not padding: by the median time of
-the steps behind the first ones. Memory is what PyTorch had handed out at most; on a CPU, the process's largest
-resident size. Results are JSON lines on stdout and in --results; behind them come a table and ratios. With --cpu, rows
-and settings are those of recipes/quickstart.yaml, ways take turns for --rounds, and `TRL, same settings` neither
-computes activations again nor rounds to bf16.
+Each measurement is a process of its own; on a GPU the next one imports meanwhile. Tokens per second count tokens of
+rows, not padding: by the median time of the steps behind the first ones. Memory is what PyTorch had handed out at most;
+on a CPU, the process's largest resident size. Results are JSON lines on stdout and in --results; behind them come a
+table and ratios. With --cpu, rows and settings are those of recipes/quickstart.yaml, ways take turns for --rounds, and
+`TRL, same settings` neither computes activations again nor rounds to bf16.
 """
 
 import argparse
@@ -23,7 +23,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from train_parts.material import make_material
@@ -57,24 +59,40 @@ def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:
             yield Job(way, setting, str(QUICKSTART), steps, steps // 4, 256, 8)
 
 
-def measure(job: Job, limit_s: float) -> Result:
-    """The result of a job, or its last words as `error`."""
+def start(job: Job) -> subprocess.Popen[str]:
+    """The process of a job, which imports what it needs and waits for a line before it begins."""
     paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     command = [sys.executable, "-m", "train_parts.worker", json.dumps(job.plain())]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, env=env, cwd=QUICKSTART.parents[1], text=True, stdin=pipe, stdout=pipe, stderr=pipe
+    )
+
+
+def finish(job: Job, process: subprocess.Popen[str], limit_s: float) -> Result:
+    """The result of a job, or its last words as `error`."""
     known = {"setting": job.setting.name, "way": job.way}
     try:
-        done = subprocess.run(
-            command, env=env, cwd=QUICKSTART.parents[1], capture_output=True, text=True, check=False, timeout=limit_s
-        )
+        out, err = process.communicate("begin\n", timeout=limit_s)
     except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
         return {**known, "error": f"not done within {limit_s:.0f} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"setting"')]
-    if done.returncode or not lines:
-        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+    lines = [line for line in out.splitlines() if line.startswith('{"setting"')]
+    if process.returncode or not lines:
+        said = err.strip().splitlines() or [f"ended with {process.returncode}"]
         return {**known, "error": said[-1][:300]}
     result: Result = json.loads(lines[-1])
     return result
+
+
+def results_of(jobs: Iterator[Job], limit_s: float, *, ahead: bool) -> Iterator[Result]:
+    """Of each job in turn; `ahead`, the next one's process imports while this one is measured."""
+    waiting = deque((job, start(job)) for job in islice(jobs, 2 if ahead else 1))
+    while waiting:
+        yield finish(*waiting.popleft(), limit_s)
+        waiting.extend((job, start(job)) for job in islice(jobs, 1))
 
 
 def main() -> None:
@@ -99,9 +117,9 @@ def main() -> None:
             if given.cpu
             else gpu_jobs(settings, given.ways or WAYS, root, given.steps)
         )
-        for job in jobs:
-            results.append(measure(job, given.limit))
-            line = json.dumps(results[-1])
+        for result in results_of(iter(jobs), given.limit, ahead=not given.cpu):
+            results.append(result)
+            line = json.dumps(result)
             print(line, flush=True)
             if given.results:
                 with given.results.open("a", encoding="utf-8") as file:

@@ -13,15 +13,14 @@ FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
 
 @pytest.fixture
 def batch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Rows in a flat batch of fixed size; the benchmark's parts can be imported."""
+    """Rows in a flat batch; the benchmark's parts can be imported."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    from ftune.speed.flat import FixedShape, FlatCollator
+    from ftune.speed.flat import FlatCollator
     from ftune.speed.loss import add_places
 
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(4, 512, (length,), generator=generator).tolist() for length in (9, 3, 14)]
-    collate = FlatCollator(0, FixedShape(tokens=40, rows=6, longest=16))
-    return add_places(collate([{"input_ids": row, "labels": row} for row in rows]))
+    return add_places(FlatCollator(16)([{"input_ids": row, "labels": row} for row in rows]))
 
 
 def net(full: bool) -> Any:

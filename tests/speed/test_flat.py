@@ -1,16 +1,13 @@
-"""Flat batches: all tokens of all rows, borders where rows begin, one size where one is wanted."""
+"""Flat batches: all tokens of all rows, borders where rows begin, and few sizes where that is wanted."""
 
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ftune.speed.flat import FixedShape, FlatCollator
-
-rows = st.lists(st.integers(1, 9), min_size=1, max_size=6)
+from ftune.speed.flat import FlatCollator, step_of
 
 
 def examples_of(lengths: list[list[int]]) -> list[dict[str, Any]]:
@@ -28,7 +25,7 @@ def examples_of(lengths: list[list[int]]) -> list[dict[str, Any]]:
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.booleans())
 def test_a_flat_batch_is_that_of_trl(lengths: list[int], packed: bool) -> None:
     examples = examples_of([lengths]) if packed else examples_of([[length] for length in lengths])
-    found = FlatCollator(pad_token_id=0)(examples)
+    found = FlatCollator()(examples)
     expected = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(examples)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -36,26 +33,27 @@ def test_a_flat_batch_is_that_of_trl(lengths: list[int], packed: bool) -> None:
         assert not torch.is_tensor(value) or found[name].dtype == value.dtype, name
 
 
-@given(rows, st.integers(0, 30), st.integers(0, 5))
-def test_a_fixed_shape_adds_rows_without_labels_behind_the_same_batch(
-    lengths: list[int], more: int, slack: int
-) -> None:
-    tokens, longest = sum(lengths), max(lengths)
-    shape = FixedShape(tokens + more, len(lengths) + -(-more // longest) + slack, longest)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=9))
+def test_a_rounded_batch_ends_in_a_row_without_labels(lengths: list[int]) -> None:
     examples = examples_of([[length] for length in lengths])
-    exact, fixed = FlatCollator(0)(examples), FlatCollator(0, shape)(examples)
+    exact, rounded = FlatCollator()(examples), FlatCollator(rounded=True)(examples)
+    tokens, size = sum(lengths), rounded["input_ids"].shape[1]
+    assert size % step_of(tokens) == 0
+    assert 0 <= size - tokens < step_of(tokens)
     for name in ("input_ids", "labels", "position_ids", "seq_idx"):
-        assert fixed[name].shape == (1, shape.tokens)
-        assert torch.equal(fixed[name][:, :tokens], exact[name])
-    assert (fixed["labels"][:, tokens:] == -100).all()
-    borders = fixed["cu_seq_lens_q"]
-    assert len(borders) == shape.rows + 1
+        assert torch.equal(rounded[name][:, :tokens], exact[name])
+    assert (rounded["labels"][:, tokens:] == -100).all()
+    borders = rounded["cu_seq_lens_q"]
     assert torch.equal(borders[: len(lengths) + 1], exact["cu_seq_lens_q"])
-    assert borders[-1] == shape.tokens
-    assert 0 <= int(borders.diff().min()) <= int(borders.diff().max()) <= fixed["max_length_q"] == longest
+    assert (int(borders[-1]), len(borders)) == (size, len(lengths) + 1 + (size > tokens))
+    assert int(borders.diff().max()) <= rounded["max_length_q"]
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    for shape in (FixedShape(tokens=4, rows=9, longest=5), FixedShape(tokens=30, rows=2, longest=5)):
-        with pytest.raises(ValueError, match="2 rows of 5 tokens do not fit"):
-            FlatCollator(0, shape)(examples_of([[2], [3]]))
+def test_a_step_is_a_small_share_of_many_tokens() -> None:
+    assert {step_of(tokens) for tokens in (1, 16, 2047)} == {16}
+    assert [step_of(tokens) for tokens in (2048, 4095, 4096, 16_384)] == [32, 32, 64, 256]
+
+
+def test_all_batches_can_tell_of_one_longest_row() -> None:
+    examples = examples_of([[2], [3]])
+    assert [FlatCollator(longest)(examples)["max_length_q"] for longest in (0, 2, 9)] == [3, 3, 9]

@@ -22,7 +22,7 @@ from transformers import (
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ftune.speed.documents import NAME
-from ftune.speed.flat import FixedShape, FlatCollator
+from ftune.speed.flat import FlatCollator
 from ftune.speed.loss import add_places
 from ftune.trainers.feed import packed
 from ftune.trainers.speed import Speed, Wanted, at_speed
@@ -72,11 +72,10 @@ def plain(model: Any) -> tuple[float, dict[str, torch.Tensor]]:
     return loss.item(), gradients(model, loss)
 
 
-def fast(model: Any, *, pack: bool, fixed: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+def fast(model: Any, *, pack: bool, rounded: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
     """The same rows as a run has them; the model is at speed."""
     alone = [{"input_ids": ids, "labels": labels} for ids, labels in zip(ROWS, LABELS, strict=True)]
-    shape = FixedShape(tokens=64, rows=12, longest=10) if fixed else None
-    batch = add_places(FlatCollator(0, shape)([packed(ROWS[:2], LABELS[:2]), alone[2]] if pack else alone))
+    batch = add_places(FlatCollator(rounded=rounded)([packed(ROWS[:2], LABELS[:2]), alone[2]] if pack else alone))
     loss, correct = model(**batch)
     assert 0 <= int(correct) <= len(batch["loss_targets"])
     return loss.item() / len(batch["loss_targets"]), gradients(model, loss / len(batch["loss_targets"]))
@@ -90,10 +89,9 @@ def test_loss_and_gradients_are_those_of_the_plain_way(name: str, method: str) -
     model = model_of(MODELS[name](), method)
     loss, slopes = plain(model)
     with at_speed(model, ROWS, torch.float32) as speed:
-        assert speed == Speed(
-            NAME, fused_loss=True, folded_lora=0 if method == "full" else 4 * model.config.num_hidden_layers
-        )
-        for way in ({"pack": False}, {"pack": True}, {"pack": True, "fixed": True}):
+        assert (speed.attention, speed.fused_loss, speed.reasons) == (NAME, True, {})
+        assert speed.folded_lora == (0 if method == "full" else 4 * model.config.num_hidden_layers)
+        for way in ({"pack": False}, {"pack": True}, {"pack": True, "rounded": True}):
             found, ours = fast(model, **way)
             assert found == pytest.approx(loss, rel=1e-5)
             assert ours.keys() == slopes.keys()
@@ -105,7 +103,7 @@ def test_a_batch_without_trained_tokens_gives_a_loss_of_nothing() -> None:
     model = model_of(MODELS["llama, tied"]())
     with at_speed(model, ROWS, torch.float32):
         pass
-    loss, correct = model(**add_places(FlatCollator(0)([{"input_ids": ROWS[0], "labels": [-100] * len(ROWS[0])}])))
+    loss, correct = model(**add_places(FlatCollator()([{"input_ids": ROWS[0], "labels": [-100] * len(ROWS[0])}])))
     assert (loss.item(), int(correct)) == (0.0, 0)
     assert all(not slope.any() for slope in gradients(model, loss).values())
 

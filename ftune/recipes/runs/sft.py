@@ -43,7 +43,7 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
     asked, wanted, longest = recipe.model.attention, _wanted(recipe, run), feed.longest or 0
     with at_speed(model, probed, dtype, longest=longest, asked=asked, wanted=wanted) as speed:
         if recipe.data.packing:
-            difference = probe_packing(model, probed, dtype)
+            difference = speed.difference if speed.attention else probe_packing(model, probed, dtype)
             say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
         outcome = train_sft(
             model,

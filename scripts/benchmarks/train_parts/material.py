@@ -34,6 +34,8 @@ def make_material(folder: Path, model: str, *, rows: int, mean: int, longest: in
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "model")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the room is another process's
     words = [*SPECIAL.values(), *(f"▁w{index}" for index in range(len(SPECIAL), shape["vocab_size"]))]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
