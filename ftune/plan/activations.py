@@ -2,12 +2,15 @@
 
 Counted per token and decoder layer, as in arXiv:2205.05198 (section 4.1), whose formula 34 sbh is that of GPT-3 without
 fused attention: here norms are computed in fp32, attention keeps no scores, feed-forward blocks are gated, and frozen
-weights need no inputs. h is the width of the stream, q and k those of queries and keys, f that of the block, b the
-bytes of products. The tests hold the sums against what autograd really saves.
+weights need no inputs. Of a compiled layer is kept what a matrix product gives, or reads in the backward pass; all that
+is elementwise is computed again (`torch._functorch.partitioners`, as inductor calls it). h is the width of the stream,
+q and k those of queries and keys, f that of the block, b the bytes of products. The tests hold the sums against what
+autograd really saves.
 """
 
+from ftune.plan import folded
 from ftune.plan.job import Job
-from ftune.plan.shape import Linear
+from ftune.plan.shape import Linear, Norm
 
 FP32 = 4
 
@@ -83,7 +86,7 @@ def masked(job: Job) -> bool:
 
     PPO pads on the right alone, where causal attention does not look.
     """
-    if job.attention in ("flash_attention_2", "flex_attention") or job.kind == "ppo":
+    if job.flat or job.attention in ("flash_attention_2", "flex_attention") or job.kind == "ppo":
         return False  # lengths or blocks say the same
     return job.packed or job.adapter.prefix_tokens > 0 or not (job.equal_rows or job.micro_batch_size == 1)
 
@@ -107,13 +110,27 @@ def _norm(job: Job, width: int, *, inside: bool = False) -> int:
 
 
 def _norms(job: Job, *, first: bool) -> int:
-    shape, heads = job.shape, {"q_norm": job.shape.heads, "k_norm": job.shape.kv_heads}
-    total = 0
-    for place, norm in enumerate(shape.layer_norms):
-        inside = heads.get(norm.name.rpartition(".")[2], 0)
-        repeated = inside if inside and norm.width == shape.head_dim else 1
-        total += 0 if first and place == 0 else repeated * _norm(job, norm.width, inside=inside > 0)
-    return total
+    """Of all norms of a layer.
+
+    A compiled layer keeps the stream as it comes in and each product that is added to it or normalised, with a number
+    for each row that is: norms are computed again.
+    """
+    norms = job.shape.layer_norms[1:] if first else job.shape.layer_norms
+    if job.compiled:
+        stream = 0 if first else (job.stream_width - job.width) * job.shape.hidden
+        return stream + sum(_repeated(job, norm) * (job.width * norm.width + FP32) for norm in norms)
+    return sum(_repeated(job, norm) * _norm(job, norm.width, inside=_heads_of(job, norm) > 0) for norm in norms)
+
+
+def _heads_of(job: Job, norm: Norm) -> int:
+    """Of a norm inside of attention, the heads that it is for; 0 of others."""
+    heads = {"q_norm": job.shape.heads, "k_norm": job.shape.kv_heads}
+    return heads.get(norm.name.rpartition(".")[2], 0)
+
+
+def _repeated(job: Job, norm: Norm) -> int:
+    """How often it is computed for a token: for each head, where it is as wide as one."""
+    return max(1, _heads_of(job, norm)) if norm.width == job.shape.head_dim else 1
 
 
 def _attention(job: Job) -> int:
@@ -139,8 +156,11 @@ def _attention(job: Job) -> int:
 def _block(job: Job) -> int:
     """The feed-forward block: what its activation reads; where it is gated also what that gives and is multiplied with.
 
-    GPT-2's GELU is composed of a power and a tanh in fp32, and of two products.
+    GPT-2's GELU is composed of a power and a tanh in fp32, and of two products. A compiled layer keeps the products
+    alone.
     """
+    if job.compiled:
+        return (2 if job.shape.gated else 1) * job.width * job.shape.ffn
     if job.shape.activation == "composed":
         return (3 * FP32 + job.width) * job.shape.ffn
     return (3 if job.shape.gated else 1) * job.width * job.shape.ffn
@@ -151,24 +171,27 @@ def _inputs(job: Job) -> int:
 
     Autocast makes a copy for each product where the input is fp32, as it is behind a norm in fp32, and as peft makes
     it for adapters on weights that are not quantised, but for those that make a weight anew and read what it would.
-    Otherwise what reads the same input shares it, and the input of the layer behind attention is there already.
+    Otherwise what reads the same input shares it, and the input of the layer behind attention is there already: but
+    where attention is computed a row at a time, whose results are laid together in a tensor of their own. A compiler
+    makes the same copy once.
     """
     ranks = dict(job.adapter.low_rank)
     trains = trains_linears(job)
     reading = [linear for linear in job.shape.layer_linears if trains or linear.name in ranks]
     copied = _copies_inputs(job)
-    total = sum(ranks.values()) * job.width
+    total = (folded.columns(job) if job.folded else sum(ranks.values())) * job.width
     total += int(job.adapter.saved * job.width + job.adapter.saved_fp32 * _adapters_width(job))
     seen: set[tuple[str, str]] = set()
     for linear in reading:
         beside = linear.name in ranks
-        own = (copied and (linear.reads == "stream" or beside)) or (beside and job.dropout > 0)
-        source = (linear.reads, linear.name.partition(".")[0])
-        if own or source not in seen:
-            kept = (linear.reads == "attention" and not job.eager) or (
+        cast, dropped = copied and (linear.reads == "stream" or beside), beside and job.dropout > 0
+        source = folded.source(linear)
+        if dropped or (cast and not job.compiled) or source not in seen:
+            whole = not job.eager and (job.on_gpu or not job.flat)
+            kept = (linear.reads == "attention" and whole) or (
                 linear.reads == "block" and job.shape.activation == "relu"
             )
-            there = kept and not own
+            there = kept and not (cast or dropped)
             total += 0 if there else job.width * linear.inputs
         seen.add(source)
     return total + (_dropped(reading) if job.dropout else 0)
@@ -176,7 +199,7 @@ def _inputs(job: Job) -> int:
 
 def _copies_inputs(job: Job) -> bool:
     """Whether a product whose weights train, or an adapter, gets a copy of its input of its own."""
-    if job.width == FP32:
+    if job.width == FP32 or job.folded:
         return False
     if trains_linears(job):
         return job.stream_width == FP32
@@ -197,6 +220,8 @@ def _dropped(reading: list[Linear]) -> int:
 def row_tokens(job: Job) -> int:
     """Tokens that one token's scores are for: of its row, or of the whole micro-batch where rows are packed."""
     own = job.tokens + job.adapter.virtual_tokens + job.adapter.prefix_tokens
+    if job.flat:
+        return job.own_tokens or own
     return job.batch_tokens if job.packed else own
 
 
@@ -214,5 +239,6 @@ def made_mask(job: Job) -> int:
 
 def _once(job: Job) -> int:
     """Cosines and sines and the mask, for all layers, and token ids where embeddings train."""
-    rotary = 2 * row_tokens(job) * job.stream_width * job.shape.head_dim if job.shape.rotary else 0
+    places = job.batch_tokens if job.flat else row_tokens(job)  # flat rows each begin anew
+    rotary = 2 * places * job.stream_width * job.shape.head_dim if job.shape.rotary else 0
     return rotary + made_mask(job) + (8 * job.batch_tokens if job.full else 0)
