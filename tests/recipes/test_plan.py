@@ -272,6 +272,28 @@ def test_on_a_cpu_it_follows_from_the_tokens(longest: int, number: int) -> None:
     assert found.job.micro_batch_size == number
 
 
+FEW_LONG = Rows(5000, "the test", 96, 5000 + 95 * 100, lengths=((5000, 1), (100, 95)))
+"""Of which no micro-batch has more than one that is long."""
+
+
+def test_without_padding_a_long_row_makes_no_others_long() -> None:
+    here = Target(on_gpu=False, shape=SHAPE)
+    flat = plan_of(recipe_of("sft", *AUTO), here, FEW_LONG)
+    assert (flat.job.micro_batch_size, flat.job.batch_tokens) == (32, 5000 + 31 * 100)
+    padded = plan_of(recipe_of("sft", *AUTO, "speed.packed_attention=off"), here, FEW_LONG)
+    assert padded.job.micro_batch_size == 1
+    numbers = [
+        plan("sft", *AUTO, f"speed.packed_attention={speed}", rows=FEW_LONG).job.micro_batch_size
+        for speed in ("auto", "off")
+    ]
+    assert numbers == [32, 1]
+
+
+def test_what_is_packed_flat_is_full_whatever_its_rows_are() -> None:
+    job = plan("sft", "data.packing=true", rows=FEW_LONG).job
+    assert (job.batch_tokens, job.own_tokens) == (8 * 2048, 151)
+
+
 BOTH = (*AUTO, "batch.activation_checkpointing=auto")
 
 
