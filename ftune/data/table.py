@@ -87,6 +87,12 @@ class TokenTable:
         labels: list[int] = np.where(self.trained[span], self.ids[span], IGNORED).tolist()
         return labels
 
+    def arrays_of(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Its tokens and its labels."""
+        span = self._span(index)
+        ids = self.ids[span].astype(np.int64)
+        return ids, np.where(self.trained[span], ids, IGNORED)
+
     def origin_of(self, index: int) -> str:
         """`file:line` of one sequence."""
         return f"{self.names[self.files[index]]}:{self.lines[index]}"

@@ -13,3 +13,10 @@ class Speed(Section):
 
     fused_loss: Literal["auto", "off"] = "auto"
     """Compute loss and gradient without logits of the whole batch, of tokens that train alone."""
+
+    folded_lora: Literal["auto", "off"] = "auto"
+    """Compute LoRA's adapters within the products of their layers, and layers with one input as one product."""
+
+    compiled_layers: Literal["auto", "on", "off"] = "auto"
+    """Compile the decoder layers (10 to 20 seconds at the start, less from the second run on). `auto` does so on a GPU
+    for runs of more than a minute by the arithmetic of `ftune plan`."""

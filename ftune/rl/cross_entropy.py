@@ -130,5 +130,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """`total += left @ right`, where the total may be wider."""
     if total.dtype == right.dtype:
         total.addmm_(left, right)
+    elif total.is_cuda:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total.add_(left @ right)

@@ -7,6 +7,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from ftune.core.kernels import keep_kernels
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,6 +29,7 @@ def _compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 @cache
 def _compiles(device: str) -> bool:
+    keep_kernels()
     try:
         example = torch.ones(8, device=device)  # first: without a GPU the compiler is not even imported
         torch.compile(torch.exp)(example)

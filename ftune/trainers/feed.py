@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset
 
 from ftune.data.prepared import Prepared
@@ -10,6 +12,9 @@ from ftune.data.stream import Position, Stream
 
 Example = dict[str, Any]
 """`input_ids` and `labels` (of packed rows also `seq_lengths`), and `row`: what names the rows in messages."""
+
+Tokens = NDArray[np.int64] | list[int]
+"""Ids or labels of a row."""
 
 
 class PreparedDataset(Dataset[Example]):
@@ -22,13 +27,20 @@ class PreparedDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.prepared) if self.bins is None else len(self.bins)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        lengths = self.prepared.lengths
+        return int(lengths.max() if self.bins is None else max(lengths[list(rows)].sum() for rows in self.bins))
+
     def __getitem__(self, index: int) -> Example:
         """One sequence."""
         if self.bins is None:
-            return {"input_ids": self.prepared.ids(index), "labels": self.prepared.labels(index), "row": index}
+            ids, labels = self.prepared.arrays(index)
+            return {"input_ids": ids, "labels": labels, "row": index}
         rows = list(self.bins[index])
-        ids = [self.prepared.ids(row) for row in rows]
-        return packed(ids, [self.prepared.labels(row) for row in rows]) | {"row": rows}
+        sides = [self.prepared.arrays(row) for row in rows]
+        return packed([ids for ids, _ in sides], [labels for _, labels in sides]) | {"row": rows}
 
 
 class StreamDataset(IterableDataset[Example]):
@@ -36,6 +48,11 @@ class StreamDataset(IterableDataset[Example]):
 
     def __init__(self, stream: Stream, start: Position) -> None:
         self.stream, self.start = stream, start
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a sequence can have; None where nothing limits them."""
+        return self.stream.capacity or self.stream.rules.max_length
 
     def __iter__(self) -> Iterator[Example]:
         """Sequences without end."""
@@ -47,10 +64,10 @@ class StreamDataset(IterableDataset[Example]):
             yield example | {"row": sequence.origins, "position": [sequence.after.window, sequence.after.taken]}
 
 
-def packed(ids: Sequence[list[int]], labels: Sequence[list[int]]) -> Example:
+def packed(ids: Sequence[Tokens], labels: Sequence[Tokens]) -> Example:
     """Rows end to end. The first label of each is -100: nothing of its own comes before it."""
     return {
-        "input_ids": [token for row in ids for token in row],
-        "labels": [label for row in labels for label in row],
+        "input_ids": np.concatenate(ids),
+        "labels": np.concatenate(labels),
         "seq_lengths": [len(row) for row in ids],
     }

@@ -27,8 +27,10 @@ class FusedLossTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._correct: torch.Tensor | int = 0
-        self._looked_at = 0
+        self.correct: list[torch.Tensor] = []
+        """How many tokens of each micro-batch were the most likely ones, where it was computed."""
+        self.looked_at = 0
+        """Of how many."""
 
     def summed(self, model: Any, inputs: dict[str, Any]) -> Summed:
         """Loss and correct tokens of a batch with places."""
@@ -42,14 +44,9 @@ class FusedLossTrainer(SFTTrainer):
         if return_outputs or "loss_places" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         summed, count = self.summed(model, inputs), len(inputs["loss_places"])
-        self._correct, self._looked_at = self._correct + summed.correct, self._looked_at + count
-        loss = summed.loss / torch.as_tensor(count if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        self.correct.append(summed.correct)
+        self.looked_at += count
+        loss = summed.loss / max(count if num_items_in_batch is None else num_items_in_batch, 1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss
-
-    def take_correct(self) -> tuple[int, int]:
-        """How many tokens were the most likely ones since the last call, of how many; of this process."""
-        found = int(self._correct), self._looked_at
-        self._correct, self._looked_at = 0, 0
-        return found

@@ -24,6 +24,7 @@ from ftune.core.say import Say
 from ftune.core.signals import SIGNALS
 from ftune.report.events import EventLog
 from ftune.trainers.method import Method
+from ftune.trainers.numbers import numbers
 from ftune.trainers.order import EpochOrder, TellEpoch
 from ftune.trainers.resumable import ResumableTrainer
 
@@ -83,7 +84,7 @@ class ReliableTrainer(ResumableTrainer):
         self.data_collator = CountingCollator(self.data_collator)
         self.tokens = self.trained_tokens = 0
         self._rows: list[Any] = []
-        self._step_loss: torch.Tensor | float = 0.0
+        self._step_loss: list[torch.Tensor] = []
         self._skipped_in_a_row = 0
 
     # -- counting ------------------------------------------------------------------------------------------------------
@@ -129,34 +130,39 @@ class ReliableTrainer(ResumableTrainer):
     # -- non-finite losses and gradients -------------------------------------------------------------------------------
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; its loss is kept until the step is known to be finite."""
-        if isinstance(self._step_loss, float):  # the first micro-batch of a step
-            self._loss_before_step = self._tr_loss.clone()
+        """One micro-batch; its loss goes into the mean that is logged when the step is known to be finite, not before.
+
+        That mean is made on the CPU, where reading it waits for no GPU; what transformers adds to it is 0.
+        """
+        self._tr_loss = self._tr_loss.cpu()
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self._step_loss = self._step_loss + loss
-        return loss
+        self._step_loss.append(loss)
+        return torch.zeros(())
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The gradient norm; on a non-finite step the gradients are dropped, so that the optimiser changes nothing.
 
-        transformers calls this once a step, after the last backward pass and before the optimiser. With fp16 the loss
-        scaler meets and skips overflowing gradients as a matter of course, so there only the loss is looked at.
+        transformers calls this once a step, after the last backward pass and before the optimiser. It is the one place
+        where a step waits for the GPU. With fp16 the loss scaler meets and skips overflowing gradients as a matter of
+        course, so there only the loss is looked at.
         """
-        norm = super()._get_grad_norm(model, grad_norm)
-        norm = whole(norm) if isinstance(norm, torch.Tensor) else norm  # of a split model, each rank has a part
-        loss, rows = float(self._step_loss), self._rows
-        self._step_loss, self._rows = 0.0, []
-        finite = math.isfinite(loss) and (self.args.fp16 or math.isfinite(float(norm)))
+        found = super()._get_grad_norm(model, grad_norm)
+        found = whole(found) if isinstance(found, torch.Tensor) else found  # of a split model, each rank has a part
+        norm, *others = numbers([found, *self._step_loss, *self.unread()])
+        loss, rows = sum(others[: len(self._step_loss)]), self._rows
+        self.read(others[len(self._step_loss) :])
+        self._step_loss, self._rows = [], []
+        finite = math.isfinite(loss) and (self.args.fp16 or math.isfinite(norm))
         if self.ranks.sums([not finite])[0] == 0:
             self._skipped_in_a_row = 0
+            self._tr_loss += loss
             self.end_step(counts=True)
             return norm
         self.end_step(counts=False)
         self._drop_gradients(model)
-        self._tr_loss = self._loss_before_step  # the mean loss that is logged next leaves this step out
-        self._globalstep_last_logged += 1
+        self._globalstep_last_logged += 1  # the mean loss that is logged next leaves this step out
         self._skipped_in_a_row += 1
-        self._tell_skipped(loss, float(norm), rows)
+        self._tell_skipped(loss, norm, rows)
         return norm
 
     def _drop_gradients(self, model: torch.nn.Module) -> None:
@@ -274,6 +280,13 @@ class ReliableTrainer(ResumableTrainer):
     def held_out_words(self, facts: dict[str, Any]) -> str:
         """What `held_out` found, in a line."""
         raise NotImplementedError
+
+    def unread(self) -> list[torch.Tensor]:
+        """Numbers of the step that lie on the device, to be read together with its loss."""
+        return []
+
+    def read(self, values: list[float]) -> None:
+        """Those numbers, when they have been read."""
 
     def end_step(self, *, counts: bool) -> None:
         """The step's micro-batches are through; without `counts` the step is skipped."""

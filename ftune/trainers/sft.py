@@ -8,8 +8,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
+from ftune.backends.engines.sharding import is_split
 from ftune.core.errors import RecipeError
 from ftune.speed.flat import FlatCollator
+from ftune.trainers.fed import FedTrainer, Feeding
 from ftune.trainers.feed import PreparedDataset, StreamDataset
 from ftune.trainers.fused_loss import FusedLossTrainer, WithPlaces
 from ftune.trainers.reliable import ReliableTrainer
@@ -17,13 +19,32 @@ from ftune.trainers.speed import Speed
 from ftune.trainers.training import Around, Outcome, arguments, keep_fp32, train
 
 
-class ReliableSFTTrainer(ReliableTrainer, FusedLossTrainer):
+class ReliableSFTTrainer(FedTrainer, ReliableTrainer, FusedLossTrainer):
     """SFTTrainer with ftune's saves, checks and counts."""
+
+    _correct = 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """How many tokens a step trains, over all processes where TRL wants that; no GPU is asked where places tell."""
+        if not batch_samples or "loss_places" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        count = sum(len(batch["loss_places"]) for batch in batch_samples)
+        return self.ranks.sums([count])[0] if self.args.average_tokens_across_devices else count
+
+    def unread(self) -> list[torch.Tensor]:
+        """How many tokens were the most likely ones."""
+        unread, self.correct = self.correct, []
+        return unread
+
+    def read(self, values: list[float]) -> None:
+        """Keep them until they are logged."""
+        self._correct += int(sum(values))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the share of correct tokens since the last log, over all processes."""
         if "loss" in logs:
-            correct, tokens = self.ranks.sums([*self.take_correct()])
+            correct, tokens = self.ranks.sums([self._correct, self.looked_at])
+            self._correct = self.looked_at = 0
             if tokens:  # otherwise TRL has counted
                 self._metrics["train"]["mean_token_accuracy"] = [correct / tokens]
         super().log(logs, start_time)
@@ -73,22 +94,31 @@ def train_sft(
     *,
     packed: bool,
     speed: Speed = Speed(),  # noqa: B008 - frozen
+    feeding: Feeding | None = None,
 ) -> Outcome:
-    """Train `model` in place; `around.args` are arguments of SFTConfig. Raises what `train` raises."""
+    """Train `model` in place; `around.args` are arguments of SFTConfig. Raises what `train` raises.
+
+    Without `feeding`, a GPU gets its batches as is best for it.
+    """
     trainer = _build(model, tokenizer, rows, validation, around.args, packed=packed)
     if speed.attention:
         trainer.data_collator = FlatCollator(tokenizer.pad_token_id)
     if speed.fused_loss and (why := _own_loss(trainer)):
-        speed = speed.without_fused_loss(why)
+        speed = speed.without("fused_loss", why)
     if speed.fused_loss:
         trainer.data_collator = WithPlaces(trainer.data_collator)
+    trainer.feeding = feeding or _feeding(trainer, rows.longest if speed.attention and speed.fused_loss else None)
     if words := speed.words():
         around.say.line(f"speed: {words}")
     around.events.write(
-        "speed", attention=speed.attention or None, fused_loss=speed.fused_loss, off=list(speed.reasons)
+        "speed",
+        attention=speed.attention or None,
+        fused_loss=speed.fused_loss,
+        folded_lora=speed.folded_lora,
+        compiled_layers=speed.compiled_layers,
+        off=speed.reasons,
     )
-    with speed.at_work(model):
-        return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
+    return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
 
 
 def _own_loss(trainer: ReliableSFTTrainer) -> str:
@@ -98,6 +128,26 @@ def _own_loss(trainer: ReliableSFTTrainer) -> str:
     if trainer.args.loss_type != "nll" or trainer.label_smoother is not None:
         return "trainer_args ask for another one"
     return ""
+
+
+def _feeding(trainer: ReliableSFTTrainer, longest: int | None) -> Feeding | None:
+    """What keeps a GPU busy; None on a CPU, which is busy anyway.
+
+    `longest` is the longest row that may come, in flat batches whose loss is a sum; None for other batches, which are
+    not cut anew. Neither are those of processes that have to take each pass together.
+    """
+    args, accelerator = trainer.args, trainer.accelerator
+    if args.device.type != "cuda":
+        return None
+    together = (
+        is_split(trainer.model)
+        or trainer.is_deepspeed_enabled
+        or accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        or args.include_num_input_tokens_seen != "no"  # transformers adds these up over processes in each pass
+    )
+    # Memory that the recipe says is there: so many rows of that length may come together.
+    capacity = None if longest is None or together else args.per_device_train_batch_size * longest
+    return Feeding(capacity, ahead=args.dataloader_num_workers == 0)
 
 
 def _build(

@@ -61,8 +61,8 @@ def test_packed_rows_hold_every_token_in_order(smollm2):
         assert packed["seq_lengths"] == [prepared.lengths[index] for index in packed["row"]]
         starts = [sum(packed["seq_lengths"][:number]) for number in range(len(packed["row"]))]
         for start, length, index in zip(starts, packed["seq_lengths"], packed["row"], strict=True):
-            assert packed["input_ids"][start : start + length] == prepared.ids(index)
-            assert packed["labels"][start : start + length] == prepared.labels(index)
+            assert packed["input_ids"][start : start + length].tolist() == prepared.ids(index)
+            assert packed["labels"][start : start + length].tolist() == prepared.labels(index)
             assert packed["labels"][start] == -100
     assert sorted(index for rows in bins for index in rows) == list(range(len(rows)))
     assert dataset[0]["row"] == list(bins[0])
@@ -72,6 +72,9 @@ def test_unpacked_rows_stand_alone(smollm2):
     rows = [Row({"prompt": "sea " * n, "completion": "big"}, "rows.jsonl", n) for n in range(1, 4)]
     prepared = chained([prepare(rows, None, smollm2.tokenizer, None, Rules())])
     dataset = PreparedDataset(prepared)
-    assert [dataset[row] for row in range(len(dataset))] == [
-        {"input_ids": prepared.ids(row), "labels": prepared.labels(row), "row": row} for row in range(3)
-    ]
+    assert len(dataset) == 3
+    for row in range(3):
+        example = dataset[row]
+        assert example["row"] == row
+        assert example["input_ids"].tolist() == prepared.ids(row)
+        assert example["labels"].tolist() == prepared.labels(row)

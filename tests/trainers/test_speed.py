@@ -25,7 +25,7 @@ from ftune.speed.documents import NAME
 from ftune.speed.flat import FixedShape, FlatCollator
 from ftune.speed.loss import add_places
 from ftune.trainers.feed import packed
-from ftune.trainers.speed import Speed, choose_speed
+from ftune.trainers.speed import Speed, Wanted, at_speed
 from tests.trainers.test_packing_attention import GROUPED, LABELS, ROWS, SHAPE
 
 HEADS = GROUPED | {"head_dim": 8}
@@ -72,13 +72,12 @@ def plain(model: Any) -> tuple[float, dict[str, torch.Tensor]]:
     return loss.item(), gradients(model, loss)
 
 
-def fast(model: Any, speed: Speed, *, pack: bool, fixed: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
-    """The same rows as a run has them."""
+def fast(model: Any, *, pack: bool, fixed: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+    """The same rows as a run has them; the model is at speed."""
     alone = [{"input_ids": ids, "labels": labels} for ids, labels in zip(ROWS, LABELS, strict=True)]
     shape = FixedShape(tokens=64, rows=12, longest=10) if fixed else None
     batch = add_places(FlatCollator(0, shape)([packed(ROWS[:2], LABELS[:2]), alone[2]] if pack else alone))
-    with speed.at_work(model):
-        loss, correct = model(**batch)
+    loss, correct = model(**batch)
     assert 0 <= int(correct) <= len(batch["loss_targets"])
     return loss.item() / len(batch["loss_targets"]), gradients(model, loss / len(batch["loss_targets"]))
 
@@ -90,19 +89,22 @@ METHODS = [(name, method) for name in MODELS for method in ("full", "lora", "lor
 def test_loss_and_gradients_are_those_of_the_plain_way(name: str, method: str) -> None:
     model = model_of(MODELS[name](), method)
     loss, slopes = plain(model)
-    speed = choose_speed(model, ROWS, torch.float32)
-    assert speed == Speed(NAME, fused_loss=True)
-    for way in ({"pack": False}, {"pack": True}, {"pack": True, "fixed": True}):
-        found, ours = fast(model, speed, **way)
-        assert found == pytest.approx(loss, rel=1e-5)
-        assert ours.keys() == slopes.keys()
-        for key, slope in slopes.items():
-            assert (ours[key] - slope).norm() <= 1e-5 * slope.norm() + 1e-9, (way, key)
+    with at_speed(model, ROWS, torch.float32) as speed:
+        assert speed == Speed(
+            NAME, fused_loss=True, folded_lora=0 if method == "full" else 4 * model.config.num_hidden_layers
+        )
+        for way in ({"pack": False}, {"pack": True}, {"pack": True, "fixed": True}):
+            found, ours = fast(model, **way)
+            assert found == pytest.approx(loss, rel=1e-5)
+            assert ours.keys() == slopes.keys()
+            for key, slope in slopes.items():
+                assert (ours[key] - slope).norm() <= 1e-5 * slope.norm() + 1e-9, (way, key)
 
 
 def test_a_batch_without_trained_tokens_gives_a_loss_of_nothing() -> None:
     model = model_of(MODELS["llama, tied"]())
-    choose_speed(model, ROWS, torch.float32)
+    with at_speed(model, ROWS, torch.float32):
+        pass
     loss, correct = model(**add_places(FlatCollator(0)([{"input_ids": ROWS[0], "labels": [-100] * len(ROWS[0])}])))
     assert (loss.item(), int(correct)) == (0.0, 0)
     assert all(not slope.any() for slope in gradients(model, loss).values())
@@ -112,8 +114,7 @@ def test_the_model_is_left_as_it_was() -> None:
     model = model_of(MODELS["qwen2"]())
     ids = torch.tensor([ROWS[0]])
     before = model(input_ids=ids, labels=ids)
-    speed = choose_speed(model, ROWS, torch.float32)
-    with speed.at_work(model):
+    with at_speed(model, ROWS, torch.float32):
         assert model.config._attn_implementation == NAME
     after = model(input_ids=ids, labels=ids)
     assert torch.equal(before.logits, after.logits)
@@ -121,15 +122,14 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def refused(model: Any, **asked: Any) -> str:
-    speed = choose_speed(model, ROWS, torch.float32, **asked)
-    return f"{speed.attention or 'padded'}, {speed.fused_loss}: {'; '.join(speed.reasons)}"
+    with at_speed(model, ROWS, torch.float32, **asked) as speed:
+        return f"{speed.attention or 'padded'}, {speed.fused_loss}: {speed.words()}"
 
 
 def test_what_is_not_exact_is_off_and_says_why() -> None:
     falcon = FalconConfig(**SHAPE, alibi=True, initializer_range=0.2)
-    assert "padded, True: batches with padding or masks: the model brings its own attention" in refused(
-        model_of(falcon)
-    )
+    said = "padded, True: no logits but of trained tokens; batches with padding or masks: "
+    assert refused(model_of(falcon)) == f"{said}the model brings its own attention"
     capped = Gemma2Config(**CAPPED, attn_logit_softcapping=2.0, query_pre_attn_scalar=8)
     assert "each row by itself: the model caps its scores" in refused(model_of(capped))
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
@@ -154,5 +154,6 @@ def test_a_model_with_more_than_a_linear_layer_at_its_end_keeps_its_own_loss() -
 
 def test_what_is_switched_off_is_off_without_a_word() -> None:
     model = model_of(MODELS["qwen2"]())
-    assert choose_speed(model, ROWS, torch.float32, packed_attention=False, fused_loss=False) == Speed()
+    with at_speed(model, ROWS, torch.float32, wanted=Wanted(False, False, False, False)) as speed:
+        assert speed == Speed()
     assert "model.attention is 'eager'" in refused(model, asked="eager")

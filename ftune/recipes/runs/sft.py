@@ -4,6 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ftune.models.dtype import torch_name
+from ftune.plan.work import HOUR
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import packing_line
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from ftune.data.prepared import Prepared
     from ftune.recipes.sft import SftRecipe
     from ftune.trainers.feed import PreparedDataset, StreamDataset
+    from ftune.trainers.speed import Wanted
+
+SHORT_S = 60.0
+"""Shorter runs do not pay for compiled layers."""
 
 
 def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
@@ -26,34 +31,42 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
 
     from ftune.trainers.probe import probe_packing
     from ftune.trainers.sft import train_sft
-    from ftune.trainers.speed import choose_speed
+    from ftune.trainers.speed import at_speed
 
     inputs, say = run.inputs, run.say
     model = wrapped_model(run)
-    probed = [inputs.train.ids(index) for index in range(min(2, len(inputs.train)))]
+    probed = [inputs.train.ids(index) for index in range(min(recipe.batch.rows_at_once, len(inputs.train)))]
     dtype = getattr(torch, torch_name(run.place.dtype))
-    speed = choose_speed(
-        model,
-        probed,
-        dtype,
-        asked=recipe.model.attention,
-        packed_attention=recipe.speed.packed_attention == "auto",
-        fused_loss=recipe.speed.fused_loss == "auto",
-    )
-    if recipe.data.packing:
-        with speed.at_work(model):
+    with at_speed(model, probed, dtype, asked=recipe.model.attention, wanted=_wanted(recipe, run)) as speed:
+        if recipe.data.packing:
             difference = probe_packing(model, probed, dtype)
-        say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
-    outcome = train_sft(
-        model,
-        inputs.tokenizer,
-        _feed(recipe, run),
-        _dataset(recipe, inputs.validation) if inputs.validation else None,
-        around(run, model),
-        packed=recipe.data.packing,
-        speed=speed,
-    )
+            say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
+        outcome = train_sft(
+            model,
+            inputs.tokenizer,
+            _feed(recipe, run),
+            _dataset(recipe, inputs.validation) if inputs.validation else None,
+            around(run, model),
+            packed=recipe.data.packing,
+            speed=speed,
+        )
     return Trained(model, outcome)
+
+
+def _wanted(recipe: "SftRecipe", run: Run) -> "Wanted":
+    """What may make the run fast: what the recipe leaves on, and what the processes let be changed in a model."""
+    from ftune.trainers.speed import Wanted
+
+    asked, time = recipe.speed, run.prediction.time
+    whole = "" if not run.place.backend.shards() else f"the backend '{run.place.backend.name}' has the weights in parts"
+    short = time is not None and time.hours * HOUR < SHORT_S and asked.compiled_layers == "auto"
+    compiled = "the run is short ('speed.compiled_layers: on' compiles)" if short and run.place.on_gpu else whole
+    return Wanted(
+        packed_attention=asked.packed_attention != "off",
+        fused_loss=asked.fused_loss != "off",
+        folded_lora=asked.folded_lora != "off" and (whole or True),
+        compiled_layers=asked.compiled_layers != "off" and (compiled or True),
+    )
 
 
 def _feed(recipe: "SftRecipe", run: Run) -> "PreparedDataset | StreamDataset":

@@ -3,6 +3,7 @@
 import resource
 import statistics
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,12 +14,10 @@ from train_parts.work import Job, Result
 
 
 class Clock:
-    """Steps as they pass. A step is over when the GPU has done it."""
+    """Steps as they pass; on a GPU, as it is done with them, which nothing waits for."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.wall: list[float] = []
-        self.cpu: list[float] = []
         self.tokens: list[int] = []
         self.losses: list[float] = []
         self._count = 0
@@ -26,39 +25,48 @@ class Clock:
 
     def begin(self) -> None:
         """The first step begins."""
-        self._mark, self._cpu_mark = self._now(), time.process_time()
+        self._walls, self._cpus = [self._now()], [time.process_time()]
 
     def saw(self, tokens: int) -> None:
         """A micro-batch with so many tokens that are no padding."""
         self._count += tokens
 
-    def step(self) -> None:
-        """A step is over, and the next one begins."""
-        wall, cpu = self._now(), time.process_time()
-        self.wall.append(wall - self._mark)
-        self.cpu.append(cpu - self._cpu_mark)
+    def step(self) -> bool:
+        """A step is over, and the next one begins; whether it was the last."""
+        self._walls.append(self._now())
+        self._cpus.append(time.process_time())
         self.tokens.append(self._count)
-        self._mark, self._cpu_mark, self._count = wall, cpu, 0
+        self._count = 0
+        return len(self.tokens) >= self.job.steps
 
-    def _now(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def _now(self) -> Any:
+        if not torch.cuda.is_available():
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _steps_s(self) -> list[float]:
+        if not torch.cuda.is_available():
+            return [after - before for before, after in pairwise(self._walls)]
+        torch.cuda.synchronize()
+        return [before.elapsed_time(after) / 1000 for before, after in pairwise(self._walls)]
 
     def result(self) -> Result:
         """Mean tokens in the median time of the timed steps."""
         timed = slice(self.job.untimed, None)
+        wall, cpu = self._steps_s(), [after - before for before, after in pairwise(self._cpus)]
         tokens = statistics.mean(self.tokens[timed])  # batches are made ahead of the step that they are for
         on_gpu = torch.cuda.is_available()
         return {
             "setting": self.job.setting.name,
             "way": self.job.way,
             "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
-            "tokens_per_s": round(tokens / statistics.median(self.wall[timed]), 1),
-            "tokens_per_cpu_s": round(tokens / statistics.median(self.cpu[timed]), 1),
-            "steps": len(self.wall[timed]),
+            "tokens_per_s": round(tokens / statistics.median(wall[timed]), 1),
+            "tokens_per_cpu_s": round(tokens / statistics.median(cpu[timed]), 1),
+            "steps": len(wall[timed]),
             "tokens_of_a_step": round(tokens),
-            "first_step_s": round(self.wall[0], 2),
+            "first_step_s": round(wall[0], 2),
             "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)
             if on_gpu
             else round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
@@ -76,9 +84,10 @@ class Steps(TrainerCallback):
         """The clock starts."""
         self.clock.begin()
 
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """A step is over."""
-        self.clock.step()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step is over; the run ends with the last one that is asked for, however long it is."""
+        if self.clock.step():
+            control.should_training_stop = True
 
     def on_log(self, *args: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Losses, to be compared."""
