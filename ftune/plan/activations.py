@@ -28,7 +28,7 @@ def saved_layer(job: Job, *, first: bool = False) -> int:
 def saved(job: Job) -> int:
     """Bytes that all layers keep, without checkpointing."""
     layers = job.shape.layers - job.adapter.lowest_layer
-    starts_late = not (job.full or job.adapter.virtual_tokens)
+    starts_late = not (job.full or job.adapter.virtual_tokens or job.compiled)  # one graph does for all layers
     late = saved_layer(job, first=True) - saved_layer(job) if starts_late else 0
     return layers * saved_layer(job) + late + _once(job)
 
@@ -58,10 +58,11 @@ def passing(job: Job) -> int:
     may be more, and so may be what a method makes whole matrices of.
     """
     shape = job.shape
-    wide = (3 if shape.gated else 2) - (len(job.adapter.low_rank) > 0 and not _copies_inputs(job))
+    alone = len(job.adapter.low_rank) > 0 and not (_copies_inputs(job) or job.folded)
+    wide = (3 if shape.gated else 2) - alone
     block = wide * job.width * shape.ffn + (job.width + FP32) * shape.hidden
     scores = shape.heads * row_tokens(job) * (2 * FP32 + job.width) if job.eager else 0
-    return max(job.batch_tokens * max(block, scores), _matrices(job))
+    return max(job.batch_tokens * max(block, scores), _matrices(job)) + folded.unpacked(job)
 
 
 def _matrices(job: Job) -> int:
@@ -116,10 +117,20 @@ def _norms(job: Job, *, first: bool) -> int:
     for each row that is: norms are computed again.
     """
     norms = job.shape.layer_norms[1:] if first else job.shape.layer_norms
+    stream = (job.stream_width - job.width) * job.shape.hidden if job.compiled and not first else 0
+    return stream + sum(_repeated(job, norm) * (_norm_of_layer(job, norm) - _there(job, norm)) for norm in norms)
+
+
+def _norm_of_layer(job: Job, norm: Norm) -> int:
     if job.compiled:
-        stream = 0 if first else (job.stream_width - job.width) * job.shape.hidden
-        return stream + sum(_repeated(job, norm) * (job.width * norm.width + FP32) for norm in norms)
-    return sum(_repeated(job, norm) * _norm(job, norm.width, inside=_heads_of(job, norm) > 0) for norm in norms)
+        return job.width * norm.width + FP32
+    return _norm(job, norm.width, inside=_heads_of(job, norm) > 0)
+
+
+def _there(job: Job, norm: Norm) -> int:
+    """Bytes of a norm's input that are there already: of queries and keys, where values keep all that they are with."""
+    shares = (job.compiled or job.width == FP32) and folded.beside_values(job) > 0 and _heads_of(job, norm) > 0
+    return job.width * norm.width if shares else 0
 
 
 def _heads_of(job: Job, norm: Norm) -> int:
@@ -137,8 +148,8 @@ def _attention(job: Job) -> int:
     """Queries, keys and values, the result, and the logarithm of each sum (arXiv:2205.14135, algorithm 2).
 
     With a mask, keys and values are repeated for all query heads; without, values that one product makes together with
-    queries and keys keep all of it. Without fused attention the scores are kept too, in fp32 and in the dtype of
-    products, for each token one of every other.
+    queries and keys keep all of it, as those of layers that are folded into one do. Without fused attention the scores
+    are kept too, in fp32 and in the dtype of products, for each token one of every other.
     """
     shape, width = job.shape, job.width
     repeats = masked(job) or job.eager
@@ -146,6 +157,7 @@ def _attention(job: Job) -> int:
     together = shape.query_width + 2 * shape.kv_width
     if shape.rotary and any(linear.outputs == together for linear in shape.layer_linears):
         keys_and_values += 0 if repeats and shape.heads > shape.kv_heads else shape.query_width + shape.kv_width
+    keys_and_values += folded.beside_values(job)
     if job.eager:
         each = FP32 + (width if width < FP32 else 0) + (width if shape.scores == "capped" else 0)
         scores = shape.heads * row_tokens(job) * each

@@ -56,7 +56,7 @@ def _fused(job: Job) -> int:
     at_once = min(tokens, FUSED_TOKENS) * shape.vocab
     states = tokens * shape.hidden * (job.stream_width + 2 * job.width)
     cast = job.width * trained if job.stream_width > job.width else 0
-    product = job.width * trained if job.width < FP32 else 0  # of a chunk, before it is added in fp32
+    product = job.width * trained if job.width < FP32 and not job.on_gpu else 0  # of a chunk, to be added in fp32
     return states + cast + FP32 * trained + max(at_once * _logit(job), at_once * job.width + product)
 
 

@@ -1,6 +1,6 @@
 """Bytes of weights: frozen ones as they are stored, trained ones in fp32."""
 
-from ftune.plan.folded import added_weights
+from ftune.plan.folded import added_weights, first_matrices
 from ftune.plan.job import BYTES, Job
 from ftune.plan.shape import ModelShape
 
@@ -61,5 +61,7 @@ def copies(job: Job) -> int:
     """
     if job.width == FP32 or job.spread.type == "zero" or job.split:
         return 0
+    if job.folded:
+        return job.width * first_matrices(job)
     weights = job.shape.layers * job.shape.layer_weights
     return job.width * (weights if job.full else job.adapter.parameters + min(job.adapter.base, weights))

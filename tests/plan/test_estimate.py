@@ -207,7 +207,7 @@ def jobs(draw: Any) -> Job:
         most_tokens=draw(st.one_of(st.none(), st.integers(1, 2**17))),
         loss=draw(st.sampled_from(["fused", "tiled", "whole"])),
         compiled=draw(st.booleans()),
-        folded=not whole and draw(st.booleans()),
+        folded=not whole and backend in ("single", "ddp") and draw(st.booleans()),
         on_gpu=draw(st.booleans()),
         spread=Spread(
             type=backend,

@@ -283,10 +283,10 @@ def test_without_padding_a_long_row_makes_no_others_long() -> None:
     padded = plan_of(recipe_of("sft", *AUTO, "speed.packed_attention=off"), here, FEW_LONG)
     assert padded.job.micro_batch_size == 1
     numbers = [
-        plan("sft", *AUTO, f"speed.packed_attention={speed}", rows=FEW_LONG).job.micro_batch_size
+        plan("sft", *AUTO, f"speed.packed_attention={speed}", rows=FEW_LONG, gib=140.0).job.micro_batch_size
         for speed in ("auto", "off")
     ]
-    assert numbers == [32, 1]
+    assert numbers == [32, 2]
 
 
 def test_what_is_packed_flat_is_full_whatever_its_rows_are() -> None:

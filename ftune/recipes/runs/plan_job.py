@@ -6,7 +6,7 @@ from ftune.peft.places import classifier
 from ftune.plan.job import BYTES, Dtype, Job, Spread
 from ftune.plan.shape import ModelShape
 from ftune.recipes.runs.plan_rows import Rows
-from ftune.recipes.runs.plan_speed import speed_of
+from ftune.recipes.runs.plan_speed import most_tokens, speed_of
 
 if TYPE_CHECKING:
     from ftune.plan.adapter import Adapter
@@ -50,18 +50,20 @@ def _of_training(
         shape = classifier(shape, _outputs(head))
         if head.type == "scalar":
             answers, notes = ANSWERS, ["rows are taken as pairs; rankings have more answers each"]
-    adapter, at_once = recipe.peft.planned(shape), recipe.batch.rows_at_once
+    adapter = recipe.peft.planned(shape)
+    speed = speed_of(recipe, shape, adapter, spread, on_gpu=on_gpu)
+    whole = speed["flat"] and speed["loss"] == "fused"
     job = Job(
         **_model(recipe, shape, dtype),
-        **speed_of(recipe, shape, adapter, on_gpu=on_gpu),
+        **speed,
         kind="sft" if head is None else "rm",
         adapter=adapter,
         dense=recipe.peft.dense(shape),
-        micro_batch_size=at_once * answers,
+        micro_batch_size=recipe.batch.rows_at_once * answers,
         accumulation=recipe.batch.accumulation(spread.world),
         tokens=min(data.max_length, shape.positions or data.max_length) if packed else rows.longest,
         packed=packed,
-        most_tokens=None if packed else rows.most(at_once),
+        most_tokens=None if packed else most_tokens(recipe, rows, spread, whole=whole, on_gpu=on_gpu),
         own_tokens=round(rows.mean) if packed and rows.count else None,
         equal_rows=rows.equal,
         checkpointing=recipe.batch.recomputes,

@@ -75,7 +75,10 @@ def rows_of_inputs(inputs: "Inputs") -> Rows:
         others = inputs.train.rejected().lengths
         tokens, longest = (tokens + int(others.sum())) // 2, max(longest, int(others.max(initial=1)))
     if inputs.stream is not None:
-        return Rows(longest, "the first rows of a stream")
+        most = inputs.stream.capacity or inputs.stream.rules.max_length
+        if most is None:
+            return Rows(longest, "the first rows of a stream")
+        return Rows(most, "data.max_length, the worst case of a stream", counted=False)
     known = () if inputs.train.is_preference else sorted(Counter(lengths.tolist()).items(), reverse=True)
     return Rows(longest, "the rows themselves", len(lengths), tokens, lengths=tuple(known))
 
