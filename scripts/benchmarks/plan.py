@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/plan.py --folder /dev/shm/p --results r.jsonl              # one GPU of 80 GB
     python scripts/benchmarks/plan.py --folder /dev/shm/p --results r.jsonl --gpus 2     # two GPUs
-    python scripts/benchmarks/plan.py --folder /dev/shm/p --results r.jsonl 'flat *'     # some of the settings
+    python scripts/benchmarks/plan.py --folder /dev/shm/p --results r.jsonl 'fast *'     # some of the settings
     python scripts/benchmarks/plan.py --folder /tmp/t --results t.jsonl --tiny           # a try on a CPU
     python scripts/benchmarks/plan.py --results r.jsonl --table                          # from what was measured
 

@@ -70,7 +70,7 @@ class WatchedLog(EventLog):
             self.meter.loaded()
             self.meter.found |= {key: fields[key] for key in ("parameters", "trainable", "dtype")}
         elif kind == "speed":
-            self.meter.found["speed"] = [fields["attention"], fields["fused_loss"], *fields["off"]]  # type: ignore[misc]
+            self.meter.found["speed"] = fields
         elif kind == "step":
             self.meter.found.setdefault("losses", []).append(fields["loss"])
             self.meter.found["tokens"] = fields["tokens"]
