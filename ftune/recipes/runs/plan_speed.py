@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ftune.recipes.runs.plan_time import Time
     from ftune.recipes.training import TrainingRecipe
 
+SHORT_S = 60.0
+"""Shorter runs do not pay for compiled layers."""
+
 KEEPS_ROWS_APART = ("auto", "flash_attention_2", "flex_attention")
 """Values of `model.attention`, of which flat batches take the best one, or the one that is named."""
 
@@ -57,8 +60,6 @@ def most_tokens(recipe: "TrainingRecipe", rows: Rows, spread: Spread, *, whole: 
 
 def compiled(recipe: "TrainingRecipe", job: Job, time: "Time | None") -> Job:
     """The job with compiled layers, where the run is worth it."""
-    from ftune.recipes.runs.sft import SHORT_S
-
     speed: Any = getattr(recipe, "speed", None)
     able = job.flat and job.loss == "fused" and job.on_gpu and not _in_parts(job.spread)
     if not able or speed.compiled_layers == "off":
