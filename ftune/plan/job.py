@@ -98,13 +98,26 @@ class Job:
     tokens: int = 1024
     """Tokens of a row, padding included: the longest there is, or `data.max_length` where rows are packed."""
     packed: bool = False
+    flat: bool = False
+    """Whether rows are laid end to end without padding, each with attention to itself alone."""
+    most_tokens: int | None = None
+    """Tokens of the largest flat micro-batch, where the rows are known; else it is of rows that are all the longest."""
+    own_tokens: int | None = None
+    """Tokens of each of several rows in a packed sequence, on average, where attention is kept within them."""
     equal_rows: bool = False
     """Whether all rows of a batch are equally long, so that attention needs no mask for padding."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     checkpointing: bool = False
     """Whether activations are computed again in the backward pass."""
-    fused_loss: bool = True
-    """Whether logits are computed in chunks and never stand whole (TRL's `fused_lm_head`)."""
+    loss: Literal["fused", "tiled", "whole"] = "tiled"
+    """Logits of some trained tokens at once, which become their own gradients; tiles of all tokens' logits, made twice
+    (TRL's `fused_lm_head`); or all logits at once."""
+    compiled: bool = False
+    """Whether decoder layers are compiled (`torch.compile`)."""
+    folded: bool = False
+    """Whether LoRA's first matrices lie beside the base's own, as columns of one product."""
+    on_gpu: bool = True
+    """Whether elementwise functions are single kernels, and attention is one for rows of all lengths."""
     dropout: float = 0.0
     """Of the adapter."""
     spread: Spread = Spread()
@@ -114,7 +127,8 @@ class Job:
     @property
     def batch_tokens(self) -> int:
         """Tokens computed at once, with those that the method puts before each row."""
-        return self.micro_batch_size * (self.tokens + self.adapter.virtual_tokens)
+        most = self.micro_batch_size * (self.tokens + self.adapter.virtual_tokens)
+        return min(most, self.most_tokens) if self.flat and self.most_tokens else most
 
     @property
     def trained(self) -> int:
@@ -129,6 +143,8 @@ class Job:
     @property
     def eager(self) -> bool:
         """Whether attention keeps all its scores."""
+        if self.flat:
+            return False
         return self.attention == "eager" or (self.attention == "sdpa" and self.shape.scores != "fused")
 
     @property

@@ -114,7 +114,7 @@ def _bloomz() -> Iterator[Published]:
         parameters=BLOOMZ.layers * 8 * (BLOOMZ.hidden + 3 * BLOOMZ.hidden),
         low_rank=(("self_attention.query_key_value", 8),),
     )
-    common = {"shape": BLOOMZ, "dtype": "fp32", "micro_batch_size": 8, "tokens": 64, "fused_loss": False}
+    common = {"shape": BLOOMZ, "dtype": "fp32", "micro_batch_size": 8, "tokens": 64, "loss": "whole"}
     whole = Job(**{**common, "micro_batch_size": 1}, adapter=Adapter(base=BLOOMZ.parameters))  # type: ignore[arg-type]
     yield Published("bloomz-7b1, all weights: out of memory", source, None, estimate(whole).peak / GB, 80.0)
     lora = Job(**common, adapter=rank)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Bytes of weights: frozen ones as they are stored, trained ones in fp32."""
 
+from ftune.plan.folded import added_weights, first_matrices
 from ftune.plan.job import BYTES, Job
 from ftune.plan.shape import ModelShape
 
@@ -29,6 +30,7 @@ def offloaded_bytes(job: Job) -> int:
 def _part(job: Job) -> int:
     stored = stored_bytes(job.shape, job.dtype, job.quantization, double_quant=job.double_quant)
     whole = max(0, stored - job.width * job.adapter.base) + FP32 * job.adapter.frozen
+    whole += job.width * added_weights(job)
     spread = job.spread
     if not (job.split or (spread.type == "zero" and spread.stage == 3)):
         return whole
@@ -59,5 +61,7 @@ def copies(job: Job) -> int:
     """
     if job.width == FP32 or job.spread.type == "zero" or job.split:
         return 0
+    if job.folded:
+        return job.width * first_matrices(job)
     weights = job.shape.layers * job.shape.layer_weights
     return job.width * (weights if job.full else job.adapter.parameters + min(job.adapter.base, weights))

@@ -2,6 +2,7 @@
 
     python scripts/benchmarks/plan.py --folder /dev/shm/p --results r.jsonl              # one GPU of 80 GB
     python scripts/benchmarks/plan.py --folder /dev/shm/p --results r.jsonl --gpus 2     # two GPUs
+    python scripts/benchmarks/plan.py --folder /dev/shm/p --results r.jsonl 'fast *'     # some of the settings
     python scripts/benchmarks/plan.py --folder /tmp/t --results t.jsonl --tiny           # a try on a CPU
     python scripts/benchmarks/plan.py --results r.jsonl --table                          # from what was measured
 
@@ -19,6 +20,7 @@ import argparse
 import json
 import os
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ def chosen(given: argparse.Namespace) -> list[Setting]:
         for setting in SETTINGS
         if setting.gpus == given.gpus
         and setting.name not in counts
-        and setting.name in (given.settings or [setting.name])
+        and any(fnmatch(setting.name, pattern) for pattern in given.settings or ["*"])
     ]
     return [setting.tiny() for setting in wanted] if given.tiny else wanted
 
@@ -134,7 +136,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [setting.name for setting in SETTINGS]
-    parser.add_argument("settings", nargs="*", help=f"all by default: {', '.join(names)}")
+    parser.add_argument("settings", nargs="*", help=f"names or patterns; all by default: {', '.join(names)}")
     parser.add_argument("--folder", type=Path, help="where models and rows lie, or are made, and where runs go")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines; appended to")
     parser.add_argument("--gpus", type=int, choices=(1, 2), default=1)
@@ -145,8 +147,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="print the table of --results and stop")
     parser.add_argument("--no-table", action="store_true", help="measure, and print no table")
     given = parser.parse_args()
-    if unknown := set(given.settings) - set(names):
-        parser.error(f"unknown settings: {', '.join(sorted(unknown))}")
+    if unknown := [pattern for pattern in given.settings if not any(fnmatch(name, pattern) for name in names)]:
+        parser.error(f"unknown settings: {', '.join(unknown)}")
     if not (given.table or given.folder):
         parser.error("--folder is needed")
     return given

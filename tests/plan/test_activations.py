@@ -1,21 +1,29 @@
 """What layers keep for the backward pass: the formulas against the tensors that autograd really saves."""
 
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ftune.plan.activations import last_norm, made_mask, saved
 from ftune.plan.adapter import Adapter
 from ftune.plan.families import shape_of_config
 from ftune.plan.job import Job, Spread
+from ftune.speed.documents import NAME, rows_attention
+from ftune.speed.flat import borders_of
+from ftune.speed.folded import folded, watched
+from tests.plan import kernel_for_rows
 
 ROWS, TOKENS, RANK = 3, 37, 4
 """No width of the models is a multiple of 37: so tensors of tokens are told from those of weights."""
+
+LENGTHS = (TOKENS, 2 * TOKENS)
+"""Of rows in a flat batch, which has as many tokens as one with padding."""
 
 LLAMA = {
     "model_type": "llama",
@@ -39,7 +47,7 @@ GPT2 = {
     "n_layer": 3,
     "n_head": 4,
     "vocab_size": 96,
-    "n_positions": 64,
+    "n_positions": 128,
     **NO_DROPOUT,
 }
 BLOOM = {"model_type": "bloom", "hidden_size": 64, "n_layer": 3, "n_head": 4, "vocab_size": 96}
@@ -66,6 +74,14 @@ class Case:
     attention: Literal["sdpa", "eager"] = "sdpa"
     padded: bool = False
     products: Literal["bf16", "fp32"] = "bf16"
+    flat: bool = False
+    """Rows of other lengths are laid end to end, and attention is computed a row at a time, as on a CPU."""
+    on_gpu: bool = False
+    """Flat rows have one attention, by what stands for a kernel."""
+    compiled: bool = False
+    """Layers are, as inductor divides them into forward and backward passes."""
+    folded: bool = False
+    """Adapters are in the products of their layers."""
     zero: bool = False
     """Weights and adapters are in the dtype of products, as DeepSpeed and FSDP2 make them."""
 
@@ -83,8 +99,13 @@ class Case:
             shape=shape,
             adapter=adapter,
             dtype=self.products,
-            micro_batch_size=ROWS,
-            tokens=TOKENS - adapter.virtual_tokens,
+            micro_batch_size=len(LENGTHS) if self.flat else ROWS,
+            tokens=max(LENGTHS) if self.flat else TOKENS - adapter.virtual_tokens,
+            most_tokens=sum(LENGTHS),
+            flat=self.flat,
+            on_gpu=self.on_gpu,
+            compiled=self.compiled,
+            folded=self.folded,
             equal_rows=not self.padded,
             attention=self.attention,
             spread=Spread(type="zero", processes=2) if self.zero else Spread(),
@@ -99,6 +120,10 @@ class Case:
         trained = products if self.zero else torch.float32
         dtype = trained if self.trains == "all" else products
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=self.attention)
+        if self.flat:
+            AttentionInterface.register(NAME, rows_attention)
+            kernel_for_rows.register()
+            model.set_attn_implementation(kernel_for_rows.NAME if self.on_gpu else NAME)
         if self.trains == "prompt":
             return model.requires_grad_(False)
         if self.trains == "lora":
@@ -112,7 +137,7 @@ class Case:
         """Bytes of all tensors of tokens that a forward pass saves, each storage once."""
         model = self.model()
         found: dict[int, torch.Tensor] = {}
-        own = {value.untyped_storage().data_ptr() for value in model.parameters()}
+        own = set[int]()
 
         def keep(value: torch.Tensor) -> torch.Tensor:
             storage = value.untyped_storage()
@@ -123,15 +148,37 @@ class Case:
         ids = torch.arange(ROWS * TOKENS).reshape(ROWS, TOKENS) % 96
         mask = torch.ones_like(ids)
         mask[0, -5:] = 0 if self.padded else 1
+        batch: dict[str, Any] = {"attention_mask": mask}
+        if self.flat:
+            ids = ids.reshape(1, -1)
+            batch = {"position_ids": torch.cat([torch.arange(length) for length in LENGTHS])[None]}
+            batch |= borders_of(LENGTHS)
         inner = model.get_base_model() if self.trains == "lora" else model
         given = {"input_ids": ids}
         if self.trains == "prompt":
             given = {"inputs_embeds": inner.get_input_embeddings()(ids).detach().requires_grad_(True)}
+        if self.compiled:
+            torch._dynamo.reset()
+            inner.get_input_embeddings().register_forward_hook(lambda *given: given[-1].requires_grad_(True))
+            for layer in inner.get_decoder().layers:
+                layer.compile(backend="aot_eager_decomp_partition", dynamic=False)
         mixed = self.products == "bf16" and not self.zero
         saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
-        with saving, torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            inner.base_model(**given, attention_mask=mask, use_cache=False)
+        with ExitStack() as stack:
+            if self.folded:
+                stack.enter_context(fold(model, inner, {**given, **batch}))
+            own |= {value.untyped_storage().data_ptr() for value in model.parameters()}
+            stack.enter_context(saving)
+            stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed))
+            inner.base_model(**given, **batch, use_cache=False)
         return sum(value.untyped_storage().nbytes() for value in found.values())
+
+
+def fold(model: Any, inner: Any, batch: dict[str, Any]) -> AbstractContextManager[None]:
+    """The model with its adapters in the products of their layers."""
+    with watched(model) as found, torch.no_grad():
+        inner.base_model(**batch, use_cache=False)
+    return folded(model, found)
 
 
 CASES = [
@@ -146,6 +193,18 @@ CASES = [
     Case(PHI3, "lora"),
     Case(LLAMA, "lora", products="fp32"),
     Case(LLAMA, "lora", zero=True),
+    Case(LLAMA, "all", flat=True),
+    Case(QWEN3, "all", flat=True, products="fp32"),
+    Case(LLAMA, "lora", flat=True),
+    Case(QWEN3, "lora", flat=True, on_gpu=True),
+    Case(PHI3, "all", flat=True, on_gpu=True),
+    Case(QWEN3, "lora", flat=True, products="fp32"),
+    Case(LLAMA, "lora", flat=True, zero=True),
+    Case(PHI3, "lora", flat=True),
+    Case(LLAMA, "lora", flat=True, folded=True),
+    Case(QWEN3, "lora", flat=True, folded=True),
+    Case(QWEN3, "lora", flat=True, folded=True, products="fp32"),
+    Case(PHI3, "lora", flat=True, folded=True),
     Case(LLAMA, "prompt"),
     Case(QWEN3, "prompt", padded=True),
     Case(PHI3, "prompt", "eager", padded=True),
@@ -153,12 +212,22 @@ CASES = [
     Case(GEMMA3, "all", padded=True),
     # in fp32: autocast computes LayerNorms in fp32 on GPUs alone
     Case(GPT2, "lora", products="fp32"),
+    Case(GPT2, "lora", products="fp32", flat=True),
     Case(OPT, "prompt", products="fp32"),
     Case(BLOOM, "prompt", "eager", products="fp32"),
 ]
 
 
-@pytest.mark.parametrize("case", CASES)
+COMPILED = [
+    pytest.param(Case(QWEN3, "lora", flat=True, compiled=True, folded=True)),
+    pytest.param(Case(LLAMA, "all", flat=True, on_gpu=True, compiled=True), marks=pytest.mark.slow),
+    pytest.param(Case(LLAMA, "lora", flat=True, compiled=True, folded=True), marks=pytest.mark.slow),
+    pytest.param(Case(QWEN3, "lora", flat=True, on_gpu=True, compiled=True), marks=pytest.mark.slow),
+    pytest.param(Case(PHI3, "lora", flat=True, on_gpu=True, compiled=True, zero=True), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("case", [*CASES, *COMPILED])
 def test_formulas_count_what_autograd_saves(case: Case) -> None:
     job = case.job
     assert saved(job) + last_norm(job) - made_mask(job) == case.counted()

@@ -89,7 +89,7 @@ SEPARATE = {**PPO, **WHOLE, "micro_batch_size": 8, "accumulation": 2, "tokens": 
 SHORT = Roles(engine="graph", completions=32, at_once=32, prompt_tokens=128, reference="copy")
 
 # Peaks of `torch.cuda.max_memory_allocated` in GiB, of runs on H200s and H100s that scripts/benchmarks/backends.py,
-# memory_8b.py, ppo.py and plan.py made on 2026-11-22; the README has them too.
+# memory_8b.py, ppo.py, plan.py and train.py made on 2026-11-22; the README has them too.
 MEASURED = [
     (49.215, FULL),
     (53.82, {**FULL, "accumulation": 2}),
@@ -120,6 +120,7 @@ MEASURED = [
     (19.78, row(4, 1024, **WHOLE, optimizer="adamw_8bit")),
     (12.60, row(2, 1024, attention="eager")),
     (10.85, row(2, 2048, packed=True)),
+    (33.25, row(8, 2048, packed=True, flat=True, loss="fused")),
     (4.43, row(4, 1024, adapter=lora(SMALL, 128), checkpointing=True)),
     (11.20, row(8, 1024, **WHOLE, checkpointing=True, **two("fsdp"))),
     (11.32, row(4, 1024, **WHOLE, **two("zero", stage=2, optimizer="cpu"))),
@@ -202,7 +203,12 @@ def jobs(draw: Any) -> Job:
         packed=draw(st.booleans()),
         attention=draw(st.sampled_from(["sdpa", "eager"])),
         checkpointing=draw(st.booleans()),
-        fused_loss=draw(st.booleans()),
+        flat=kind == "sft" and draw(st.booleans()),
+        most_tokens=draw(st.one_of(st.none(), st.integers(1, 2**17))),
+        loss=draw(st.sampled_from(["fused", "tiled", "whole"])),
+        compiled=draw(st.booleans()),
+        folded=not whole and backend in ("single", "ddp") and draw(st.booleans()),
+        on_gpu=draw(st.booleans()),
         spread=Spread(
             type=backend,
             stage=draw(st.sampled_from([1, 2, 3])),
@@ -224,6 +230,16 @@ def test_a_smaller_batch_never_needs_more(job: Job, rows: int) -> None:
     assert total(smaller) <= total(job)
     assert total(replace(job, tokens=max(1, job.tokens // 2))) <= total(job)
     assert total(replace(job, accumulation=1)) <= total(job)
+
+
+@given(jobs(), st.integers(1, 2**17))
+@settings(deadline=None, max_examples=25)
+def test_flat_rows_never_need_more_than_packed_ones_with_a_mask(job: Job, tokens: int) -> None:
+    packed = replace(job, kind="sft", packed=True, attention="sdpa", roles=None, on_gpu=True, most_tokens=None)
+    flat = replace(packed, flat=True)
+    assert total(flat) <= total(replace(packed, flat=False))
+    assert total(replace(flat, most_tokens=tokens)) <= total(flat)
+    assert replace(flat, most_tokens=tokens).batch_tokens == min(tokens, flat.batch_tokens)
 
 
 @given(jobs(), st.integers(1, 256))
@@ -271,5 +287,6 @@ def test_what_saves_memory_saves_memory(job: Job) -> None:
     assert total(replace(job, checkpointing=True)) <= total(replace(job, checkpointing=False))
     assert total(replace(job, optimizer="adamw_8bit")) <= total(replace(job, optimizer="adamw"))
     assert total(replace(job, optimizer="sgd")) <= total(job)
+    assert total(replace(job, compiled=True)) <= total(replace(job, compiled=False))
     if not job.full:
         assert total(replace(job, quantization="nf4")) <= total(replace(job, quantization="none"))

@@ -106,6 +106,14 @@ def test_the_head_is_of_use_where_a_token_is_trained() -> None:
     assert useful_flops(replace(LORA, kind="rm"), 40, 900, 2) == pytest.approx(all_of_it - 40 * head)
 
 
+def test_flat_rows_attend_to_themselves_alone() -> None:
+    packed = replace(FULL, packed=True, flat=True)
+    masked, alone = replace(packed, flat=False), replace(packed, own_tokens=TOKENS // 4)
+    scores = 12 * SHAPE.layers * SHAPE.query_width
+    assert token_flops(masked) - token_flops(packed) == scores * (ROWS * TOKENS - TOKENS)
+    assert token_flops(packed) - token_flops(alone) == scores * (TOKENS - TOKENS // 4)
+
+
 def test_steps_processes_and_accumulation_multiply() -> None:
     one = training_work(FULL, 1).flops
     assert one == pytest.approx(ROWS * TOKENS * token_flops(FULL))

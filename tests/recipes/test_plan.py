@@ -70,7 +70,13 @@ def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: 
         ("sft", "model.attention=eager", "attention", "eager"),
         ("sft", "data.packing=true", "tokens", 2048),
         ("sft", "data.packing=true", "packed", True),
-        ("sft", "trainer_args.label_smoothing_factor=0.1", "fused_loss", False),
+        ("sft", "trainer_args.label_smoothing_factor=0.1", "loss", "whole"),
+        ("sft", "trainer_args.loss_type=dft", "loss", "tiled"),
+        ("sft", "speed.fused_loss=off", "loss", "tiled"),
+        ("sft", "speed.packed_attention=off", "flat", False),
+        ("sft", "model.attention=sdpa", "flat", False),
+        ("sft", "peft=prefix", "flat", False),
+        ("sft", "data.packing=true", "own_tokens", 100),
         ("rm", "batch.micro_batch_size=3", "micro_batch_size", 6),
         ("rm", "head={type: classifier, positive_class: a, labels: [a, b]}", "micro_batch_size", 8),
         ("rm", "model.quantization=nf4", "quantization", "nf4"),
@@ -264,6 +270,28 @@ def test_on_a_cpu_it_follows_from_the_tokens(longest: int, number: int) -> None:
     rows = Rows(longest, "the test", 10, 10 * longest)
     found = plan_of(recipe_of("sft", *AUTO), Target(on_gpu=False, shape=SHAPE), rows)
     assert found.job.micro_batch_size == number
+
+
+FEW_LONG = Rows(5000, "the test", 96, 5000 + 95 * 100, lengths=((5000, 1), (100, 95)))
+"""Of which no micro-batch has more than one that is long."""
+
+
+def test_without_padding_a_long_row_makes_no_others_long() -> None:
+    here = Target(on_gpu=False, shape=SHAPE)
+    flat = plan_of(recipe_of("sft", *AUTO), here, FEW_LONG)
+    assert (flat.job.micro_batch_size, flat.job.batch_tokens) == (32, 5000 + 31 * 100)
+    padded = plan_of(recipe_of("sft", *AUTO, "speed.packed_attention=off"), here, FEW_LONG)
+    assert padded.job.micro_batch_size == 1
+    numbers = [
+        plan("sft", *AUTO, f"speed.packed_attention={speed}", rows=FEW_LONG, gib=140.0).job.micro_batch_size
+        for speed in ("auto", "off")
+    ]
+    assert numbers == [32, 2]
+
+
+def test_what_is_packed_flat_is_full_whatever_its_rows_are() -> None:
+    job = plan("sft", "data.packing=true", rows=FEW_LONG).job
+    assert (job.batch_tokens, job.own_tokens) == (8 * 2048, 151)
 
 
 BOTH = (*AUTO, "batch.activation_checkpointing=auto")

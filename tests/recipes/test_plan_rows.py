@@ -3,15 +3,17 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ftune.core.say import Say
+from ftune.data.counts import bins_of
 from ftune.recipes.load import load_recipe
 from ftune.recipes.runs.inputs import load_inputs
-from ftune.recipes.runs.plan_rows import rows_of_inputs, rows_of_recipe
+from ftune.recipes.runs.plan_rows import Rows, rows_of_inputs, rows_of_recipe
 
 Recipe = Callable[..., Path]
 
@@ -20,7 +22,7 @@ def loaded(path: Path, *overrides: str) -> Any:
     return load_recipe("sft", path, overrides).recipe
 
 
-def recorded(recipe: Any, **counts: int) -> Path:
+def recorded(recipe: Any, **counts: object) -> Path:
     """What a run of the recipe leaves."""
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True)
@@ -67,6 +69,29 @@ def test_an_earlier_run_of_the_same_rows_knows_them(recipe: Recipe) -> None:
     assert not rows_of_recipe(loaded(path, "seed=5"), 0).counted
     os.utime("rows.jsonl", (2**33, 2**33))  # changed since
     assert not rows_of_recipe(loaded(path), 0).counted
+
+
+def test_the_longest_rows_make_the_largest_batch(recipe: Recipe) -> None:
+    path = recipe()
+    lengths = [3, 3, 40, 41, 42, 55, 90]
+    recorded(
+        loaded(path), longest=90, kept=7, tokens=sum(lengths), lengths={"unit": "tokens", "bins": bins_of(lengths)}
+    )
+    rows = rows_of_recipe(loaded(path), 0)
+    for number in range(1, len(lengths) + 1):
+        most = sum(sorted(lengths)[-number:])
+        assert most <= rows.most(number) <= min(most + 4 * number, 90 * number), "bins are 5 tokens wide"
+    assert rows.most(100) == rows.most(7)
+    exact = replace(rows, lengths=((90, 1), (55, 1), (41, 2), (3, 2)))
+    assert [exact.most(number) for number in (1, 2, 4, 5)] == [90, 145, 227, 230]
+    assert Rows(64, "nobody knows more").most(3) == 192
+
+
+@pytest.mark.parametrize("broken", [3, "x", {"bins": 3}, {"bins": [{"low": 1}]}, {"bins": []}])
+def test_a_histogram_that_is_none_says_nothing(recipe: Recipe, broken: object) -> None:
+    path = recipe()
+    recorded(loaded(path), longest=77, kept=24, tokens=1000, lengths=broken)
+    assert rows_of_recipe(loaded(path), 0).most(2) == 154
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"train": 3}', '{"train": {"counts": {"longest": "x"}}}'])

@@ -15,6 +15,8 @@ from ftune.recipes.runs.plan_auto import Choice, chosen, leaves_open
 from ftune.recipes.runs.plan_gpu import has_bf16
 from ftune.recipes.runs.plan_job import job_of
 from ftune.recipes.runs.plan_rows import Rows, rows_of_recipe
+from ftune.recipes.runs.plan_speed import compiled
+from ftune.recipes.runs.plan_time import time_of
 from ftune.recipes.runs.plan_world import NOTHING, Asked, spread_of
 from ftune.recipes.training import TrainingRecipe
 
@@ -97,7 +99,11 @@ def plan_of(recipe: "Trained", target: Target, rows: Rows | None = None) -> Plan
         on_gpu=target.on_gpu,
         card=target.gpu.usable if target.gpu else None,
     )
-    return Plan(recipe, job, estimate(job), rows, target, tuple(notes))
+    plan = Plan(recipe, job, estimate(job), rows, target, tuple(notes))
+    if not isinstance(recipe, TrainingRecipe):
+        return plan
+    job = compiled(recipe, job, time_of(plan))
+    return replace(plan, job=job, estimate=estimate(job))
 
 
 def on_card(plan: Plan, recipe: "Trained", gpu: Gpu) -> Plan:

@@ -50,15 +50,17 @@ def chosen(
     The largest micro-batch that fits without checkpointing; with it only where not even one row fits otherwise. Where
     nothing fits it is the smallest. Without a device to hold it against it is the rule for a CPU.
     """
+    plans: list[Plan] = []
     if target.on_gpu and target.gpu is not None:
-        plans: list[Plan] = []
         for sized in _tries(recipe, list(_powers(recipe, spread.world))):
             plans.append(planner(sized))
             if plans[-1].fits:
                 break
     else:
-        fitting = [number for number in _powers(recipe, spread.world) if number * rows.longest <= TOKENS_ON_CPU]
-        plans = [planner(next(_tries(recipe, fitting or [1])))]
+        for number in _powers(recipe, spread.world):
+            plans = [planner(next(_tries(recipe, [number])))]
+            if _tokens_at_once(plans[0], rows) <= TOKENS_ON_CPU:
+                break
     return plans[-1], tuple(_choices(recipe, plans))
 
 
@@ -77,6 +79,11 @@ def _tries(recipe: "TrainingRecipe", numbers: list[int]) -> "Iterator[TrainingRe
     for state in states:
         for number in numbers:
             yield with_batch(recipe, {"micro_batch_size": number, "activation_checkpointing": state})
+
+
+def _tokens_at_once(plan: "Plan", rows: Rows) -> int:
+    """Of the largest micro-batch: of its rows alone where they are laid end to end."""
+    return plan.job.batch_tokens if plan.job.flat else plan.recipe.batch.rows_at_once * rows.longest  # type: ignore[union-attr]
 
 
 def _powers(recipe: "TrainingRecipe", world: int) -> Iterator[int]:

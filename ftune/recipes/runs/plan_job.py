@@ -6,6 +6,7 @@ from ftune.peft.places import classifier
 from ftune.plan.job import BYTES, Dtype, Job, Spread
 from ftune.plan.shape import ModelShape
 from ftune.recipes.runs.plan_rows import Rows
+from ftune.recipes.runs.plan_speed import most_tokens, speed_of
 
 if TYPE_CHECKING:
     from ftune.plan.adapter import Adapter
@@ -34,12 +35,12 @@ def job_of(
     from ftune.recipes.training import TrainingRecipe
 
     if isinstance(recipe, TrainingRecipe):
-        return _of_training(recipe, shape, rows, spread, dtype)
+        return _of_training(recipe, shape, rows, spread, dtype, on_gpu=on_gpu)
     return _of_ppo(recipe, shape, rows, spread, dtype, on_gpu=on_gpu, card=card)
 
 
 def _of_training(
-    recipe: "TrainingRecipe", shape: ModelShape, rows: Rows, spread: Spread, dtype: Dtype
+    recipe: "TrainingRecipe", shape: ModelShape, rows: Rows, spread: Spread, dtype: Dtype, *, on_gpu: bool
 ) -> tuple[Job, list[str]]:
     data: Any = recipe.data
     packed = bool(getattr(data, "packing", False))
@@ -49,19 +50,25 @@ def _of_training(
         shape = classifier(shape, _outputs(head))
         if head.type == "scalar":
             answers, notes = ANSWERS, ["rows are taken as pairs; rankings have more answers each"]
+    adapter = recipe.peft.planned(shape)
+    speed = speed_of(recipe, shape, adapter, spread, on_gpu=on_gpu)
+    whole = speed["flat"] and speed["loss"] == "fused"
     job = Job(
         **_model(recipe, shape, dtype),
+        **speed,
         kind="sft" if head is None else "rm",
-        adapter=recipe.peft.planned(shape),
+        adapter=adapter,
         dense=recipe.peft.dense(shape),
         micro_batch_size=recipe.batch.rows_at_once * answers,
         accumulation=recipe.batch.accumulation(spread.world),
         tokens=min(data.max_length, shape.positions or data.max_length) if packed else rows.longest,
         packed=packed,
+        most_tokens=None if packed else most_tokens(recipe, rows, spread, whole=whole, on_gpu=on_gpu),
+        own_tokens=round(rows.mean) if packed and rows.count else None,
         equal_rows=rows.equal,
         checkpointing=recipe.batch.recomputes,
-        fused_loss=not recipe.trainer_args.get("label_smoothing_factor"),
         spread=spread,
+        on_gpu=on_gpu,
     )
     return job, notes
 
@@ -97,6 +104,7 @@ def _of_ppo(
         micro_batch_size=recipe.ppo.micro_batch_size,
         accumulation=max(1, recipe.ppo.minibatch_size // (recipe.ppo.micro_batch_size * spread.world)),
         tokens=tokens,
+        on_gpu=on_gpu,
         checkpointing=recipe.ppo.activation_checkpointing,
         spread=spread,
         roles=roles,

@@ -34,6 +34,8 @@ class Rows:
     """Tokens of all of them together; of pairs, of one answer each."""
     counted: bool = True
     """Whether these are numbers of tokens that somebody has counted, not bounds and guesses."""
+    lengths: tuple[tuple[int, int], ...] = ()
+    """Tokens, and how many rows have at most so many and more than the next number: the longest first."""
 
     @property
     def equal(self) -> bool:
@@ -44,6 +46,14 @@ class Rows:
     def mean(self) -> float:
         """Tokens of a row, on average; the longest where that is not known."""
         return self.tokens / self.count if self.tokens and self.count else float(self.longest)
+
+    def most(self, rows: int) -> int:
+        """Tokens that so many rows have together at most: those of the longest ones, as far as they are known."""
+        total, left = 0, rows
+        for tokens, count in self.lengths:
+            taken = min(left, count)
+            total, left = total + taken * min(tokens, self.longest), left - taken
+        return total if self.lengths and self.counted else rows * self.longest
 
 
 def rows_of_recipe(recipe: "TrainingRecipe | PpoRecipe", positions: int) -> Rows:
@@ -57,14 +67,20 @@ def rows_of_recipe(recipe: "TrainingRecipe | PpoRecipe", positions: int) -> Rows
 
 def rows_of_inputs(inputs: "Inputs") -> Rows:
     """Those that a run of `ftune sft` or `ftune rm` has prepared."""
+    from collections import Counter
+
     lengths = inputs.train.lengths
     tokens, longest = int(lengths.sum()), int(lengths.max(initial=1))
     if inputs.train.is_preference:
         others = inputs.train.rejected().lengths
         tokens, longest = (tokens + int(others.sum())) // 2, max(longest, int(others.max(initial=1)))
     if inputs.stream is not None:
-        return Rows(longest, "the first rows of a stream")
-    return Rows(longest, "the rows themselves", len(lengths), tokens)
+        most = inputs.stream.capacity or inputs.stream.rules.max_length
+        if most is None:
+            return Rows(longest, "the first rows of a stream")
+        return Rows(most, "data.max_length, the worst case of a stream", counted=False)
+    known = () if inputs.train.is_preference else sorted(Counter(lengths.tolist()).items(), reverse=True)
+    return Rows(longest, "the rows themselves", len(lengths), tokens, lengths=tuple(known))
 
 
 def rows_of_prompts(asked: "Asked") -> Rows:
@@ -93,7 +109,22 @@ def _recorded(recipe: "TrainingRecipe | PpoRecipe", most: int) -> Rows | None:
     kept, tokens = _number(counts.get("kept", facts.get("prompts"))), _number(counts.get("tokens"))
     if longest is None:
         return None
-    return Rows(min(longest, most), f"the rows, as {shown(folder / 'data.json')} has counted them", kept, tokens)
+    said_by = f"the rows, as {shown(folder / 'data.json')} has counted them"
+    return Rows(min(longest, most), said_by, kept, tokens, lengths=_bins(counts.get("lengths")))
+
+
+def _bins(histogram: object) -> tuple[tuple[int, int], ...]:
+    """Of a histogram as `ftune.data.counts` writes it: the most tokens that the rows of a bin can have, and how many.
+
+    Empty where it is none.
+    """
+    bins = histogram.get("bins") if isinstance(histogram, dict) else None
+    try:
+        found = [(int(each["low"]), int(each["count"])) for each in bins or []]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    width = found[1][0] - found[0][0] if len(found) > 1 else 1
+    return tuple((low + width - 1, count) for low, count in reversed(found))
 
 
 def _guessed(recipe: "TrainingRecipe | PpoRecipe", most: int) -> Rows:

@@ -128,6 +128,7 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
         "accumulation": job.accumulation,
         "activation_checkpointing": job.checkpointing,
         "tokens": job.tokens,
+        "batch_tokens": job.batch_tokens,
         "rows": {"count": plan.rows.count, "tokens": plan.rows.tokens, "said_by": plan.rows.said_by},
         "parts": dict(needed.parts),
         "phases": {phase.name: phase.bytes for phase in needed.phases},
@@ -174,7 +175,9 @@ def _batch(plan: "Plan") -> str:
     length = f"{job.tokens:,}" if job.packed or plan.rows.equal else f"up to {job.tokens:,}"
     steps = f", {job.accumulation} times a step" if job.accumulation > 1 else ""
     again = ", activations computed again" if job.checkpointing else ""
-    return f"{rows} of {length} tokens at once{steps}{again}"
+    together = job.micro_batch_size * job.tokens
+    fewer = f" ({job.batch_tokens:,} together)" if job.batch_tokens < together else ""
+    return f"{rows} of {length} tokens at once{fewer}{steps}{again}"
 
 
 def _processes(plan: "Plan") -> str:

@@ -105,7 +105,9 @@ def steps_of(plan: "Plan") -> int | None:
 
 def usual_job(plan: "Plan") -> Job:
     """The job with rows of their mean length: what time depends on, where memory depends on the longest."""
-    return plan.job if plan.job.packed else replace(plan.job, tokens=max(1, round(plan.rows.mean)))
+    if plan.job.packed:
+        return plan.job
+    return replace(plan.job, tokens=max(1, round(plan.rows.mean)), most_tokens=None)
 
 
 def _measured(recipe: "TrainingRecipe", job: Job, gpu: "Gpu") -> float | None:

@@ -7,6 +7,7 @@ from ftune.models.dtype import torch_name
 from ftune.plan.work import HOUR
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.inputs import packing_line
+from ftune.recipes.runs.plan_speed import SHORT_S
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
 from ftune.report.events import Event
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from ftune.recipes.sft import SftRecipe
     from ftune.trainers.feed import PreparedDataset, StreamDataset
     from ftune.trainers.speed import Wanted
-
-SHORT_S = 60.0
-"""Shorter runs do not pay for compiled layers."""
 
 
 def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:

@@ -69,6 +69,8 @@ class WatchedLog(EventLog):
         if kind == "model":
             self.meter.loaded()
             self.meter.found |= {key: fields[key] for key in ("parameters", "trainable", "dtype")}
+        elif kind == "speed":
+            self.meter.found["speed"] = fields
         elif kind == "step":
             self.meter.found.setdefault("losses", []).append(fields["loss"])
             self.meter.found["tokens"] = fields["tokens"]

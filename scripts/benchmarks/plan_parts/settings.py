@@ -99,8 +99,9 @@ class Setting:
 
 
 def base_of(kind: str) -> Sections:
-    """The recipe of a few steps, of which nothing is saved."""
+    """The recipe of a few steps, of which nothing is saved; with padding, as before there was `speed`."""
     common: Sections = {"type": kind, "backend": {"type": "single"}, "checkpoint": {"every": "never"}}
+    common |= {"speed": SLOW} if kind == "sft" else {}
     if kind != "ppo":
         return {**common, "peft": {"type": "lora", "rank": 16}, "schedule": {"max_steps": 3}}
     return {
@@ -115,6 +116,8 @@ def base_of(kind: str) -> Sections:
     }
 
 
+SLOW = {"packed_attention": "off", "fused_loss": "off"}
+ON = {"packed_attention": "auto", "fused_loss": "auto"}
 FULL = {"type": "full"}
 PROMPT = {"type": "prompt", "virtual_tokens": 20}
 NF4 = {"quantization": {"type": "nf4"}}
@@ -129,6 +132,17 @@ def sft(name: str, shape: str, rows: int, length: int, *, again: bool = False, *
     if packed:
         recipe["data"] = {"packing": True}
     return Setting(name, shape, length, recipe, gpus=gpus, rows=packed)
+
+
+def flat(name: str, shape: str, rows: int, length: int, **more: Any) -> Setting:
+    """The same on flat batches with the fused loss, layers as they are."""
+    speed = ON | {"folded_lora": "off", "compiled_layers": "off"}
+    return sft(f"flat {name}", shape, rows, length, speed=speed, **more)
+
+
+def fast(name: str, shape: str, rows: int, length: int, **more: Any) -> Setting:
+    """With all that makes it fast, which so short a run would not compile for by itself."""
+    return sft(f"fast {name}", shape, rows, length, speed=ON | {"compiled_layers": "on"}, **more)
 
 
 def two(name: str, backend: Sections, rows: int = 4, length: int = 1024, shape: str = "1B", **more: Any) -> Setting:
@@ -221,4 +235,21 @@ OTHERS = (
 )
 """Which no formula was fitted to: other shapes and other methods."""
 
-SETTINGS = ONE_GPU + TWO_GPUS + OTHERS
+FLAT = (
+    fast("1B lora packed", "1B", 8, 2048, packed=512),
+    flat("1B lora packed", "1B", 8, 2048, packed=512),
+    fast("1B lora packed again", "1B", 8, 2048, packed=512, again=True),
+    fast("1B full", "1B", 4, 1024, peft=FULL),
+    flat("1B full again", "1B", 8, 2048, again=True, peft=FULL),
+    fast("8B lora again", "8B", 4, 2048, again=True),
+    fast("8B qlora packed again", "8B", 4, 2048, packed=512, again=True, model=NF4),
+    fast("8B lora", "8B", 3, 1024),
+    flat("8B lora", "8B", 3, 1024),
+    fast("1B qlora", "1B", 4, 1024, model=NF4),
+    fast("0.6B lora packed", "0.6B", 4, 2048, packed=512),
+    flat("355M full", "355M", 6, 768, peft=FULL),
+    flat("1B lora", "1B", 6, 1024),
+)
+"""Rows end to end, with the loss of trained tokens alone."""
+
+SETTINGS = ONE_GPU + TWO_GPUS + OTHERS + FLAT
