@@ -175,7 +175,7 @@ def test_each_change_is_what_its_overrides_say(command: str, gpus: int, backend:
     """A pasted override gives the very recipe that was planned."""
     given = [f"backend={backend}"] if backend != "auto" else []
     before = plan(command, *given, gpus=gpus)
-    changes = [change for levels in rungs(before.recipe, before.job.spread) for change in levels]
+    changes = [change for levels in rungs(before.recipe, before.job) for change in levels]
     assert len(changes) > 4
     for change in changes:
         changed = change.on(before.recipe)
@@ -188,7 +188,7 @@ def test_each_change_is_what_its_overrides_say(command: str, gpus: int, backend:
 def test_a_step_keeps_its_rows(command: str, gpus: int, backend: str) -> None:
     before = plan(command, gpus=gpus)
     step = before.job.micro_batch_size * before.job.accumulation
-    for change in rungs(before.recipe, before.job.spread)[0]:
+    for change in rungs(before.recipe, before.job)[0]:
         changed = change.on(before.recipe)
         assert changed is not None
         job = plan_of(changed, before.target, before.rows).job

@@ -195,7 +195,7 @@ def test_a_model_that_trains_as_a_whole_can_be_loaded_from_its_checkpoint(tmp_pa
     from tests.ppo.models import llama
 
     exact = llama(tie_word_embeddings=True).float().requires_grad_(True)
-    describe(exact, tmp_path)
+    describe(exact, tmp_path, "float32")
     save(TorchState(exact), tmp_path, count=2, buffers=whole_model_buffers(exact), file_bytes=9000)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     loaded = AutoModelForCausalLM.from_pretrained(str(tmp_path))
