@@ -99,7 +99,8 @@ class TrainingRecipe(Recipe):
         asked = f"optim.optimizer: '{self.optim.optimizer}'"
         if not self.peft.trains_base:
             raise ValueError(
-                f"{asked} is for 'peft: full'; with '{self.peft.type}' little trains, and that in fp32; use 'adamw'"
+                f"{asked} steps on bf16 weights, and what '{self.peft.type}' trains is in fp32; use 'adamw', or "
+                "'peft: full'"
             )
         if self.model.dtype not in ("auto", "bf16"):
             raise ValueError(f"{asked} needs products in bf16; set 'model.dtype: bf16', or use 'adamw'")

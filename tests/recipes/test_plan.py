@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftune.core.errors import RecipeError
 from ftune.plan.families import shape_of_config
 from ftune.plan.gpus import Gpu
 from ftune.recipes.load import load_recipe
@@ -84,6 +85,31 @@ def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: 
 def test_keys_reach_the_job(command: str, override: str, field: str, value: object) -> None:
     before, after = plan(command).job, plan(command, override).job
     assert getattr(after, field) == value != getattr(before, field)
+
+
+def test_weights_of_a_whole_model_are_bf16_with_its_optimizer() -> None:
+    wide, ours = (plan("sft", "peft=full", f"optim.optimizer={name}") for name in ("adamw", "adamw_bf16"))
+    assert (wide.job.trained_width, ours.job.trained_width) == (4, 2)
+    assert ours.estimate.parts["trained weights"] * 2 == wide.estimate.parts["trained weights"]
+
+
+def test_products_in_another_dtype_have_no_plan_with_bf16_weights() -> None:
+    target = Target(gpu=None, on_gpu=False, world=Asked(gpus=1), shape=SHAPE)
+    with pytest.raises(RecipeError, match=r"'model\.dtype: auto' is fp32 here; set 'model\.dtype: bf16'"):
+        plan_of(recipe_of("sft", "peft=full", "optim.optimizer=adamw_bf16"), target, ROWS)
+
+
+def test_whole_models_are_offered_bf16_weights_where_products_are_bf16() -> None:
+    def offered(command: str, *overrides: str) -> list[str]:
+        before = plan(command, *overrides)
+        changes = [change for levels in rungs(before.recipe, before.job) for change in levels]
+        return [change.name for change in changes if change.on(before.recipe) is not None]
+
+    assert "bf16 optimizer" in offered("sft", "peft=full")
+    assert "bf16 optimizer" not in offered("sft", "peft=lora")
+    assert "bf16 optimizer" not in offered("sft", "peft=full", "model.dtype=fp16")
+    assert "bf16 optimizer" not in offered("sft", "peft=full", "backend=zero")
+    assert "bf16 optimizer" not in offered("ppo", "peft=full")
 
 
 def test_a_pair_is_two_rows_and_its_head_one_number() -> None:
