@@ -9,6 +9,7 @@ def of_optimizers(pieces: str) -> dict[str, str]:
     return {
         "adafactor": f"it factors whole matrices, and a process holds {pieces}; {_WAY_OUT}",
         "adamw_8bit": blocks,
+        "adamw_bf16": f"it steps on whole weights in bf16, and a process holds {pieces}, in fp32; {_WAY_OUT}",
         "paged_adamw_8bit": blocks,
         "paged_adamw": f"bitsandbytes pages whole tensors, and a process holds {pieces}; {_WAY_OUT}",
     }

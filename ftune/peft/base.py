@@ -76,14 +76,14 @@ class PeftMethod(Section):
     """Whether peft can load the result only after `import ftune.peft.tuners`."""
 
     trains_base: ClassVar[bool] = False
-    """Whether the model's own weights train; they are then kept in fp32."""
+    """Whether the model's own weights train; they are then in fp32, or in bf16 where the optimiser is for that."""
 
     default_learning_rate: ClassVar[float] = 2e-4
     """What `optim.learning_rate: auto` means with this method."""
 
     @abstractmethod
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PreTrainedModel | PeftModel":
-        """The model with only this method's parameters trainable, in fp32.
+        """The model with only this method's parameters trainable, in fp32; all of them, as they were loaded.
 
         `model` is a causal, a sequence classification (its head trains too) or an encoder-decoder model. Raises
         ModelError when it has nothing that the method could train.

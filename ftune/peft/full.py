@@ -19,7 +19,7 @@ WHOLE_MODEL_LIMITS: dict[Feature, str] = {
 
 
 class Full(PeftMethod):
-    """Train every parameter, kept in fp32 while the products run in `model.dtype`."""
+    """Train every parameter, kept in fp32 while the products run in `model.dtype`; in bf16 with `adamw_bf16`."""
 
     library: ClassVar[Literal["peft", "transformers"]] = "transformers"
     trains_base: ClassVar[bool] = True
@@ -29,8 +29,9 @@ class Full(PeftMethod):
     """Train all parameters."""
 
     def wrap(self, model: "PreTrainedModel", material: Material = NOTHING) -> "PreTrainedModel":
-        """The same model with all parameters trainable and in fp32."""
-        model.float()
+        """The same model with all parameters trainable, in the one dtype that it was loaded in."""
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(model.dtype)  # what was put on it, too
         return model.requires_grad_(True)
 
     def planned(self, shape: ModelShape) -> Adapter:

@@ -11,7 +11,7 @@ def resident_buckets(job: Job) -> int:
     """What stands from the first step on: gradients in DDP's buckets, and those that ZeRO-3 sums its part in."""
     spread = job.spread
     if spread.type == "ddp" and spread.world > 1:
-        return FP32 * job.trained
+        return job.trained_width * job.trained
     if spread.type == "zero" and spread.stage == 3:
         return job.width * job.trained // spread.world if spread.optimizer == "none" else 0
     return 0

@@ -7,7 +7,7 @@ from ftune.plan.adapter import Adapter
 from ftune.plan.shape import ModelShape
 
 Dtype = Literal["bf16", "fp16", "fp32"]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "sgd"]
+Optimizer = Literal["adamw", "adamw_bf16", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "sgd"]
 Place = Literal["none", "cpu", "nvme"]
 
 BYTES: dict[str, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -153,6 +153,11 @@ class Job:
         return BYTES[self.dtype]
 
     @property
+    def trained_width(self) -> int:
+        """Bytes of a number that trains, and of its gradient, where a backend does not divide them."""
+        return BYTES["bf16" if self.optimizer == "adamw_bf16" else "fp32"]
+
+    @property
     def split(self) -> bool:
         """Whether weights are split over processes: each computes with gathered ones in the dtype of products."""
         return self.spread.world > 1 and self.spread.type == "fsdp"
@@ -161,6 +166,6 @@ class Job:
     def stream_width(self) -> int:
         """Bytes of a number in the residual stream: that of the embedding's dtype.
 
-        Whole models train in fp32, but for ZeRO and FSDP2, which compute with weights in the dtype of products.
+        Whole models mostly train in fp32, but for ZeRO and FSDP2, which compute with weights in the dtype of products.
         """
-        return self.width if not self.full or self.split or self.spread.type == "zero" else 4
+        return self.width if not self.full or self.split or self.spread.type == "zero" else self.trained_width

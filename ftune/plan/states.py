@@ -2,14 +2,15 @@
 
 Mixed-precision training with Adam costs 16 bytes a parameter (ZeRO, arXiv:1910.02054, section 3.1): 2 for the weight, 2
 for its gradient, 12 for the fp32 weight and two moments. Here, without ZeRO, weights and gradients are fp32 themselves,
-which is 16 too. ZeRO's stages divide the 12, then gradients, then weights over the processes (section 5).
+which is 16 too, and 8 where the optimiser takes all of them in bf16. ZeRO's stages divide the 12, then gradients, then
+weights over the processes (section 5).
 """
 
 from dataclasses import dataclass
 
 from ftune.plan.job import Job, Optimizer
 
-FP32 = 4
+FP32, BF16 = 4, 2
 
 PAGED_FROM = 100_000
 """Numbers from which on bitsandbytes keeps a parameter's states in paged memory."""
@@ -39,11 +40,13 @@ class States:
 def moment_bytes(optimizer: Optimizer, parameters: int, rows_and_columns: int) -> int:
     """The optimiser's states of so many parameters, wherever they lie.
 
-    AdamW keeps two fp32 moments; its 8-bit form (arXiv:2110.02861) a byte and a share of an fp32 scale for each.
+    AdamW keeps two fp32 moments, or bf16 ones; its 8-bit form (arXiv:2110.02861) a byte and a share of an fp32 scale.
     Adafactor (arXiv:1804.04235, section 3) keeps a number a row and a column of each matrix, SGD without momentum none.
     """
     if optimizer == "sgd":
         return 0
+    if optimizer == "adamw_bf16":
+        return 2 * BF16 * parameters
     if optimizer == "adafactor":
         return FP32 * rows_and_columns
     if optimizer.endswith("8bit"):
@@ -66,7 +69,7 @@ def states(job: Job) -> States:
     if job.optimizer.startswith("paged"):
         small = moment_bytes(job.optimizer, _in_small_matrices(job), 0)
         return States(FP32 * trained, 0, FP32 * trained, small, moments - small, 0)
-    return States(FP32 * trained, 0, FP32 * trained, moments, 0, 0)
+    return States(job.trained_width * trained, 0, job.trained_width * trained, moments, 0, 0)
 
 
 def _zero(job: Job, moments: int) -> States:

@@ -54,12 +54,12 @@ def stored_bytes(shape: ModelShape, dtype: str, quantization: str, *, double_qua
 
 
 def copies(job: Job) -> int:
-    """Copies that autocast makes of fp32 weights for products, all alive until their layer's backward pass.
+    """Copies that autocast makes of wider weights for products, all alive until their layer's backward pass.
 
     Embeddings and norms are not multiplied, and the head is cast in parts. Where activations are checkpointed, copies
     stay until the forward pass ends, and are made again for the layer that is computed again.
     """
-    if job.width == FP32 or job.spread.type == "zero" or job.split:
+    if job.width == job.trained_width or job.spread.type == "zero" or job.split:
         return 0
     if job.folded:
         return job.width * first_matrices(job)

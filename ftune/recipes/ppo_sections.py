@@ -99,6 +99,9 @@ class Prompts(Section):
 class PpoOptim(Optim):
     """The optimiser."""
 
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "sgd"] = "adamw"
+    """`adamw` is PyTorch's (fused where it can be); the 8-bit and paged ones need bitsandbytes and a GPU."""
+
     learning_rate: Literal["auto"] | Positive = "auto"
     """The policy's peak learning rate; `auto` is 5e-5 with LoRA, which a model of 135M parameters wants ten times as
     large, and 1e-6 with `full`."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ftune.backends.auto import Auto
 from ftune.backends.base import Backend
 from ftune.backends.choice import AnyBackend
+from ftune.core.errors import RecipeError
 from ftune.core.section import Location
 from ftune.core.variants import union_of
 from ftune.peft.base import Feature, PeftMethod
@@ -85,10 +86,41 @@ class TrainingRecipe(Recipe):
         for feature, (key, is_used) in self.features().items():
             if is_used and feature in limits:
                 raise ValueError(f"{key}: {limits[feature]}")
+        self._check_bf16()
         self.check_backend(self.backend)
         if self.eval != Eval() and self.data.validation is None:
             raise ValueError("eval: there are no held-out rows; add 'data.validation: 0.05' or remove 'eval'")
         return self
+
+    def _check_bf16(self) -> None:
+        """Raises ValueError for a method or products that an optimiser of bf16 weights is not for."""
+        if not self.trains_bf16:
+            return
+        asked = f"optim.optimizer: '{self.optim.optimizer}'"
+        if not self.peft.trains_base:
+            raise ValueError(
+                f"{asked} steps on bf16 weights, and what '{self.peft.type}' trains is in fp32; use 'adamw', or "
+                "'peft: full'"
+            )
+        if self.model.dtype not in ("auto", "bf16"):
+            raise ValueError(f"{asked} needs products in bf16; set 'model.dtype: bf16', or use 'adamw'")
+
+    @property
+    def trains_bf16(self) -> bool:
+        """Whether what trains is bf16, and not fp32."""
+        return self.optim.optimizer == "adamw_bf16"
+
+    def weights(self, products: str) -> str:
+        """The dtype in which the model is loaded where its products are in `products`."""
+        return "fp32" if self.peft.trains_base and not self.trains_bf16 else products
+
+    def check_products(self, products: str) -> None:
+        """Raises RecipeError for bf16 weights on a device where `model.dtype: auto` is something else."""
+        if self.trains_bf16 and products != "bf16":
+            raise RecipeError(
+                f"optim.optimizer: 'adamw_bf16' needs products in bf16, and 'model.dtype: auto' is {products} here; "
+                "set 'model.dtype: bf16', which this device does slowly, or use 'adamw'"
+            )
 
     def check_backend(self, backend: Backend) -> None:
         """Raises ValueError for what the recipe cannot do on a backend: its own, or what `auto` became."""

@@ -23,6 +23,8 @@ class ResumableTrainer(Trainer):
     """
 
     method: Method
+    trains_bf16 = False
+    """Whether what trains is bf16, and not fp32."""
 
     def trained_state(self) -> TrainedState:
         """What trains, and its optimiser where that has been made."""
@@ -65,7 +67,7 @@ class ResumableTrainer(Trainer):
                     self._save(folder)
                     (Path(folder) / "training_args.bin").unlink(missing_ok=True)
         elif write:
-            describe(self.model, Path(folder))
+            describe(self.model, Path(folder), "bfloat16" if self.trains_bf16 else "float32")
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
 
@@ -114,10 +116,10 @@ class ResumableTrainer(Trainer):
         return getattr(self.accelerator, "scaler", None)
 
 
-def describe(model: PreTrainedModel, folder: Path) -> None:
-    """Write the configuration of a model, beside which its weights will stand, as `save_pretrained` does."""
+def describe(model: PreTrainedModel, folder: Path, dtype: str) -> None:
+    """Write the configuration of a model, beside which its weights in `dtype` will stand, as `save_pretrained` does."""
     model.config.architectures = [type(model).__name__.removeprefix("FSDP")]  # torch renames what it splits
-    model.config.dtype = "float32"  # that of what trains
+    model.config.dtype = dtype
     model.config.save_pretrained(str(folder))
     if model.can_generate():
         model.generation_config.save_pretrained(str(folder))

@@ -15,7 +15,7 @@ from ftune.trainers.classifier import ReliableClassifierTrainer
 from ftune.trainers.judged import ClassCollator, ClassDataset, Padding, PairCollator, PairDataset
 from ftune.trainers.pairwise import ReliablePairwiseTrainer
 from ftune.trainers.tally import Tally
-from ftune.trainers.training import Around, Outcome, arguments, keep_fp32, train
+from ftune.trainers.training import Around, Outcome, arguments, train
 
 GIVEN = {"disable_dropout": False, "max_length": None, "remove_unused_columns": False}
 """Arguments that are decided here: the model's own dropout is off already, rows are prepared."""
@@ -56,7 +56,6 @@ def train_on_pairs(
     )
     trainer.train_dataset, trainer.eval_dataset = rows, validation
     trainer.label_smoothing, trainer.center, trainer.tally = label_smoothing, center, Tally()
-    keep_fp32(model)
     outcome = train(trainer, around, rows.prepared.origins)
     if outcome.stopped_by or not _judge(trainer, outcome, validation):
         return outcome, None
@@ -89,7 +88,6 @@ def train_on_classes(
     )
     trainer.label_smoothing, trainer.names, trainer.positive = label_smoothing, names, positive
     trainer.tally = Tally()
-    keep_fp32(model)
     outcome = train(trainer, around, rows.prepared.origins)
     if outcome.stopped_by or not _judge(trainer, outcome, validation):
         return outcome, None

@@ -16,7 +16,7 @@ from ftune.trainers.feed import PreparedDataset, StreamDataset
 from ftune.trainers.fused_loss import FusedLossTrainer, WithPlaces
 from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.speed import Speed
-from ftune.trainers.training import Around, Outcome, arguments, keep_fp32, train
+from ftune.trainers.training import Around, Outcome, arguments, train
 
 
 class ReliableSFTTrainer(FedTrainer, ReliableTrainer, FusedLossTrainer):
@@ -180,5 +180,4 @@ def _build(
         processing_class=tokenizer,
     )
     trainer.train_dataset, trainer.eval_dataset = train, validation
-    keep_fp32(model)
     return trainer

@@ -10,10 +10,13 @@ from ftune.core.errors import StorageError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 
-WEIGHT_BYTES = 4
-"""Trained weights are kept in fp32."""
-
-STATE_BYTES = {"adamw_torch_fused": 8.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2.1, "paged_adamw_8bit": 2.1}
+STATE_BYTES = {
+    "adamw_torch_fused": 8.0,
+    "adamw_bf16": 4.0,
+    "paged_adamw_32bit": 8.0,
+    "adamw_8bit": 2.1,
+    "paged_adamw_8bit": 2.1,
+}
 """Bytes of an optimiser's state for a parameter, by transformers' name of it; the others keep next to nothing."""
 
 
@@ -45,10 +48,14 @@ class Need:
 
 
 def need_of(model: torch.nn.Module, optimizer: str, *, checkpoints: bool) -> Need:
-    """What a run writes that trains `model` as it is, with transformers' `optimizer`, with `checkpoints` or without."""
+    """What a run writes that trains `model` as it is, with transformers' `optimizer` or ftune's `adamw_bf16`.
+
+    `checkpoints`: whether there are any.
+    """
     trained = sum(_numel(parameter) for parameter in model.parameters() if parameter.requires_grad)
-    checkpoint = round(trained * (WEIGHT_BYTES + STATE_BYTES.get(optimizer, 0.0))) if checkpoints else 0
-    return Need(checkpoint, trained * WEIGHT_BYTES)
+    width = 2 if optimizer == "adamw_bf16" else 4  # all others keep what trains in fp32
+    checkpoint = round(trained * (width + STATE_BYTES.get(optimizer, 0.0))) if checkpoints else 0
+    return Need(checkpoint, trained * width)
 
 
 def _numel(parameter: torch.nn.Parameter) -> int:

@@ -15,6 +15,7 @@ from ftune.backends.ranks import Ranks
 from ftune.core.errors import LaunchError, RecipeError, StorageError
 from ftune.core.say import Say
 from ftune.report.events import EventLog
+from ftune.trainers.adamw_bf16 import AdamWBf16
 from ftune.trainers.fsdp import leave_split
 from ftune.trainers.method import Method
 from ftune.trainers.progress import ProgressCallback, Utilisation
@@ -69,6 +70,8 @@ class Around:
     """The share of the GPUs' peak that steps have reached."""
     checkpoint: Path | None = None
     """Where to go on from."""
+    trains_bf16: bool = False
+    """Whether what trains is bf16, with `AdamWBf16` instead of transformers' optimiser."""
     ranks: Ranks = field(default_factory=Ranks)
     """The processes."""
 
@@ -90,7 +93,7 @@ def arguments(kind: type[Arguments], args: dict[str, Any]) -> Arguments:
 
 
 def keep_fp32(model: PreTrainedModel) -> None:
-    """Trained parameters in fp32: TRL casts adapters on quantised weights to bf16; a resume would bring fp32 back."""
+    """An adapter in fp32: TRL casts those on quantised weights to bf16; a resume would bring fp32 back."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -103,6 +106,10 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     DivergedError and StorageError; a stop by signal is no error here, the outcome says it.
     """
     say, method, checkpoint = around.say, around.method, around.checkpoint
+    if method.adapter:
+        keep_fp32(trainer.model)
+    if around.trains_bf16:
+        trainer.trains_bf16, trainer.optimizer_cls_and_kwargs = True, _adamw_bf16(trainer.args)
     steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
     facts = {**around.facts, "max_steps": steps}
     trainer.prepare_reliability(around.ranks, around.events, say, facts, origins, method)
@@ -143,6 +150,12 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
     return Outcome(reached, trainer.state.max_steps, result.metrics["train_runtime"], stopped_by, on_gpu)
 
 
+def _adamw_bf16(args: TrainingArguments) -> tuple[type[AdamWBf16], dict[str, Any]]:
+    """The optimiser and its arguments beside the parameters, as transformers takes them."""
+    betas = args.adam_beta1, args.adam_beta2
+    return AdamWBf16, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon, "seed": args.seed}
+
+
 def _share_buckets(trainer: ReliableTrainer) -> None:
     """Let gradients lie in the buckets that DDP sends, instead of being copied into them."""
     if (handler := trainer.accelerator.ddp_handler) is not None:
@@ -155,7 +168,8 @@ def _check_space(trainer: ReliableTrainer, around: Around) -> None:
     checkpoints = args.save_strategy != SaveStrategy.NO
     with around.ranks.together(StorageError):
         if around.ranks.first:
-            need = need_of(trainer.model, args.optim, checkpoints=checkpoints)
+            optimizer = "adamw_bf16" if around.trains_bf16 else args.optim
+            need = need_of(trainer.model, optimizer, checkpoints=checkpoints)
             need.check(Path(args.output_dir), args.save_total_limit or 1, around.say)
 
 

@@ -286,6 +286,8 @@ def test_a_higher_stage_divides_more(job: Job, processes: int) -> None:
 def test_what_saves_memory_saves_memory(job: Job) -> None:
     assert total(replace(job, checkpointing=True)) <= total(replace(job, checkpointing=False))
     assert total(replace(job, optimizer="adamw_8bit")) <= total(replace(job, optimizer="adamw"))
+    if job.full and job.kind != "ppo" and job.spread.type in ("single", "ddp"):
+        assert total(replace(job, optimizer="adamw_bf16")) <= total(replace(job, optimizer="adamw"))
     assert total(replace(job, optimizer="sgd")) <= total(job)
     assert total(replace(job, compiled=True)) <= total(replace(job, compiled=False))
     if not job.full:

@@ -1,15 +1,19 @@
 """Bytes of stored weights and of optimisers' states, against bitsandbytes and the optimisers themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Adafactor
 
 from ftune.plan.adapter import Adapter
+from ftune.plan.buckets import resident_buckets
 from ftune.plan.families import shape_of_config
-from ftune.plan.job import Job
+from ftune.plan.job import Job, Spread
 from ftune.plan.shape import ModelShape
 from ftune.plan.states import moment_bytes, states
-from ftune.plan.weights import nf4_bytes, stored_bytes
+from ftune.plan.weights import copies, nf4_bytes, stored_bytes
+from ftune.trainers.adamw_bf16 import AdamWBf16
 
 SHAPE: ModelShape = shape_of_config(
     {
@@ -68,6 +72,20 @@ def test_adamw_keeps_two_moments_and_the_8_bit_one_a_quarter() -> None:
     assert sum(each.numel() * each.element_size() for each in kept) == moment_bytes("adamw", 64 * 128, 0)
     assert moment_bytes("adamw_8bit", 64 * 128, 0) == 2 * (64 * 128 + 4 * 64 * 128 // 256)
     assert moment_bytes("sgd", 64 * 128, 192) == 0
+
+
+def test_a_whole_model_in_bf16_takes_8_bytes_a_parameter_and_no_copies() -> None:
+    job = Job(shape=SHAPE, adapter=Adapter(base=SHAPE.parameters), optimizer="adamw_bf16")
+    kept, value = states(job), torch.nn.Parameter(torch.randn(64, 128).bfloat16())
+    assert kept.weights + kept.masters + kept.gradients + kept.moments == 8 * SHAPE.parameters
+    assert (copies(job), job.stream_width) == (0, 2)
+    value.grad = torch.randn_like(value)
+    optimizer = AdamWBf16([value], 1e-3)
+    optimizer.step()
+    held = [value, value.grad, *(each for each in optimizer.state[value].values() if torch.is_tensor(each))]
+    assert sum(each.numel() * each.element_size() for each in held) == 8 * 64 * 128
+    beside = replace(job, spread=Spread(type="ddp", processes=2))
+    assert resident_buckets(beside) == 2 * SHAPE.parameters
 
 
 def test_paged_states_are_outside_but_for_small_matrices() -> None:

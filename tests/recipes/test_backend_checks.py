@@ -48,6 +48,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"backend": "fsdp", "optim": {"optimizer": "paged_adamw"}},
         "optim.optimizer: 'paged_adamw' with 'backend: fsdp'",
     ),
+    "bf16 weights in pieces": (
+        {"backend": "zero", "peft": "full", "optim": {"optimizer": "adamw_bf16"}},
+        "optim.optimizer: 'adamw_bf16' with 'backend: zero': it steps on whole weights in bf16, and a process holds "
+        "flat pieces of many, in fp32; use 'adamw', or 'backend: ddp'",
+    ),
+    "bf16 weights in parts": (
+        {"backend": "fsdp", "peft": "full", "optim": {"optimizer": "adamw_bf16"}},
+        "optim.optimizer: 'adamw_bf16' with 'backend: fsdp'",
+    ),
     "sgd off the device": (
         {"backend": {"type": "zero", "offload": {"optimizer": "cpu"}}, "optim": {"optimizer": "sgd"}},
         "optim.optimizer: 'sgd' with 'backend: zero': offloading steps with DeepSpeed's CPU Adam",

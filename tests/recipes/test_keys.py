@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ftune.backends.base import Backend
+from ftune.core.errors import RecipeError
 from ftune.core.section import Section
 from ftune.core.variants import variants_of
 from ftune.data.formats.base import RowFormat
@@ -15,6 +16,7 @@ from ftune.peft.base import PeftMethod
 from ftune.recipes.explain import _sections_in
 from ftune.recipes.load import load_recipe
 from ftune.recipes.sft import SftRecipe
+from tests.recipes.ppo_recipes import ppo_recipe
 
 TRAINING = {
     "seed": ("seed=7", "seed", 7),
@@ -51,6 +53,38 @@ def test_keys_that_become_training_arguments(recipe: Callable[..., Path], key: s
     assert isinstance(after, SftRecipe)
     assert after.training_args()[name] == value
     assert before.training_args().get(name) != value
+
+
+def test_the_optimizer_on_bf16_weights_loads_them_so(recipe: Callable[..., Path]) -> None:
+    path = recipe(peft="full")
+    before, after = (load_recipe("sft", path, given).recipe for given in ([], ["optim.optimizer=adamw_bf16"]))
+    assert isinstance(before, SftRecipe)
+    assert isinstance(after, SftRecipe)
+    assert (before.weights("bf16"), after.weights("bf16")) == ("fp32", "bf16")
+    assert (before.trains_bf16, after.trains_bf16) == (False, True)
+    before.check_products("fp32")
+    with pytest.raises(RecipeError, match=r"'model\.dtype: auto' is fp32 here; set 'model\.dtype: bf16'"):
+        after.check_products("fp32")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"peft": "lora"}, "'adamw_bf16' steps on bf16 weights, and what 'lora' trains is in fp32; use 'adamw', or"),
+        ({"peft": "freeze"}, "what 'freeze' trains is in fp32"),
+        ({"model": {"path": "m", "dtype": "fp16"}}, r"products in bf16; set 'model\.dtype: bf16', or use 'adamw'"),
+    ],
+)
+def test_the_optimizer_on_bf16_weights_is_for_whole_models_in_bf16(
+    recipe: Callable[..., Path], sections: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("sft", recipe(**{"peft": "full", "optim": {"optimizer": "adamw_bf16"}, **sections}))
+
+
+def test_ppo_has_no_optimizer_on_bf16_weights(recipe: Callable[..., Path]) -> None:
+    with pytest.raises(RecipeError, match=r"optim\.optimizer: .*'adamw_bf16'"):
+        load_recipe("ppo", ppo_recipe(recipe, optim={"optimizer": "adamw_bf16"}))
 
 
 def test_log_trackers(recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftune.core.errors import RecipeError
 from ftune.plan.families import shape_of_config
 from ftune.plan.gpus import Gpu
 from ftune.recipes.load import load_recipe
@@ -90,6 +91,31 @@ def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: 
 def test_keys_reach_the_job(command: str, override: str, field: str, value: object) -> None:
     before, after = plan(command).job, plan(command, override).job
     assert getattr(after, field) == value != getattr(before, field)
+
+
+def test_weights_of_a_whole_model_are_bf16_with_its_optimizer() -> None:
+    wide, ours = (plan("sft", "peft=full", f"optim.optimizer={name}") for name in ("adamw", "adamw_bf16"))
+    assert (wide.job.trained_width, ours.job.trained_width) == (4, 2)
+    assert ours.estimate.parts["trained weights"] * 2 == wide.estimate.parts["trained weights"]
+
+
+def test_products_in_another_dtype_have_no_plan_with_bf16_weights() -> None:
+    target = Target(gpu=None, on_gpu=False, world=Asked(gpus=1), shape=SHAPE)
+    with pytest.raises(RecipeError, match=r"'model\.dtype: auto' is fp32 here; set 'model\.dtype: bf16'"):
+        plan_of(recipe_of("sft", "peft=full", "optim.optimizer=adamw_bf16"), target, ROWS)
+
+
+def test_whole_models_are_offered_bf16_weights_where_products_are_bf16() -> None:
+    def offered(command: str, *overrides: str) -> list[str]:
+        before = plan(command, *overrides)
+        changes = [change for levels in rungs(before.recipe, before.job) for change in levels]
+        return [change.name for change in changes if change.on(before.recipe) is not None]
+
+    assert "bf16 optimizer" in offered("sft", "peft=full")
+    assert "bf16 optimizer" not in offered("sft", "peft=lora")
+    assert "bf16 optimizer" not in offered("sft", "peft=full", "model.dtype=fp16")
+    assert "bf16 optimizer" not in offered("sft", "peft=full", "backend=zero")
+    assert "bf16 optimizer" not in offered("ppo", "peft=full")
 
 
 def test_a_pair_is_two_rows_and_its_head_one_number() -> None:
@@ -181,7 +207,7 @@ def test_each_change_is_what_its_overrides_say(command: str, gpus: int, backend:
     """A pasted override gives the very recipe that was planned."""
     given = [f"backend={backend}"] if backend != "auto" else []
     before = plan(command, *given, gpus=gpus)
-    changes = [change for levels in rungs(before.recipe, before.job.spread) for change in levels]
+    changes = [change for levels in rungs(before.recipe, before.job) for change in levels]
     assert len(changes) > 4
     for change in changes:
         changed = change.on(before.recipe)
@@ -194,7 +220,7 @@ def test_each_change_is_what_its_overrides_say(command: str, gpus: int, backend:
 def test_a_step_keeps_its_rows(command: str, gpus: int, backend: str) -> None:
     before = plan(command, gpus=gpus)
     step = before.job.micro_batch_size * before.job.accumulation
-    for change in rungs(before.recipe, before.job.spread)[0]:
+    for change in rungs(before.recipe, before.job)[0]:
         changed = change.on(before.recipe)
         assert changed is not None
         job = plan_of(changed, before.target, before.rows).job

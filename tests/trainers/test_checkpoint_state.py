@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ftune.core.errors import CheckpointError, StorageError
+from ftune.trainers.adamw_bf16 import AdamWBf16
 from ftune.trainers.checkpoint_state import STATE, Beside, load_state, save_state
 from ftune.trainers.torch_state import TorchState
 from ftune.trainers.trained_state import TrainedState
@@ -40,15 +41,16 @@ OPTIMIZERS: dict[str, Make] = {
     "plain sgd": lambda groups: torch.optim.SGD(groups, lr=0.01),
     "adafactor": adafactor,
     "adamw 8 bit": adamw_8bit,
+    "adamw bf16": lambda groups: AdamWBf16(groups, lr=0.01),
 }
 
 
-def model(seed: int = 0) -> torch.nn.Sequential:
+def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.nn.Sequential:
     """A part that trains, one that does not, and one that gets no gradient."""
     torch.manual_seed(seed)
     made = torch.nn.Sequential(torch.nn.Linear(12, 24), torch.nn.Linear(24, 12), torch.nn.Linear(12, 3))
     made[1].requires_grad_(False)
-    return made
+    return made.to(dtype)
 
 
 def groups(made: torch.nn.Module) -> list[dict[str, Any]]:
@@ -61,7 +63,7 @@ def groups(made: torch.nn.Module) -> list[dict[str, Any]]:
 def steps(made: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int, count: int = 3) -> None:
     torch.manual_seed(seed)
     for _ in range(count):
-        made[1](made[0](torch.randn(4, 12))).square().mean().backward()  # type: ignore[index]
+        made[1](made[0](torch.randn(4, 12, dtype=made[0].weight.dtype))).square().mean().backward()  # type: ignore[index]
         optimizer.step()
         optimizer.zero_grad()
 
@@ -90,11 +92,12 @@ def save(state: TrainedState, folder: Path, count: int = 1, **more: Any) -> None
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_run_goes_on_as_if_it_had_never_stopped(kind: str, tmp_path: Path) -> None:
-    first = model()
+    dtype = torch.bfloat16 if kind == "adamw bf16" else torch.float32
+    first = model(dtype=dtype)
     optimizer = OPTIMIZERS[kind](groups(first))
     steps(first, optimizer, seed=1)
     save(TorchState(first, optimizer), tmp_path)
-    second = model(seed=9)
+    second = model(seed=9, dtype=dtype)
     second[1].load_state_dict(first[1].state_dict())
     other = OPTIMIZERS[kind](groups(second))
     for group in other.param_groups:
@@ -104,7 +107,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(kind: str, tmp_path: Path) -> 
     steps(first, optimizer, seed=2)
     steps(second, other, seed=2)
     assert same(bits(TorchState(first, optimizer)), bits(TorchState(second, other)))
-    assert not torch.equal(first[0].weight, model()[0].weight)
+    assert not torch.equal(first[0].weight, model(dtype=dtype)[0].weight)
 
 
 class Tensors(TrainedState):
@@ -195,7 +198,7 @@ def test_a_model_that_trains_as_a_whole_can_be_loaded_from_its_checkpoint(tmp_pa
     from tests.ppo.models import llama
 
     exact = llama(tie_word_embeddings=True).float().requires_grad_(True)
-    describe(exact, tmp_path)
+    describe(exact, tmp_path, "float32")
     save(TorchState(exact), tmp_path, count=2, buffers=whole_model_buffers(exact), file_bytes=9000)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     loaded = AutoModelForCausalLM.from_pretrained(str(tmp_path))

@@ -29,6 +29,7 @@ def test_what_trains_is_counted_with_its_optimiser() -> None:
     model[0].weight.requires_grad = False
     assert need_of(model, "adamw_torch_fused", checkpoints=True) == Need(checkpoint=50 * 12, result=50 * 4)
     assert need_of(model, "sgd", checkpoints=True) == Need(checkpoint=50 * 4, result=50 * 4)
+    assert need_of(model, "adamw_bf16", checkpoints=True) == Need(checkpoint=50 * 6, result=50 * 2)
     assert need_of(model, "sgd", checkpoints=False).checkpoint == 0
 
 

@@ -88,7 +88,8 @@ def find_place(recipe: "TrainingRecipe | PpoRecipe", ranks: Ranks, say: Say) -> 
 def shape_of(recipe: "TrainingRecipe | PpoRecipe", *, processes: int, nodes: int, on_gpu: bool, **more: Any) -> Shape:
     """The numbers of a recipe for so many processes on each of so many nodes.
 
-    Raises LaunchError for a batch that the processes cannot share.
+    Raises LaunchError for a batch that the processes cannot share, RecipeError for weights that the device's products
+    do not suit.
     """
     from ftune.recipes.ppo import PpoRecipe
 
@@ -107,6 +108,7 @@ def shape_of(recipe: "TrainingRecipe | PpoRecipe", *, processes: int, nodes: int
             gradient_accumulation_steps=1,
             activation_checkpointing=recipe.ppo.activation_checkpointing,
         )
+    recipe.check_products(common["dtype"])
     try:
         accumulation = recipe.batch.accumulation(processes * nodes)
     except ValueError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ftune.plan.job import Spread
+from ftune.plan.job import Job
 from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -65,20 +65,20 @@ def pasted(changes: "Sequence[Change]") -> str:
     return shlex.join(word for change in changes for word in change.overrides)
 
 
-def rungs(recipe: Trained, spread: Spread) -> list[list[Change]]:
+def rungs(recipe: Trained, job: Job) -> list[list[Change]]:
     """The ladder: kinds of changes from the cheapest to the dearest, each in levels from the mildest on."""
-    ladder = [kind(recipe, spread) for kind in KINDS]
+    ladder = [kind(recipe, job) for kind in KINDS]
     return [found for levels in ladder if (found := list(levels))]
 
 
-def _micro_batch(recipe: Trained, spread: Spread) -> Iterator[Change]:
+def _micro_batch(recipe: Trained, job: Job) -> Iterator[Change]:
     """Fewer rows at once, and as many in a step as before."""
     cost = "the same arithmetic in smaller products"
     if not isinstance(recipe, TrainingRecipe):
         for size in _divisors(recipe.ppo.micro_batch_size):
             yield Change(f"micro-batch of {size}", {"ppo.micro_batch_size": size}, cost)
         return
-    now, accumulation = recipe.batch.rows_at_once, recipe.batch.accumulation(spread.world)
+    now, accumulation = recipe.batch.rows_at_once, recipe.batch.accumulation(job.spread.world)
     for size in _divisors(now):
         values: dict[str, Any] = {"batch.micro_batch_size": size}
         if recipe.batch.global_batch_size is None:
@@ -86,7 +86,7 @@ def _micro_batch(recipe: Trained, spread: Spread) -> Iterator[Change]:
         yield Change(f"micro-batch of {size}", values, cost)
 
 
-def _checkpointing(recipe: Trained, spread: Spread) -> Iterator[Change]:
+def _checkpointing(recipe: Trained, job: Job) -> Iterator[Change]:
     section, has_it = (
         ("batch", recipe.batch.recomputes)
         if isinstance(recipe, TrainingRecipe)
@@ -97,16 +97,19 @@ def _checkpointing(recipe: Trained, spread: Spread) -> Iterator[Change]:
         yield Change("activation checkpointing", {f"{section}.activation_checkpointing": True}, cost)
 
 
-def _optimizer(recipe: Trained, spread: Spread) -> Iterator[Change]:
+def _optimizer(recipe: Trained, job: Job) -> Iterator[Change]:
     if (small := {"adamw": "adamw_8bit", "paged_adamw": "paged_adamw_8bit"}.get(recipe.optim.optimizer)) is not None:
         yield Change("8-bit optimizer", {"optim.optimizer": small}, "none in speed; moments are rounded")
+    if recipe.optim.optimizer == "adamw" and job.dtype == "bf16":  # refused where not the whole model trains
+        cost = "none in speed; weights, gradients and moments are rounded"
+        yield Change("bf16 optimizer", {"optim.optimizer": "adamw_bf16"}, cost)
 
 
-def _sharding(recipe: Trained, spread: Spread) -> Iterator[Change]:
+def _sharding(recipe: Trained, job: Job) -> Iterator[Change]:
     """ZeRO's stages, of which PPO takes none, then FSDP2, which also loads the model in parts."""
-    if spread.world == 1 or spread.type == "fsdp":
+    if job.spread.world == 1 or job.spread.type == "fsdp":
         return
-    done = spread.stage if spread.type == "zero" else 0
+    done = job.spread.stage if job.spread.type == "zero" else 0
     for stage in range(done + 1, 4) if isinstance(recipe, TrainingRecipe) else ():
         cost = "half as much traffic again as DDP" if stage == 3 else "none: as much traffic as DDP"
         yield Change(f"ZeRO-{stage}", {"backend": {"type": "zero", "stage": stage, **_processes(recipe)}}, cost)
@@ -114,7 +117,7 @@ def _sharding(recipe: Trained, spread: Spread) -> Iterator[Change]:
     yield Change("FSDP2", {"backend": {"type": "fsdp", **_processes(recipe)}}, cost)
 
 
-def _lora(recipe: Trained, spread: Spread) -> Iterator[Change]:
+def _lora(recipe: Trained, job: Job) -> Iterator[Change]:
     if values := _adapter(recipe):
         yield Change("LoRA", values, "an adapter is trained instead of the model")
 
@@ -132,15 +135,15 @@ def _adapter(recipe: Trained) -> dict[str, Any]:
     return values
 
 
-def _quantization(recipe: Trained, spread: Spread) -> Iterator[Change]:
+def _quantization(recipe: Trained, job: Job) -> Iterator[Change]:
     if recipe.model.quantization.type == "none":
         values = _adapter(recipe) | {"model.quantization": "nf4"}
         yield Change("QLoRA", values, "4-bit weights are unpacked for each product")
 
 
-def _offload(recipe: Trained, spread: Spread) -> Iterator[Change]:
+def _offload(recipe: Trained, job: Job) -> Iterator[Change]:
     """To the CPU's memory; PPO keeps everything on its devices."""
-    if not isinstance(recipe, TrainingRecipe) or spread.optimizer != "none":
+    if not isinstance(recipe, TrainingRecipe) or job.spread.optimizer != "none":
         return
     ways: dict[str, dict[str, Any]] = {
         "optimizer on the CPU": {"stage": 2, "offload": {"optimizer": "cpu"}},
@@ -151,7 +154,7 @@ def _offload(recipe: Trained, spread: Spread) -> Iterator[Change]:
         yield Change(name, {"backend": {"type": "zero", **settings, **_processes(recipe)}}, cost)
 
 
-Kind = Callable[[Trained, Spread], Iterator[Change]]
+Kind = Callable[[Trained, Job], Iterator[Change]]
 KINDS: tuple[Kind, ...] = (_micro_batch, _checkpointing, _optimizer, _sharding, _lora, _quantization, _offload)
 """In the order of what they cost. The loss is fused already wherever it can be, and checkpointing is all or nothing."""
 

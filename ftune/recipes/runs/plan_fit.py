@@ -54,7 +54,7 @@ def fit(plan: "Plan", planner: Planner) -> Fitted:
     """
     if plan.fits:
         return Fitted((), plan)
-    search = _Search(plan.recipe, rungs(plan.recipe, plan.job.spread), planner)
+    search = _Search(plan.recipe, rungs(plan.recipe, plan.job), planner)
     most = [len(levels) for levels in search.ladder]
     for top in range(len(most)):
         levels = [*most[: top + 1], *[0] * (len(most) - top - 1)]
@@ -132,7 +132,7 @@ class _Search:
 def mildest_changes(plan: "Plan", planner: Planner) -> list[Step]:
     """The mildest change of each kind by itself that makes a recipe need less, the cheapest kind first."""
     steps = []
-    for levels in rungs(plan.recipe, plan.job.spread):
+    for levels in rungs(plan.recipe, plan.job):
         for change in levels:
             changed = change.on(plan.recipe)
             after = _Search(plan.recipe, [], planner).plan(changed) if changed is not None else None

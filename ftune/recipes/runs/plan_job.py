@@ -30,7 +30,8 @@ def job_of(
 ) -> tuple[Job, list[str]]:
     """The job of one process, and what had to be taken on trust, in sentences. `card` is the device's memory in bytes.
 
-    `shape` is that of the causal model. Raises ModelError where the PEFT method finds nothing to train in it.
+    `shape` is that of the causal model. Raises ModelError where the PEFT method finds nothing to train in it,
+    RecipeError for weights that products in `dtype` do not suit.
     """
     from ftune.recipes.training import TrainingRecipe
 
@@ -42,6 +43,7 @@ def job_of(
 def _of_training(
     recipe: "TrainingRecipe", shape: ModelShape, rows: Rows, spread: Spread, dtype: Dtype, *, on_gpu: bool
 ) -> tuple[Job, list[str]]:
+    recipe.check_products(dtype)
     data: Any = recipe.data
     packed = bool(getattr(data, "packing", False))
     head: Any = getattr(recipe, "head", None)  # of `ftune rm`

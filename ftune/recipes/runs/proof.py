@@ -60,7 +60,7 @@ class Proof:
 
     def _load(self, result: Path, device: str) -> "PreTrainedModel":
         run, recipe, classes = self.run, self.run.recipe, self.trained.classes
-        weights = "fp32" if recipe.peft.trains_base else run.place.dtype
+        weights = recipe.weights(run.place.dtype)
         if recipe.peft.library == "transformers":
             from ftune.models.load import load_model
 

@@ -200,7 +200,7 @@ def wrapped_model(
 
     recipe, inputs, place = run.recipe, run.inputs, run.place
     set_seed(recipe.seed)
-    weights = "fp32" if recipe.peft.trains_base else place.dtype
+    weights = recipe.weights(place.dtype)
     rows = [inputs.train.ids(index) for index in range(min(MATERIAL_ROWS, len(inputs.train)))]
     splits = isinstance(place.backend, Fsdp) and run.ranks.count > 1
     model = recipe.model.load(inputs.located, weights, "cpu" if splits else place.device, classes)
@@ -271,6 +271,7 @@ def around(run: Run, model: "PreTrainedModel") -> "Around":
             learning_rate_factor=recipe.peft.learning_rate_factor,
         ),
         checkpoint=run.folder.found.path,
+        trains_bf16=recipe.trains_bf16,
     )
 
 
