@@ -1,14 +1,20 @@
 """The program as processes that are forked from one which has imported everything: ready in a second, not in ten.
 
 They are processes of their own in every other way: they have their own files, variables and signals, and can be killed.
+With FTUNE_TESTS_START=spawn each is a new Python that imports everything itself, as a run outside the tests is.
 """
 
+import gc
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ftune.launch.place import free_port
@@ -23,8 +29,44 @@ IMPORTED = [
 
 LIMIT_S = 300.0
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(IMPORTED)
+READ_ON_IMPORT = ("BITSANDBYTES_", "DS_", "HF_", "PYTHON", "TORCH", "TRANSFORMERS_", "TRITON_")
+"""Beginnings of variables that libraries read when they are imported."""
+
+_forkserver = multiprocessing.get_context("forkserver")
+_forkserver.set_forkserver_preload(IMPORTED)
+_spawn = multiprocessing.get_context("spawn")
+
+
+def _read_on_import(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(READ_ON_IMPORT)}
+
+
+@cache
+def _imported_with() -> dict[str, str]:
+    """Start the process that forks, and what it reads on import."""
+    forkserver.ensure_running()
+    return _read_on_import(os.environ)
+
+
+def start(
+    module: str,
+    words: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    said: Path,
+    before: Callable[[], object] = bool,
+) -> BaseProcess:
+    """A process that calls `before`, a function of a module, and runs `python -m MODULE WORDS` in `cwd`.
+
+    It has these variables and no others; what it says goes to the end of `said`. `exitcode` of the process that is
+    returned is its exit code, or minus the number of the signal that ended it. It is forked unless its libraries have
+    to be imported with other variables.
+    """
+    new = os.environ.get("FTUNE_TESTS_START") == "spawn" or _read_on_import(environment) != _imported_with()
+    what = module, list(words), str(cwd), dict(environment), str(said), before
+    process = (_spawn if new else _forkserver).Process(target=_run, args=what)
+    process.start()
+    return process
 
 
 class Forked:
@@ -45,16 +87,13 @@ class Forked:
         """
         port = str(free_port())
         self.logs = [cwd / f"{log}.{rank}" for rank in range(ranks)]
-        self.processes = []
+        self.processes: list[BaseProcess] = []
         for rank, said in enumerate(self.logs):
             place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
             place |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
             environment = {**os.environ, **(variables[rank] if variables else {}), **(place if ranks > 1 else {})}
             said.unlink(missing_ok=True)
-            what = [str(word) for word in words], str(cwd), environment, str(said), before
-            process = _forks.Process(target=_run, args=what)
-            process.start()
-            self.processes.append(process)
+            self.processes.append(start("ftune", [str(word) for word in words], cwd, environment, said, before))
 
     def send(self, number: int, *ranks: int) -> None:
         """A signal for these ranks, or for all."""
@@ -97,8 +136,14 @@ class Forked:
 
 
 def _run(
-    words: Sequence[str], cwd: str, environment: Mapping[str, str], said: str, before: Callable[[], object]
+    module: str,
+    words: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    said: str,
+    before: Callable[[], object],
 ) -> None:
+    gc.freeze()  # nothing of what was imported is garbage, and to look through it takes half a second each time
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -107,12 +152,15 @@ def _run(
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if "torch" in sys.modules and "OMP_NUM_THREADS" in environment:  # which torch has read when it was imported
+        import torch
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     if "CKPT_CHAOS_WATCH" in environment:
         from ckpt_chaos.targets.common import arm_from_env
 
         arm_from_env(int(environment.get("RANK", 0)), lazy=True)
     before()
-    from ftune.cli.main import main
-
-    sys.argv = ["ftune", *words]
-    main()
+    sys.argv = [module, *words]
+    sys.path.insert(0, cwd)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,13 +1,14 @@
 """A module of the tests, run by two processes that exchange tensors."""
 
 import os
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from tests.forked import start
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 600
@@ -29,20 +30,15 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
 
 def run_pair(module: str, folder: Path, *words: str, **variables: str) -> None:
     """Run `python -m MODULE RANK FOLDER WORDS` as ranks 0 and 1; both have to end well."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, str(rank), str(folder), *words],
-            cwd=ROOT,
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", **variables}
+    said = [folder / f"said.{rank}" for rank in range(2)]
+    ranks = [start(module, [str(rank), str(folder), *words], ROOT, environment, said[rank]) for rank in range(2)]
+    until = time.monotonic() + LIMIT_S
     try:
-        said = [rank.communicate(timeout=LIMIT_S)[0] for rank in ranks]
+        for rank in ranks:
+            rank.join(max(0.0, until - time.monotonic()))
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    told = "\n".join(log.read_text(errors="replace") for log in said)
+    assert [rank.exitcode for rank in ranks] == [0, 0], told

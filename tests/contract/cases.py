@@ -1,5 +1,6 @@
 """The settings that the PEFT contract runs on: every method with its defaults, and settings that make a difference."""
 
+from functools import cache
 from typing import Any
 
 from ftune.core.variants import variants_of
@@ -132,6 +133,7 @@ OTHER: dict[str, dict[str, dict[str, object]]] = {
 """By `type` and key: fields (the key and what it needs beside it) that make another model than the defaults do."""
 
 
+@cache
 def cases() -> dict[str, dict[str, object]]:
     """The `peft` section of each case by its name."""
     plain = {

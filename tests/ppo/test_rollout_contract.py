@@ -1,8 +1,7 @@
 """What every rollout engine promises, held against a plain forward pass of the model, token by token."""
 
-import gc
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -91,14 +90,6 @@ def open_engine(name: str, policy: Policy) -> Engine:
         if name != "graph":  # the others serve every model here
             raise
         pytest.skip(str(refused))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_garbage() -> Iterator[None]:
-    """Continuous batching collects garbage with every call: it need not look through all that was imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,6 +25,9 @@ from ftune.report.page.incidents import incidents
 from ftune.report.page.samples import samples_of
 from ftune.report.run_folder import changes
 from ftune.report.run_record import RunRecord, read_run
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = "report.html"
 FOLDER = Path(__file__).parent
@@ -92,20 +96,10 @@ def _named(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 def render(runs: Sequence[RunRecord], points: int, samples: int) -> str:
     """The page as HTML, its curves of at most so many points and each run with at most so many samples."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: private(value) if type(value) is str else value,
-    )
-    environment.filters["percent"] = percent
     several = len(runs) > 1
-    template = environment.get_template("page.html.jinja")
+    template = _templates().get_template("page.html.jinja")
     page = template.render(
         runs=[_sections(number, run, samples // len(runs)) for number, run in enumerate(runs)],
         several=several,
@@ -120,6 +114,23 @@ def render(runs: Sequence[RunRecord], points: int, samples: int) -> str:
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return page.lstrip()
+
+
+@cache
+def _templates() -> "Environment":
+    """Where templates come from, each compiled once."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: private(value) if type(value) is str else value,
+    )
+    environment.filters["percent"] = percent
+    return environment
 
 
 FRAME = {"W": "WIDTH", "H": "HEIGHT", "L": "LEFT", "R": "RIGHT", "T": "TOP", "B": "BOTTOM"}
