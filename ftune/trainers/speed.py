@@ -200,4 +200,7 @@ def _loss(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype) -> 
         return head
     give_loss(model, head)
     row = torch.tensor([rows[0]], device=device_of(model))
-    return loss_fault(model, {"input_ids": row, "labels": row}, dtype)
+    try:
+        return loss_fault(model, {"input_ids": row, "labels": row}, dtype)
+    except (AttributeError, TypeError) as error:  # a method that wants what the model gives beside its loss
+        return f"the method wants more of the model than its loss ({_first_line(error)})"

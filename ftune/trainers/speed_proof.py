@@ -100,9 +100,12 @@ def _looked_at(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _drops(model: nn.Module) -> bool:
-    """Whether a forward pass in training draws random numbers."""
-    dropouts = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
-    return dropouts or any(getattr(module, "attention_dropout", 0.0) for module in model.modules())
+    """Whether a forward pass in training draws random numbers: by a module, or by what a module keeps as a share."""
+    return any(
+        (isinstance(module, nn.Dropout) and module.p > 0)
+        or any("drop" in name and isinstance(value, float) and value > 0 for name, value in vars(module).items())
+        for module in model.modules()
+    )
 
 
 @contextmanager

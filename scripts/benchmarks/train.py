@@ -31,7 +31,7 @@ from pathlib import Path
 from train_parts.material import make_material
 from train_parts.recipes import write_recipe
 from train_parts.table import markdown, ratios
-from train_parts.work import SETTINGS, WAYS, Job, Result, Setting, folder_of
+from train_parts.work import BF16, SETTINGS, WAYS, Job, Result, Setting, folder_of
 
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
@@ -48,7 +48,8 @@ def gpu_jobs(settings: Sequence[Setting], ways: Sequence[str], root: Path, steps
         make_material(folder, setting.model, rows=(steps + 2) * rows * 8, mean=mean, longest=longest)
         recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
         for way in ways:
-            yield Job(way, setting, recipe, steps, steps // 3, longest, rows)
+            if way != BF16 or setting.full:
+                yield Job(way, setting, recipe, steps, steps // 3, longest, rows)
 
 
 def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from train_parts.clock import Clock, watch_every_trainer
-from train_parts.work import Job, Result
+from train_parts.work import BF16, Job, Result
 
 RUN = 2000
 """Steps of the run that is measured at its beginning: what starts slowly to be fast later is for such runs."""
@@ -15,6 +15,7 @@ RUN = 2000
 def train(job: Job) -> Result:
     """The command with the recipe's own settings; packed where the way says it."""
     from ftune.cli.main import main
+    from ftune.report.events import read_events
     from ftune.trainers.reliable import CountingCollator
 
     clock = Clock(job)
@@ -30,6 +31,8 @@ def train(job: Job) -> Result:
     words = ["schedule.epochs=null", f"schedule.max_steps={RUN}", "checkpoint.every=never"]
     if job.way == "ftune, packed":
         words += ["data.packing=true", "batch.gradient_accumulation_steps=1"]
+    if job.way == BF16:
+        words.append("optim.optimizer=adamw_bf16")
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = ["ftune", "sft", job.recipe, f"output_dir={Path(folder) / 'run'}", *words]
         try:
@@ -37,4 +40,10 @@ def train(job: Job) -> Result:
         except SystemExit as stop:
             if stop.code:
                 raise RuntimeError(f"ftune ended with {stop.code}") from None
-    return clock.result()
+        events = read_events(Path(folder) / "run" / "events.jsonl")
+    told = {event["kind"]: event for event in events}
+    return clock.result() | {
+        "predicted_gib": told.get("predicted", {}).get("memory_gib"),
+        "mfu": told["step"].get("mfu"),
+        "speed": told["speed"],
+    }
