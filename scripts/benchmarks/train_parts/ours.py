@@ -32,7 +32,7 @@ def train(job: Job) -> Result:
     if job.way == "ftune, packed":
         words += ["data.packing=true", "batch.gradient_accumulation_steps=1"]
     if job.way == BF16:
-        words.append("optim.optimizer=adamw_bf16")
+        words += ["optim.optimizer=adamw_bf16", "model.dtype=bf16"]
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = ["ftune", "sft", job.recipe, f"output_dir={Path(folder) / 'run'}", *words]
         try:
