@@ -142,8 +142,8 @@ def test_accumulation_is_weighted_by_tokens(recipe: Write, ftune: Run, tmp_path:
         if event["kind"] == "speed"
     ]
     assert on == [
-        {"attention": "ftune_rows", "fused_loss": False, "off": []},
-        {"attention": None, "fused_loss": True, "off": []},
+        {"attention": "ftune_rows", "fused_loss": False, "off": {}},
+        {"attention": None, "fused_loss": True, "off": {}},
     ]
     assert losses(tmp_path / "runs/parts") == pytest.approx(losses(tmp_path / "runs/whole"), rel=1e-5)
 
