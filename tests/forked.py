@@ -20,10 +20,12 @@ from pathlib import Path
 from ftune.launch.place import free_port
 
 IMPORTED = [
-    "ftune.cli.main", "ftune.launch.node", "ftune.recipes.load", "ftune.recipes.runs.sft", "ftune.recipes.sft",
-    "ftune.trainers.sft", "ftune.trainers.probe", "ftune.models.load", "ftune.models.save", "ftune.peft.lora",
+    "ftune.cli.main", "ftune.launch.node", "ftune.recipes.load", "ftune.recipes.ppo", "ftune.recipes.runs.proof",
+    "ftune.recipes.runs.sft", "ftune.recipes.sft", "ftune.report.page.write", "ftune.trainers.sft",
+    "ftune.trainers.probe", "ftune.trainers.proof", "ftune.models.load", "ftune.models.save", "ftune.peft.lora",
     "bitsandbytes", "ckpt_chaos.inject", "ckpt_chaos.targets.common", "deepspeed", "matplotlib.backends.backend_agg",
-    "matplotlib.pyplot", "safetensors.torch", "torch.distributed",
+    "matplotlib.pyplot", "peft.tuners.lora.bnb", "safetensors.torch", "torch.distributed",
+    "transformers.models.llama.modeling_llama",
 ]  # fmt: skip
 """What a run of `ftune sft` imports in the end; what is not installed is left out."""
 
