@@ -1,9 +1,9 @@
-"""AdamW on weights and moments in bf16, which are rounded stochastically (arXiv:2010.06192, section 3).
+"""AdamW on weights and moments in bf16, which are rounded stochastically (arXiv:2010.06192).
 
-A bf16 number has 8 significant bits, and its nearest neighbours are 0.4 to 0.8 % away. Rounded to the nearest one, a
-weight never feels the changes of fine-tuning, which are far smaller; nor does the second moment, whose share of what is
-new is 1 - 0.999. Rounded up or down with odds that leave the mean where it was, small changes arrive in as many steps
-as it takes. What is left of rounding is noise: half a percent of a weight at most for a step.
+A bf16 number has 8 significant bits, and the next one is 0.4 to 0.8 % away. Rounded to the nearest one, a weight never
+feels the changes of fine-tuning, which are far smaller; nor does the mean of squares, of which a step renews 0.1 %.
+Rounded up or down with odds that leave the mean where it was, small changes arrive in as many steps as it takes, and
+what rounding leaves is noise.
 
 A trained parameter takes 8 bytes: weight, gradient and two moments of 2 bytes each, where weights in fp32 take 16.
 Gradients are bf16 too, and so is the sum of those of several micro-batches: it is rounded to the nearest with each.
@@ -18,7 +18,7 @@ from torch import Tensor
 from ftune.rl.fused import fused
 
 LANES = 128
-"""Numbers of a row: as many numbers as rows of them, a kernel knows that it can read several at once."""
+"""Numbers of a row: of any number of such rows, a compiled kernel knows that it can read several numbers at once."""
 
 PIECES = {"cuda": 2**24, "cpu": 2**18}
 """Numbers that are stepped on at once: where no kernel is compiled, a dozen copies of them stand beside them."""
