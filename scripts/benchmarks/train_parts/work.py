@@ -66,7 +66,7 @@ SETTINGS = [
     Setting("8B LoRA, checkpointing", "8b", checkpointing=True),
     Setting("8B QLoRA, checkpointing", "8b", checkpointing=True, quantized=True),
 ]
-BF16 = "ftune, bf16 weights"
+BF16 = "ftune, packed, bf16 weights"
 WAYS = ["TRL as it ships", "TRL at its best", "hand-tuned loop", "ftune, packed", "ftune", BF16]
 """Who trains. `ftune` has the shipped defaults, which train fp32 weights where all train; TRL at its best and the loop
 tuned by hand have bf16 there, as the last way has; TRL as it ships computes activations again in every setting."""
