@@ -229,6 +229,7 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
     (run / "ftune.json").write_text(json.dumps(state))
     resumed = ftune(command, path, "--resume")
     assert resumed.code == 0, resumed.err
+    assert "resumed from step 3" in resumed.err
     one, other = (load_file(folder / "model/model.safetensors") for folder in (run, tmp_path / "runs/whole"))
     assert all(value.dtype == torch.bfloat16 and value.equal(other[name]) for name, value in one.items())
     for folder in (run / "checkpoint-3", run / "model"):
