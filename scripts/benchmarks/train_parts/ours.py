@@ -42,7 +42,9 @@ def train(job: Job) -> Result:
                 raise RuntimeError(f"ftune ended with {stop.code}") from None
         events = read_events(Path(folder) / "run" / "events.jsonl")
     told = {event["kind"]: event for event in events}
+    peak = max(event["memory_gib"] for event in events if event["kind"] == "step")  # not of the proof behind them
     return clock.result() | {
+        "peak_gib": round(peak, 2),
         "predicted_gib": told.get("predicted", {}).get("memory_gib"),
         "mfu": told["step"].get("mfu"),
         "speed": told["speed"],
