@@ -169,8 +169,9 @@ COVERED = {
     "model.path", "model.revision", "model.dtype", "model.attention", "model.chat_template", "model.quantization",
     "model.trust_remote_code", "model.quantization.type", "model.quantization.double_quant",
     "model.quantization.compute_dtype", "model.quantization.threshold", "speed.packed_attention", "speed.fused_loss",
+    "speed.folded_lora", "speed.compiled_layers",
 }  # fmt: skip
-"""Keys with a case here, in test_data_keys, test_load, tests/trainers/test_sft.py (packing, speed), tests/data
+"""Keys with a case here, in test_data_keys, test_load, test_speed_keys, tests/trainers/test_sft.py (packing), tests/data
 (formats) or tests/contract/test_peft_keys.py (PEFT methods), tests/backends/test_keys.py (backends)."""
 
 

@@ -12,10 +12,15 @@ from ftune.recipes.runs.training import Run, Trained, around, run_training, wrap
 from ftune.report.events import Event
 
 if TYPE_CHECKING:
+    from ftune.backends.base import Backend
     from ftune.data.prepared import Prepared
+    from ftune.recipes.runs.plan_time import Time
     from ftune.recipes.sft import SftRecipe
+    from ftune.recipes.speed_section import Speed
     from ftune.trainers.feed import PreparedDataset, StreamDataset
     from ftune.trainers.speed import Wanted
+
+SHORT_RUN = "the run is short ('speed.compiled_layers: on' compiles)"
 
 
 def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
@@ -38,8 +43,10 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
     if recipe.batch.recomputes:  # before anything is tried: a try must not need more memory than the run
         model.gradient_checkpointing_enable({"use_reentrant": False})
     feed = _feed(recipe, run)
-    asked, wanted, longest = recipe.model.attention, _wanted(recipe, run), feed.longest or 0
-    with at_speed(model, probed, dtype, longest=longest, asked=asked, wanted=wanted) as speed:
+    wanted = wanted_of(recipe.speed, run.place.backend, run.prediction.time, on_gpu=run.place.on_gpu)
+    with at_speed(
+        model, probed, dtype, longest=feed.longest or 0, asked=recipe.model.attention, wanted=wanted
+    ) as speed:
         if recipe.data.packing:
             difference = speed.difference if speed.attention else probe_packing(model, probed, dtype)
             say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")
@@ -55,19 +62,20 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
     return Trained(model, outcome)
 
 
-def _wanted(recipe: "SftRecipe", run: Run) -> "Wanted":
-    """What may make the run fast: what the recipe leaves on, and what the processes let be changed in a model."""
+def wanted_of(asked: "Speed", backend: "Backend", time: "Time | None", *, on_gpu: bool) -> "Wanted":
+    """What may make the run fast: what the recipe leaves on, and what the backend lets be changed in a model.
+
+    `time` is what the run is predicted to take.
+    """
     from ftune.trainers.speed import Wanted
 
-    asked, time = recipe.speed, run.prediction.time
-    whole = "" if not run.place.backend.shards() else f"the backend '{run.place.backend.name}' has the weights in parts"
-    short = time is not None and time.hours * HOUR < SHORT_S and asked.compiled_layers == "auto"
-    compiled = "the run is short ('speed.compiled_layers: on' compiles)" if short and run.place.on_gpu else whole
+    whole = f"the backend '{backend.name}' has the weights in parts" if backend.shards() else True
+    short = on_gpu and asked.compiled_layers == "auto" and time is not None and time.hours * HOUR < SHORT_S
     return Wanted(
         packed_attention=asked.packed_attention != "off",
         fused_loss=asked.fused_loss != "off",
-        folded_lora=asked.folded_lora != "off" and (whole or True),
-        compiled_layers=asked.compiled_layers != "off" and (compiled or True),
+        folded_lora=asked.folded_lora != "off" and whole,
+        compiled_layers=asked.compiled_layers != "off" and (SHORT_RUN if short else whole),
     )
 
 
