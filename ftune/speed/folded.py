@@ -9,6 +9,7 @@ N rows of x, each of width `inputs`; `low` is the sum of the ranks, on a GPU fil
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,7 +104,7 @@ class _Folded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_y: Tensor) -> tuple[Tensor | None, ...]:
         (low,) = ctx.saved_tensors
-        by_columns = by_y @ ctx.weights.whole()
+        by_columns = by_y @ ctx.weights.whole(again=True)
         width = by_columns.shape[1] - low.shape[1]
         by_all = by_y.T @ low
         by_b, row, column = [], 0, 0
@@ -212,14 +213,10 @@ def folded(model: "PreTrainedModel", found: Sequence[Sequence[Any]]) -> Iterator
             del layer.group, layer.place
 
 
-_CLASSES: dict[type, type] = {}
-
-
-def _folded_class(kind: type) -> type:
+@cache
+def _folded_class(kind: Any) -> type:
     """One class for all layers of a kind: what is compiled for one of them does for all."""
-    if kind not in _CLASSES:
-        _CLASSES[kind] = type(f"Folded{kind.__name__}", (FoldedLinear, kind), {})
-    return _CLASSES[kind]
+    return type(f"Folded{kind.__name__}", (FoldedLinear, kind), {})
 
 
 class Refresh:

@@ -1,24 +1,35 @@
 """Frozen weights of several layers as one matrix, with room for adapters beside them."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 
+class Whole(Protocol):
+    """Makes a matrix."""
+
+    def __call__(self, *, again: bool = False) -> Tensor:
+        """`again` in the backward pass."""
+
+
 class Frozen:
     """[W, low]: the weights of layers below one another, (outputs, inputs), and columns that are written elsewhere."""
 
-    def __init__(self, low: Tensor, whole: Callable[[], Tensor]) -> None:
+    def __init__(self, low: Tensor, whole: Whole) -> None:
         """`whole` makes the matrix of it."""
         self.low, self.whole, self.dtype = low, whole, low.dtype
 
     @staticmethod
     def knows(layer: Any) -> bool:
-        """Whether the weights are plain ones of a linear layer, or NF4 of bitsandbytes."""
+        """Whether the weights are plain ones of a linear layer, or NF4 of bitsandbytes on a GPU.
+
+        bitsandbytes 0.50 keeps them in another order on a CPU, as soon as they are used without gradients.
+        """
         base = layer.get_base_layer()
-        return (type(base) is nn.Linear and base.weight.is_floating_point()) or _is_4bit(base)
+        plain = type(base) is nn.Linear and base.weight.is_floating_point()
+        return plain or (_is_4bit(base) and base.weight.is_cuda)
 
     @staticmethod
     def alike(one: Any, other: Any) -> bool:
@@ -40,7 +51,11 @@ def frozen_weights(layers: Sequence[Any], low: int) -> Frozen:
     outputs, inputs = sum(base.out_features for base in bases), bases[0].in_features
     if _is_4bit(bases[0]):
         columns = torch.zeros(outputs, low, dtype=dtype, device=device)
-        return Frozen(columns, lambda: torch.cat([torch.cat([_dequantized(base) for base in bases]), columns], 1))
+
+        def unpacked(*, again: bool = False) -> Tensor:
+            return torch.cat([torch.cat([_dequantized(base, again=again) for base in bases]), columns], 1)
+
+        return Frozen(columns, unpacked)
     matrix = torch.zeros(outputs, inputs + low, dtype=dtype, device=device)
     row = 0
     for base in bases:
@@ -48,7 +63,7 @@ def frozen_weights(layers: Sequence[Any], low: int) -> Frozen:
         place.copy_(base.weight.data)
         base.weight.data = place
         row += base.out_features
-    return Frozen(matrix[:, inputs:], lambda: matrix)
+    return Frozen(matrix[:, inputs:], lambda *, again=False: matrix)
 
 
 def _is_4bit(base: Any) -> bool:
@@ -60,8 +75,12 @@ def _dtype(base: Any) -> torch.dtype:
     return dtype
 
 
-def _dequantized(base: Any) -> Tensor:
+def _dequantized(base: Any, *, again: bool) -> Tensor:
+    """The weights of a layer; `again` by a path of its own, or a compiler would keep what the first one has made."""
     from bitsandbytes.functional import dequantize_4bit
 
-    weight: Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
+    packed = base.weight.data
+    if again:
+        packed = packed.flatten().unflatten(0, packed.shape)
+    weight: Tensor = dequantize_4bit(packed, base.weight.quant_state)
     return weight

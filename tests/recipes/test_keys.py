@@ -171,8 +171,8 @@ COVERED = {
     "model.quantization.compute_dtype", "model.quantization.threshold", "speed.packed_attention", "speed.fused_loss",
     "speed.folded_lora", "speed.compiled_layers",
 }  # fmt: skip
-"""Keys with a case here, in test_data_keys, test_load, test_speed_keys, tests/trainers/test_sft.py (packing), tests/data
-(formats) or tests/contract/test_peft_keys.py (PEFT methods), tests/backends/test_keys.py (backends)."""
+"""Keys with a case here, in test_data_keys, test_load, test_speed_keys, tests/trainers/test_sft.py (packing),
+tests/data (formats), tests/contract/test_peft_keys.py (PEFT methods) or tests/backends/test_keys.py (backends)."""
 
 
 def keys_of(
