@@ -197,11 +197,12 @@ def watched(model: nn.Module) -> Iterator[list[list[Any]]]:
 def folded(model: "PreTrainedModel", found: Sequence[Sequence[Any]]) -> Iterator[None]:
     """The model with the layers of each group as one product; behind, they are peft's again."""
     groups = [Group(layers, frozen_weights(layers, low_width(layers))) for layers in found]
-    plain = [(layer, type(layer)) for group in groups for layer in group.layers]
+    plain: list[tuple[Any, Any]] = [(layer, type(layer)) for group in groups for layer in group.layers]
     for group in groups:
         for place, layer in enumerate(group.layers):
             layer.group, layer.place = group, place
-            layer.__class__ = _folded_class(type(layer))
+    for layer, kind in plain:
+        layer.__class__ = _folded_class(kind)
     # peft calls the forward of the model itself, past its hooks
     hook = inner_model(model).base_model.register_forward_pre_hook(Refresh(groups))
     try:
