@@ -160,7 +160,10 @@ def foldable(layer: Any) -> bool:
     """Whether a layer is peft's LoRA of one adapter and nothing more, on weights that `Frozen` knows."""
     from peft.tuners.lora import LoraLayer
 
-    if not isinstance(layer, LoraLayer) or layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+    # its subclasses elsewhere in peft (AdaLoRA's) compute something else
+    if not isinstance(layer, LoraLayer) or not type(layer).__module__.startswith("peft.tuners.lora."):
+        return False
+    if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return False
     name = layer.active_adapters[0]
     if name not in layer.lora_A or name in layer.lora_variant or layer.lora_bias.get(name):

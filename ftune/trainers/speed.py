@@ -144,8 +144,8 @@ def _compile(
 def _enter(part: AbstractContextManager[None], model: PreTrainedModel, proof: Proof, stack: ExitStack) -> str:
     """Switch a part on, where loss and gradients stay what they are; else, why not."""
     with ExitStack() as tried:
-        tried.enter_context(part)
         try:
+            tried.enter_context(part)
             why = proof.fault(model)
         except torch.OutOfMemoryError:
             raise

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 
@@ -125,6 +125,9 @@ def test_dropout_is_on_the_adapters_inputs_and_drawn_as_peft_draws_it() -> None:
 def test_other_layers_are_left_alone() -> None:
     assert not any(foldable(module) for module in adapted(use_dora=True).modules())
     assert not any(foldable(module) for module in adapted(lora_bias=True).modules())
+    adalora = AdaLoraConfig(r=3, target_modules="all-linear", total_step=10, task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_config(LlamaConfig(**GROUPED))
+    assert not any(foldable(module) for module in get_peft_model(base, adalora).modules())
     trained = adapted()
     for one in trained.parameters():
         one.requires_grad_(True)
