@@ -60,7 +60,7 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, say: Say) -> str:
     if not push.token:
         raise push.error("there is no token; run 'hf auth login' or set HF_TOKEN")
     api = HfApi(token=push.token)
-    # It waits for ever by itself (seen in huggingface_hub 2.4), at the exit too; longer than whoever asks, who says more.
+    # waits for ever by itself (seen in huggingface_hub 2.4), at the exit too; longer than `answer`, which says more
     get_session().timeout = 2 * ANSWER_S
     url = str(push.answer(ANSWER_S, lambda: api.create_repo(repo_id, private=private, exist_ok=True)))
     if private and not push.answer(ANSWER_S, lambda: api.model_info(repo_id)).private:
