@@ -67,6 +67,7 @@ class Clock:
             "steps": len(wall[timed]),
             "tokens_of_a_step": round(tokens),
             "first_step_s": round(wall[0], 2),
+            "steps_ms": [round(1000 * seconds, 1) for seconds in wall],
             "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)
             if on_gpu
             else round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
