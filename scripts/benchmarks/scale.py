@@ -34,9 +34,9 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 
+from backends_parts.command_line import parsed, parser_of
 from backends_parts.results import Result, kept, tell
 from scale_parts.material import Material
 from scale_parts.measuring import measure
@@ -56,17 +56,14 @@ def run(given: argparse.Namespace, machine: int) -> None:
     wanted = [job for job in jobs(machine, given.settings) if not is_done(job, before, machine, retry=given.retry)]
     common = {"machine": machine, "command": shlex.join(["python", "scripts/benchmarks/scale.py", *sys.argv[1:]])}
     material = Material(given.folder.resolve(), tiny=given.tiny)
-    try:
-        material.begin(wanted)
-        for job in wanted:
-            left = until - time.monotonic()
-            if left < (0 if given.tiny else job.setting.seconds):
-                print(f"no time left for {job.title}: {left:.0f} s", flush=True)
-                continue
-            for result in outcome(job, material, given, min(given.limit, left)):
-                tell({**result, "date": f"{datetime.now(UTC):%Y-%m-%d}", **common}, given.results)
-    finally:
-        material.close()
+    material.begin(wanted)
+    for job in wanted:
+        left = until - time.monotonic()
+        if left < (0 if given.tiny else job.setting.seconds):
+            print(f"no time left for {job.title}: {left:.0f} s", flush=True)
+            continue
+        for result in outcome(job, material, given, min(given.limit, left)):
+            tell({**result, "date": f"{datetime.now(UTC):%Y-%m-%d}", **common}, given.results)
 
 
 def outcome(job: Job, material: Material, given: argparse.Namespace, limit_s: float) -> list[Result]:
@@ -77,7 +74,7 @@ def outcome(job: Job, material: Material, given: argparse.Namespace, limit_s: fl
         found = measure(job, material, words, limit_s)
     except Exception as error:
         found = [{"setting": job.setting.name, "kind": job.setting.kind, "gpus": job.gpus, "error": repr(error)[:400]}]
-    return [{**result, "run_s": round(time.monotonic() - started, 1)} for result in found]
+    return [{"run_s": round(time.monotonic() - started, 1), **result} for result in found]
 
 
 def show(results: Path) -> None:
@@ -91,23 +88,10 @@ def show(results: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [setting.name for setting in SETTINGS]
-    parser.add_argument("settings", nargs="*", default=["*"], help=f"names or patterns: {', '.join(names)}")
-    parser.add_argument("--folder", type=Path, help="where models and rows lie, or are made, and where runs go")
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines; appended to")
+    parser = parser_of(__doc__, names, limit_s=200.0)
     parser.add_argument("--gpus", type=int, help="the most that are used; all by default")
-    parser.add_argument("--limit", type=float, default=200.0, help="seconds that a run may take")
-    parser.add_argument("--budget", type=float, default=1e6, help="seconds for all of it")
-    parser.add_argument("--retry", action="store_true", help="run jobs again that failed")
-    parser.add_argument("--tiny", action="store_true", help="tiny models on CPUs, in two processes")
-    parser.add_argument("--table", action="store_true", help="table and picture of --results, and nothing else")
-    given = parser.parse_args()
-    if unknown := [pattern for pattern in given.settings if not any(fnmatch(name, pattern) for name in names)]:
-        parser.error(f"unknown settings: {', '.join(unknown)}; there are {', '.join(names)}")
-    if not (given.table or given.folder):
-        parser.error("--folder is needed")
-    return given
+    return parsed(parser, names)
 
 
 def main() -> None:

@@ -14,13 +14,6 @@ FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
 Names = dict[str, Any]
 
 
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Names]:
-    """The names of a module of the benchmark."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return lambda name: runpy.run_path(str(FOLDER / name))
-
-
 def result(setting: str, gpus: int, tokens_per_s: float, machine: int = 4, **more: object) -> dict[str, Any]:
     """A measured run."""
     common = {"kind": "sft", "date": "2026-11-23", "command": "scale", "device": "H200", "losses": [4.0, 2.0]}
@@ -94,7 +87,6 @@ def test_runs_are_valid_recipes(module: Callable[[str], Names], tmp_path: Path) 
         elif job.setting.kind == "sft":
             assert (recipe.backend.known_processes, recipe.batch.accumulation(job.gpus)) == (job.gpus, 1)
             assert recipe.batch.activation_checkpointing == (job.setting.model == "8B")
-    material.close()
 
 
 def test_efficiency_is_against_one_gpu_of_the_machine_or_the_fewest_that_fit(module: Callable[[str], Names]) -> None:

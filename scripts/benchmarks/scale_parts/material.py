@@ -1,7 +1,6 @@
 """What the runs need, written in one process of its own while the first of them starts."""
 
 import json
-from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -33,19 +32,21 @@ class Material:
         self.folder, self.tiny = folder, tiny
         self.sizes = TINY_SIZES if tiny else SIZES
         self.work = TINY_PPO if tiny else PPO
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         self._made: list[Future[None]] = []
 
     def begin(self, jobs: list[Job]) -> None:
-        """Begin to write all that they need, in their order."""
+        """Begin to write all that they need, in a process that ends with it: what it used of a GPU is free then."""
         kinds = {(job.setting.model, job.setting.kind) for job in jobs}
-        if any(kind == "kill" for _, kind in kinds):
-            size = TINY if self.tiny else MIDDLE
-            self._submit(make_material, self.folder / KILL.model, size, ROWS)
-        for model in dict.fromkeys(job.setting.model for job in jobs if job.setting.kind != "kill"):
-            self._submit(write_inputs, self.folder / model, self._shape(model), self.sizes[model])
+        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        for model in dict.fromkeys(job.setting.model for job in jobs):
+            folder = self.folder / model
+            if model == KILL.model:
+                self._made.append(pool.submit(make_material, folder, TINY if self.tiny else MIDDLE, ROWS))
+                continue
+            self._made.append(pool.submit(write_inputs, folder, self._shape(model), self.sizes[model]))
             if (model, "ppo") in kinds:
-                self._submit(write_ppo_inputs, self.folder / model, self.work.prompt_tokens)
+                self._made.append(pool.submit(write_ppo_inputs, folder, self.work.prompt_tokens))
+        pool.shutdown(wait=False)
 
     def ready(self, job: Job) -> None:
         """Wait for what a job needs; where speed is measured, for everything, so that nothing is written meanwhile."""
@@ -76,13 +77,6 @@ class Material:
 
     def _shape(self, model: str) -> dict[str, Any]:
         return (TINY_SHAPES if self.tiny else SHAPES)[model]
-
-    def _submit(self, write: Callable[..., None], *given: object) -> None:
-        self._made.append(self._pool.submit(write, *given))
-
-    def close(self) -> None:
-        """End the process that writes."""
-        self._pool.shutdown(cancel_futures=True)
 
 
 def write_inputs(folder: Path, shape: dict[str, Any], size: Size) -> None:

@@ -98,7 +98,7 @@ SETTINGS = (
     Setting("8B PPO", "8B", DDP, 90, "ppo"),
     Setting("1B same rows", "1B", DDP, 60, "same rows"),
     Setting("8B ZeRO-3, offload", "8B", OFFLOAD, 110),
-    Setting("8B same rows", "8B", DDP, 110, "same rows"),
+    Setting("8B same rows", "8B", ZERO3, 110, "same rows"),
 )
 """The first one is no measurement of speed: models are written meanwhile."""
 
