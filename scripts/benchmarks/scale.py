@@ -39,7 +39,7 @@ from pathlib import Path
 from backends_parts.command_line import parsed, parser_of
 from backends_parts.results import Result, kept, tell
 from scale_parts.material import Material
-from scale_parts.measuring import measure
+from scale_parts.measuring import measure, named
 from scale_parts.picture import draw
 from scale_parts.settings import SETTINGS, Job, is_done, jobs
 from scale_parts.table import markdown
@@ -69,12 +69,10 @@ def run(given: argparse.Namespace, machine: int) -> None:
 def outcome(job: Job, material: Material, given: argparse.Namespace, limit_s: float) -> list[Result]:
     """The results of a job; whatever it leaves behind, the others are measured."""
     words = ["backend.device=cpu"] if given.tiny else []
-    started = time.monotonic()
     try:
-        found = measure(job, material, words, limit_s)
+        return measure(job, material, words, limit_s)
     except Exception as error:
-        found = [{"setting": job.setting.name, "kind": job.setting.kind, "gpus": job.gpus, "error": repr(error)[:400]}]
-    return [{"run_s": round(time.monotonic() - started, 1), **result} for result in found]
+        return [{**named(job), "error": repr(error)[:400]}]
 
 
 def show(results: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ftune.plan.gpus import find_gpu
 from ftune.recipes.load import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
@@ -17,8 +18,8 @@ Names = dict[str, Any]
 def result(setting: str, gpus: int, tokens_per_s: float, machine: int = 4, **more: object) -> dict[str, Any]:
     """A measured run."""
     common = {"kind": "sft", "date": "2026-11-23", "command": "scale", "device": "H200", "losses": [4.0, 2.0]}
-    found = {"setting": setting, "gpus": gpus, "machine": machine, "tokens_per_s": tokens_per_s, "memory_gib": 50.0}
-    return {**found, **common, "predicted_gib": 51.0, **more}
+    speed = {"tokens_per_s": tokens_per_s, "memory_gib": 50.0, "predicted_gib": 51.0}
+    return {"setting": setting, "gpus": gpus, "rows_of": 0, "machine": machine, **speed, **common, **more}
 
 
 RESULTS = [
@@ -31,14 +32,30 @@ RESULTS = [
     result("8B ZeRO-3", 2, 30.0),
     result("8B ZeRO-3", 4, 54.0),
     result("8B FSDP2", 4, 60.0, losses=[4.0, 2.1]),
-    {"setting": "8B FSDP2", "kind": "sft", "gpus": 1, "machine": 4, "left_out": "150.0 GiB predicted"},
-    {"setting": "1B ZeRO-2", "kind": "sft", "gpus": 4, "machine": 4, "error": "lost"},
+    {"setting": "8B FSDP2", "kind": "sft", "gpus": 1, "rows_of": 0, "machine": 4, "left_out": "150.0 GiB predicted"},
+    {"setting": "1B ZeRO-2", "kind": "sft", "gpus": 4, "rows_of": 0, "machine": 4, "error": "lost"},
     {
-        **{"setting": "8B PPO", "kind": "ppo", "gpus": 4, "machine": 4, "completions": 256, "iteration_s": 7.5},
+        **{
+            "setting": "8B PPO",
+            "kind": "ppo",
+            "gpus": 4,
+            "rows_of": 0,
+            "machine": 4,
+            "completions": 256,
+            "iteration_s": 7.5,
+        },
         **{"parts_s": {"rollout": 3.0, "update": 4.5}, "memory_gib": 60.0, "predicted_gib": 62.5},
     },
     {
-        **{"setting": "kill", "kind": "kill", "gpus": 4, "machine": 4, "backend": "fsdp", "in_a_save": True},
+        **{
+            "setting": "kill",
+            "kind": "kill",
+            "gpus": 4,
+            "rows_of": 0,
+            "machine": 4,
+            "backend": "fsdp",
+            "in_a_save": True,
+        },
         **{"ended_after_s": 5.2, "exit_code": 137, "named": True, "resumed_from": 6, "resumed_exit_code": 0},
         "losses_differ": 1e-6,
     },
@@ -87,6 +104,23 @@ def test_runs_are_valid_recipes(module: Callable[[str], Names], tmp_path: Path) 
         elif job.setting.kind == "sft":
             assert (recipe.backend.known_processes, recipe.batch.accumulation(job.gpus)) == (job.gpus, 1)
             assert recipe.batch.activation_checkpointing == (job.setting.model == "8B")
+
+
+def test_what_does_not_fit_is_told_by_the_plan(
+    module: Callable[[str], Names], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ftune.recipes.runs.plan_command.gpu_here", lambda: find_gpu("h100"))
+    too_large = module("scale_parts/measuring.py")["too_large"]
+    material = module("scale_parts/material.py")["Material"](tmp_path, tiny=False)
+    (tmp_path / "8B/model").mkdir(parents=True)
+    shape = module("plan_parts/settings.py")["SHAPES"]["8B"]
+    (tmp_path / "8B/model/config.json").write_text(json.dumps(shape), encoding="utf-8")
+    said = {
+        job.gpus: too_large(material.recipe(job), job.words(material.sizes["8B"]))
+        for job in module("scale_parts/settings.py")["jobs"](4, ["8B FSDP2"])
+    }
+    assert said[4] == ""
+    assert said[1].endswith("GiB predicted, the GPU has 79.1")
 
 
 def test_efficiency_is_against_one_gpu_of_the_machine_or_the_fewest_that_fit(module: Callable[[str], Names]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,7 @@ def measure(job: Job, material: Material, words: list[str], limit_s: float) -> l
     if job.setting.kind == "kill":
         return _killed(job, recipe, words, limit_s)
     own = [*job.words(material.sizes[job.setting.model]), *words]
-    found: Result = {"setting": job.setting.name, "kind": job.setting.kind, "gpus": job.gpus}
-    found |= {"rows_of": job.rows_of}
+    found = named(job)
     if reason := too_large(recipe, own):
         return [{**found, "left_out": reason}]
     folder = material.folder / "runs" / job.file
@@ -39,6 +39,11 @@ def measure(job: Job, material: Material, words: list[str], limit_s: float) -> l
         return [{**found, **_measured(recipe, folder, own, "ppo", ITERATIONS, _told_of_ppo, limit_s)}]
     steps = COMPARED if job.rows_of else STEPS[job.setting.model]
     return [{**found, **_measured(recipe, folder, own, "sft", steps, _told, limit_s)}]
+
+
+def named(job: Job) -> Result:
+    """What every result says of its job."""
+    return {"setting": job.setting.name, "kind": job.setting.kind, "gpus": job.gpus, "rows_of": job.rows_of}
 
 
 def too_large(recipe: Path, words: list[str]) -> str:
@@ -64,10 +69,12 @@ def _measured(
     What the run said stays, beside its folder.
     """
     with started(recipe, folder, [*words, "--overwrite"], command) as run:
+        began = time.monotonic()
         done = run.wait_for_step(steps, limit_s)
+        took = time.monotonic() - began
         alive = run.process.poll() is None
         run.kill()
-        found = told(run, steps)
+        found = {**told(run, steps), "run_s": round(took, 1)}
     if not done and not found.get("steps", 0) >= steps:  # it may have ended between two looks
         why = f"not done within {limit_s:.0f} s: " if alive else ""
         found["error"] = why + last_error(run.said())
@@ -96,4 +103,4 @@ def _killed(job: Job, recipe: Path, words: list[str], limit_s: float) -> list[Re
     """A rank of each backend is killed in the middle of a save, and the run goes on."""
     found: list[Result] = []
     kill_each(KILLED, job.gpus, recipe.parent, recipe, words, limit_s, [IN_A_SAVE], found.append)
-    return [{"setting": job.setting.name, "kind": "kill", "gpus": job.gpus, **result} for result in found]
+    return [{**named(job), **result} for result in found]

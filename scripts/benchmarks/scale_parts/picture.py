@@ -9,38 +9,39 @@ MARKERS = "osD^v"
 
 
 def draw(results: Sequence[Result], png: Path) -> bool:
-    """Draw what was measured on several numbers of GPUs; False and no file where nothing was."""
-    measured = trained(results)
-    models = list(dict.fromkeys(result["setting"].split()[0] for result in measured))
-    if not models:
+    """Draw the efficiency of all settings; False and no file where none was measured."""
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for result in trained(results):
+        model, _, name = result["setting"].partition(" ")
+        if (share := efficiency(result, results)) is not None:
+            points.setdefault(model, {}).setdefault(name, []).append((result["gpus"], share))
+    if not points:
         return False
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from ftune.report.curves import BLUE, GREY, INK, ORANGE, PURPLE, STYLE
 
-    colors = (BLUE, ORANGE, PURPLE, INK)
+    looks = list(zip((BLUE, ORANGE, PURPLE, INK, GREY), MARKERS, strict=True))
+    names = list(dict.fromkeys(name for of_model in points.values() for name in of_model))
+    highest = max(share for of_model in points.values() for line in of_model.values() for _, share in line)
     with rc_context(STYLE):
-        figure = Figure(figsize=(4.8 * len(models), 3.4), layout="constrained")
-        for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
-            of_model = [result for result in measured if result["setting"].split()[0] == model]
+        figure = Figure(figsize=(4.8 * len(points), 3.4), layout="constrained")
+        charts = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
+        for axes, (model, lines) in zip(charts, points.items(), strict=True):
             axes.axhline(1.0, color=GREY, linewidth=0.8)
-            for number, setting in enumerate(dict.fromkeys(result["setting"] for result in of_model)):
-                points = [
-                    (result["gpus"], share)
-                    for result in of_model
-                    if result["setting"] == setting and (share := efficiency(result, results)) is not None
-                ]
-                look = {"color": colors[number % len(colors)], "marker": MARKERS[number % len(MARKERS)]}
-                axes.plot(*zip(*points, strict=True), label=setting.removeprefix(model).strip(), **look)
-            ticks = sorted({result["gpus"] for result in of_model})
+            for name, line in lines.items():
+                color, marker = looks[names.index(name) % len(looks)]
+                axes.plot(*zip(*line, strict=True), color=color, marker=marker, label=name)
+            ticks = sorted({gpus for line in lines.values() for gpus, _ in line})
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()
-            axes.set_ylim(bottom=0)
-            axes.set(xlabel="GPUs", ylabel="tokens per second and GPU, relative")
+            axes.set_ylim(0, 1.1 * max(1.0, highest))
+            axes.set_xlabel("GPUs")
             axes.set_title(f"{model}, full fine-tuning", loc="left")
             axes.legend(loc="lower left")
+        charts[0].set_ylabel("efficiency")
         png.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(png, dpi=140)
     return True

@@ -139,4 +139,4 @@ def is_done(job: Job, results: Sequence[dict[str, Any]], machine: int, *, retry:
 
 def key(result: dict[str, Any]) -> tuple[str, int, int]:
     """Of which job a result is."""
-    return result["setting"], result["gpus"], result.get("rows_of", 0)
+    return result["setting"], result["gpus"], result["rows_of"]
