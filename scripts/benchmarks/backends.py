@@ -23,24 +23,21 @@ and 30 s later none goes on.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from backends_parts.kills import EVERY, STEPS, kill_part
+from backends_parts.kills import CASES, EVERY, STEPS, kill_each
 from backends_parts.material import LARGE, MIDDLE, TINY, Size, make_material, write_recipe
 from backends_parts.measuring import measure
+from backends_parts.results import Result, kept, tell
 from backends_parts.settings import SETTINGS, Setting
 from backends_parts.table import markdown
-
-Result = dict[str, Any]
 
 OVERTIME_S = 30.0
 """How long a run that started within the budget may last beyond it."""
@@ -66,17 +63,8 @@ def key(result: Result) -> tuple[str, int]:
 
 def read(path: Path, part: str) -> list[Result]:
     """The results of a part in a file, the last of each setting."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [result for result in map(json.loads, lines) if result.get("part", "setting") == part]
+    found = [result for result in kept(path) if result.get("part", "setting") == part]
     return found if part == "kill" else list({key(result): result for result in found}.values())
-
-
-def tell(result: Result, path: Path) -> None:
-    """Print a result and keep it."""
-    line = json.dumps(result)
-    print(line, flush=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
 
 
 def settings_part(given: argparse.Namespace, size: Size, words: list[str], until: float) -> None:
@@ -100,19 +88,11 @@ def settings_part(given: argparse.Namespace, size: Size, words: list[str], until
 
 
 def kills_part(given: argparse.Namespace, size: Size, words: list[str]) -> None:
-    """Both backends at once: what matters here is not their speed."""
+    """What becomes of runs that are killed or stopped."""
     make_material(given.folder, size, STEPS * size.micro * max(given.gpus))
     recipe = write_recipe(given.folder, size, STEPS, given.dtype, EVERY)
-
-    def run(kind: str) -> None:
-        try:
-            for result in kill_part(kind, max(given.gpus), given.folder, recipe, words, given.limit):
-                tell(result, given.results)
-        except Exception as error:  # the other backend is told of all the same
-            tell({"part": "kill", "backend": kind, "error": f"not measured: {error!r}"}, given.results)
-
-    with ThreadPoolExecutor(len(KILLED)) as threads:
-        list(threads.map(run, KILLED))
+    keep = partial(tell, path=given.results)
+    kill_each(KILLED, max(given.gpus), given.folder, recipe, words, given.limit, CASES, keep)
 
 
 def arguments() -> argparse.Namespace:

@@ -24,6 +24,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends_parts.command_line import parsed, parser_of
+from backends_parts.results import kept
 from plan_parts.material import write_model, write_rows
 from plan_parts.processes import readings, starter
 from plan_parts.settings import SETTINGS, SHAPES, TINY, Setting
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 
 def read(path: Path) -> list[Result]:
     """The results in a file, the last of each setting."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return list({result["setting"]: result for result in map(json.loads, lines)}.values())
+    return list({result["setting"]: result for result in kept(path)}.values())
 
 
 def chosen(given: argparse.Namespace) -> list[Setting]:
@@ -49,7 +50,7 @@ def chosen(given: argparse.Namespace) -> list[Setting]:
         for setting in SETTINGS
         if setting.gpus == given.gpus
         and setting.name not in counts
-        and any(fnmatch(setting.name, pattern) for pattern in given.settings or ["*"])
+        and any(fnmatch(setting.name, pattern) for pattern in given.settings)
     ]
     return [setting.tiny() for setting in wanted] if given.tiny else wanted
 
@@ -134,24 +135,11 @@ def measure(given: argparse.Namespace) -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [setting.name for setting in SETTINGS]
-    parser.add_argument("settings", nargs="*", help=f"names or patterns; all by default: {', '.join(names)}")
-    parser.add_argument("--folder", type=Path, help="where models and rows lie, or are made, and where runs go")
-    parser.add_argument("--results", type=Path, required=True, help="JSON lines; appended to")
+    parser = parser_of(__doc__, names, limit_s=90.0)
     parser.add_argument("--gpus", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--limit", type=float, default=90.0, help="seconds that a setting may take")
-    parser.add_argument("--budget", type=float, default=1e6, help="seconds after which no setting starts")
-    parser.add_argument("--retry", action="store_true", help="run settings again that failed")
-    parser.add_argument("--tiny", action="store_true", help="models of a try-out size")
-    parser.add_argument("--table", action="store_true", help="print the table of --results and stop")
     parser.add_argument("--no-table", action="store_true", help="measure, and print no table")
-    given = parser.parse_args()
-    if unknown := [pattern for pattern in given.settings if not any(fnmatch(name, pattern) for name in names)]:
-        parser.error(f"unknown settings: {', '.join(unknown)}")
-    if not (given.table or given.folder):
-        parser.error("--folder is needed")
-    return given
+    return parsed(parser, names)
 
 
 def main() -> None:

@@ -1,23 +1,12 @@
 """What the benchmark of backends makes of its settings and numbers; its runs are started by hand."""
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ftune.recipes.load import load_recipe
 
-FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
 Names = dict[str, Any]
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Names]:
-    """The names of a module of the benchmark."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return lambda name: runpy.run_path(str(FOLDER / name))
 
 
 def test_state_is_that_of_the_zero_paper(module: Callable[[str], Names]) -> None:

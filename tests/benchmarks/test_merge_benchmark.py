@@ -1,7 +1,6 @@
 """The benchmark of merging in its try-out size, and what it makes of what it finds."""
 
 import os
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +14,7 @@ from safetensors.torch import save_file
 from ftune.recipes.base import RunOptions
 from ftune.recipes.merge import MergeRecipe
 
-FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
 Names = dict[str, Any]
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Names]:
-    """The names of a module of the benchmark."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return lambda name: runpy.run_path(str(FOLDER / name))
 
 
 def test_both_ways_give_the_same_model(module: Callable[[str], Names], tmp_path: Path) -> None:

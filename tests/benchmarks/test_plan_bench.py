@@ -1,25 +1,14 @@
 """The benchmark of plans: its recipes, models, rows and numbers; its runs are started by hand."""
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ftune.recipes.load import load_recipe
 
-FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
 GIB = 2**30
 Names = dict[str, Any]
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Names]:
-    """The names of a module of the benchmark."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return lambda name: runpy.run_path(str(FOLDER / name))
 
 
 def test_settings_are_different_valid_recipes(module: Callable[[str], Names], tmp_path: Path) -> None:

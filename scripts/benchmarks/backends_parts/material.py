@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+from plan_parts.material import SPECIAL, write_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,22 @@ def recipe(folder: Path, size: Size, steps: int, dtype: str, checkpoints: str | 
     }
 
 
+def write_rows(file: Path, rows: int, words: int, vocabulary: int) -> None:
+    """Texts of so many words; a word's chance falls with its rank, so there is something to learn within few steps."""
+    import torch
+
+    torch.manual_seed(0)
+    ranks = torch.exp(torch.rand(rows, words) * math.log(vocabulary - len(SPECIAL))).long()
+    with file.open("w", encoding="utf-8") as opened:
+        for row in ranks.tolist():
+            opened.write(json.dumps({"text": " ".join(f"w{len(SPECIAL) - 1 + rank}" for rank in row)}) + "\n")
+
+
 def _write(folder: Path, size: Size, rows: int) -> None:
     import torch
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import WordLevel
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    words = [*SPECIAL.values(), *(f"▁w{index}" for index in range(len(SPECIAL), size.vocabulary))]
-    torch.manual_seed(0)
-    # a word's chance falls with its rank, as in a language: there is something to learn within a few steps
-    ranks = torch.exp(torch.rand(rows, size.length - 1) * math.log(len(words) - len(SPECIAL))).long()
-    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for row in ranks.tolist():
-            file.write(json.dumps({"text": " ".join(f"w{len(SPECIAL) - 1 + rank}" for rank in row)}) + "\n")
+    write_rows(folder / "rows.jsonl", rows, size.length - 1, size.vocabulary)
     config = LlamaConfig(
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
@@ -96,6 +99,4 @@ def _write(folder: Path, size: Size, rows: int) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder / "model")
-    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=SPECIAL["unk_token"]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL).save_pretrained(folder / "model")
+    write_tokenizer(folder / "model", size.vocabulary)

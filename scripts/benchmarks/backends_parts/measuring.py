@@ -49,14 +49,16 @@ def measure(
     return found
 
 
-def facts(run: Run) -> dict[str, Any]:
+def facts(run: Run, untimed: int = UNTIMED) -> dict[str, Any]:
     """What the events of a run say, which may have ended early."""
     steps, models = run.events("step"), run.events("model")
     found: dict[str, Any] = {}
+    if predicted := run.events("predicted"):
+        found["predicted_gib"] = predicted[-1]["memory_gib"]
     if models:
         found |= {key: models[-1][key] for key in ("parameters", "dtype", "device", "processes")}
     if steps:
-        timed = steps[UNTIMED:] or steps
+        timed = steps[untimed:] or steps
         found |= {
             "steps": len(steps),
             "tokens_of_a_step": steps[-1]["tokens"],

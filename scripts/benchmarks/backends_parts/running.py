@@ -1,4 +1,4 @@
-"""One run of `ftune sft` as a user starts it: its processes, its time limit, and what it left."""
+"""One run of ftune as a user starts it: its processes, its time limit, and what it left."""
 
 import os
 import signal
@@ -33,14 +33,14 @@ class Ended:
 class Run:
     """A run under way; what it says goes to a file beside its folder."""
 
-    def __init__(self, recipe: Path, folder: Path, words: list[str]) -> None:
+    def __init__(self, recipe: Path, folder: Path, words: list[str], command: str = "sft") -> None:
         self.folder, self.log = folder, folder.with_suffix(".log")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "ftune", "sft", str(recipe), f"output_dir={folder}", *words]
+        line = [sys.executable, "-m", "ftune", command, str(recipe), f"output_dir={folder}", *words]
         self._started = time.monotonic()
         with self.log.open("ab") as log:
             self._skip = log.tell()
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
 
     def wait(self, limit_s: float) -> Ended:
         """Until it has ended, or is made to."""
@@ -82,23 +82,26 @@ class Run:
 
     def end(self) -> None:
         """Ask twice, as a user does who is in a hurry, and then kill."""
-        ranks = children(self.process.pid)
         for pause in (AGAIN_S, END_S):
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
                     self.process.wait(pause)
+        self.kill()
+
+    def kill(self) -> None:
+        """End all of its processes at once; nothing is saved."""
         if self.process.poll() is None:
-            for pid in (*ranks, self.process.pid):
+            for pid in (*children(self.process.pid), self.process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
 
 
 @contextmanager
-def started(recipe: Path, folder: Path, words: list[str]) -> Iterator[Run]:
+def started(recipe: Path, folder: Path, words: list[str], command: str = "sft") -> Iterator[Run]:
     """A run that does not outlive the block."""
-    run = Run(recipe, folder, words)
+    run = Run(recipe, folder, words, command)
     try:
         yield run
     finally:

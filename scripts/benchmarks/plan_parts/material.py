@@ -50,7 +50,7 @@ def write_model(folder: Path, config: Sections) -> None:
             source, left = memoryview(drawn if len(shape) > 1 else ones), 2 * torch.Size(shape).numel()
             while left:
                 left -= file.write(source[:left])
-    _write_tokenizer(folder, config["vocab_size"])
+    write_tokenizer(folder, config["vocab_size"])
     (folder / DONE).touch()
 
 
@@ -61,7 +61,8 @@ def _bytes(values: "torch.Tensor") -> bytes:
     return content
 
 
-def _write_tokenizer(folder: Path, vocabulary: int) -> None:
+def write_tokenizer(folder: Path, vocabulary: int) -> None:
+    """A tokenizer with one word a token, w4 to the last."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast

@@ -4,8 +4,10 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ppo_parts.work import (
     Result,
@@ -22,6 +24,8 @@ VALUES = ("trunk", "adapter")
 """Where the value comes from; TRL trains a model of its own for it."""
 
 ITERATIONS = 5
+UNSETTLED = 2
+"""The first iterations, which capture graphs and warm up."""
 
 
 def iteration_part(work: Work, given: argparse.Namespace) -> list[Result]:
@@ -67,43 +71,54 @@ def iterations(work: Work, folder: Path, value: str, given: argparse.Namespace) 
     from ftune.report.events import read_events
 
     run = folder / f"run-{value}"
-    recipe = PpoRecipe.model_validate(
-        {
-            "output_dir": str(run),
-            "model": {"path": str(folder / "base")},
-            "data": {"train": str(folder / "prompts.jsonl")},
-            "rewards": [{"type": "model", "path": str(folder / "reward"), "share_base": "always"}],
-            "peft": {"type": "lora", "rank": 16, "alpha": 32},
-            "value": {"type": value},
-            "rollout": {"type": given.engine, "batch_size": work.prompts, "max_new_tokens": work.new_tokens},
-            "ppo": {
-                "epochs": 1,
-                "minibatch_size": work.prompts,
-                "micro_batch_size": min(given.micro_batch_size, work.prompts),
-            },
-            "guard": {"target_kl": None, "max_kl": None},
-            "schedule": {"iterations": ITERATIONS},
-            "checkpoint": {"every": "never"},
-            "log": {"samples_every": "never"},
-        }
-    )
+    made = recipe_of(folder, folder / "base", work, value, given.engine, given.micro_batch_size)
+    recipe = PpoRecipe.model_validate({**made, "output_dir": str(run)})
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     recipe.execute(RunOptions(text="", command="ftune ppo", overwrite=True))
     events = list(read_events(run / "events.jsonl"))
     steps = [event for event in events if event["kind"] == "step"]
     loaded = [event["loaded_gib"] for event in events if event["kind"] == "model"]
-    settled = steps[2:]
-    parts = {name: statistics.median(step["seconds"][name] for step in settled) for name in settled[0]["seconds"]}
+    settled = steps[UNSETTLED:]
+    parts = parts_of(steps)
     tokens = work.prompts * work.prompt_tokens + settled[-1]["tokens"]
     return {
         "part": "iteration",
         "case": f"ftune, {value}",
         "iteration_s": [round(sum(step["seconds"].values()), 3) for step in steps],
-        "parts_s": {name: round(seconds, 3) for name, seconds in parts.items()},
+        "parts_s": parts,
         "tokens_per_s": round(statistics.median(step["rollout_tokens_per_s"] for step in settled)),
         "update_tokens_per_s": round(tokens / parts["update"]),
         "logprob_gap": settled[-1].get("logprob_gap"),
         "loaded_gib": None if not loaded or loaded[0] is None else round(loaded[0], 2),
         "peak_gib": gib("max_memory_allocated"),
     }
+
+
+def recipe_of(folder: Path, base: Path, work: Work, value: str, engine: str, micro_batch_size: int) -> dict[str, Any]:
+    """One optimiser step an iteration; reward adapter and prompts lie in `folder`."""
+    return {
+        "type": "ppo",
+        "model": {"path": str(base)},
+        "data": {"train": str(folder / "prompts.jsonl")},
+        "rewards": [{"type": "model", "path": str(folder / "reward"), "share_base": "always"}],
+        "peft": {"type": "lora", "rank": 16, "alpha": 32},
+        "value": {"type": value},
+        "rollout": {"type": engine, "batch_size": work.prompts, "max_new_tokens": work.new_tokens},
+        "ppo": {
+            "epochs": 1,
+            "minibatch_size": work.prompts,
+            "micro_batch_size": min(micro_batch_size, work.prompts),
+        },
+        "guard": {"target_kl": None, "max_kl": None},
+        "schedule": {"iterations": ITERATIONS},
+        "checkpoint": {"every": "never"},
+        "log": {"samples_every": "never"},
+    }
+
+
+def parts_of(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The median seconds of each part of an iteration, from the events of all of them."""
+    settled = steps[UNSETTLED:]
+    names = settled[0]["seconds"] if settled else ()
+    return {name: round(statistics.median(step["seconds"][name] for step in settled), 3) for name in names}
