@@ -90,6 +90,7 @@ SHORT = Roles(engine="graph", completions=32, at_once=32, prompt_tokens=128, ref
 
 # Peaks of `torch.cuda.max_memory_allocated` in GiB, of runs on H200s and H100s that scripts/benchmarks/backends.py,
 # memory_8b.py, ppo.py, plan.py and train.py made on 2026-11-22; the README has them too.
+FLAT: dict[str, Any] = {"packed": True, "flat": True, "loss": "fused"}
 MEASURED = [
     (49.215, FULL),
     (53.82, {**FULL, "accumulation": 2}),
@@ -120,7 +121,12 @@ MEASURED = [
     (19.78, row(4, 1024, **WHOLE, optimizer="adamw_8bit")),
     (12.60, row(2, 1024, attention="eager")),
     (10.85, row(2, 2048, packed=True)),
-    (33.25, row(8, 2048, packed=True, flat=True, loss="fused")),
+    (33.25, row(8, 2048, **FLAT)),
+    (24.79, row(8, 2048, **FLAT, compiled=True, folded=True)),
+    (5.81, row(8, 2048, **FLAT, compiled=True, folded=True, checkpointing=True)),
+    (39.15, row(8, 2048, **WHOLE, **FLAT, compiled=True)),
+    (20.0, row(8, 2048, **WHOLE, **FLAT, compiled=True, checkpointing=True)),
+    (28.82, row(8, 2048, **WHOLE, **FLAT, compiled=True, optimizer="adamw_bf16")),
     (4.43, row(4, 1024, adapter=lora(SMALL, 128), checkpointing=True)),
     (11.20, row(8, 1024, **WHOLE, checkpointing=True, **two("fsdp"))),
     (11.32, row(4, 1024, **WHOLE, **two("zero", stage=2, optimizer="cpu"))),
