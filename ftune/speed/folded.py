@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ftune.models.output_head import inner_model
+from ftune.plan.folded import LOW_STEP
 from ftune.speed.frozen import Frozen, frozen_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-LOW_STEP = 64
-"""A GPU's products are fastest where their inner dimension is a multiple of this."""
 
 
 class Group:

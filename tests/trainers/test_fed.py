@@ -15,7 +15,7 @@ from ftune.core.say import Say
 from ftune.data.stream import Position
 from ftune.peft.hook import TrainingHook
 from ftune.recipes.load import load_recipe
-from ftune.recipes.runs.inputs import load_inputs
+from ftune.recipes.runs.inputs import Inputs, load_inputs
 from ftune.report.events import EventLog, read_events
 from ftune.trainers.fed import Feeding
 from ftune.trainers.feed import PreparedDataset, StreamDataset
@@ -60,6 +60,20 @@ class Shrink(TrainingHook):
         """Nothing to bring back."""
 
 
+def recipe_of(path: Path, **sections: Any) -> Any:
+    path.write_text(yaml.safe_dump({"type": "sft", "optim": {"learning_rate": 0.01}, **sections}))
+    return load_recipe("sft", path).recipe
+
+
+def feed_of(inputs: Inputs, checkpoint: Path | None, *, packing: bool) -> PreparedDataset | StreamDataset:
+    """The rows; a stream from where the checkpoint stands, packed ones in pairs."""
+    if inputs.stream is not None:
+        start = json.loads((checkpoint / "ftune.json").read_text())["stream"] if checkpoint else []
+        return StreamDataset(inputs.stream, Position(*start))
+    pairs = [[number, number + 1] for number in range(0, ROWS, 2)]
+    return PreparedDataset(inputs.train, pairs if packing else None)
+
+
 @pytest.fixture
 def trained(tiny_model: Path, tmp_path: Path) -> Train:
     """Trains a LoRA of the tiny model, and gives its weights; what it tells is in the folder of that name."""
@@ -80,19 +94,15 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         hook: bool = False,
     ) -> Weights:
         data = {"train": str(rows), "max_length": 128, "packing": packing}
-        settings: dict[str, Any] = {
-            "type": "sft",
-            "model": {"path": str(tiny_model)},
-            "data": data | ({"streaming": {"shuffle_buffer": 6}} if stream else {}),
-            "peft": {"type": "lora", "rank": 4, "dropout": dropout},
-            "optim": {"learning_rate": 0.01},
-            "schedule": {"max_steps": steps},
-            "batch": {"micro_batch_size": micro, "gradient_accumulation_steps": accumulation},
-            "checkpoint": {"every": every, "keep": 9},
-        }
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(settings))
-        recipe: Any = load_recipe("sft", path).recipe
+        recipe = recipe_of(
+            tmp_path / "recipe.yaml",
+            model={"path": str(tiny_model)},
+            data=data | ({"streaming": {"shuffle_buffer": 6}} if stream else {}),
+            peft={"type": "lora", "rank": 4, "dropout": dropout},
+            schedule={"max_steps": steps},
+            batch={"micro_batch_size": micro, "gradient_accumulation_steps": accumulation},
+            checkpoint={"every": every, "keep": 9},
+        )
         inputs = load_inputs(recipe, Say())
         torch.manual_seed(0)
         model: Any = recipe.peft.wrap(recipe.model.load(inputs.located, "fp32", "cpu"), None)
@@ -100,19 +110,13 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         found = folder / checkpoint if checkpoint else None
-        start = json.loads((found / "ftune.json").read_text()).get("stream", []) if found else []
-        feed: PreparedDataset | StreamDataset = PreparedDataset(inputs.train, None)
-        if inputs.stream is not None:
-            feed = StreamDataset(inputs.stream, Position(*start))
-        elif packing:
-            feed = PreparedDataset(inputs.train, [[number, number + 1] for number in range(0, ROWS, 2)])
         with at_speed(model, probed, torch.float32) as speed:
             assert speed.attention
             assert speed.fused_loss
             train_sft(
                 model,
                 inputs.tokenizer,
-                feed,
+                feed_of(inputs, found, packing=packing),
                 None,
                 Around(
                     args={**recipe.training_args(), "output_dir": str(folder), "bf16": False, "use_cpu": True},
