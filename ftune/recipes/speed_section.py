@@ -18,5 +18,5 @@ class Speed(Section):
     """Compute LoRA's adapters within the products of their layers, and layers with one input as one product."""
 
     compiled_layers: Literal["auto", "on", "off"] = "auto"
-    """Compile the decoder layers (10 to 20 seconds at the start, less from the second run on). `auto` does so on a GPU
-    for runs of more than a minute by the arithmetic of `ftune plan`."""
+    """Compile the decoder layers (4 to 12 seconds at the start on an H100, less where kernels are in the cache). `auto`
+    does so on a GPU for runs of more than a minute by the arithmetic of `ftune plan`."""
