@@ -49,6 +49,8 @@ class Numbers(NamedTuple):
     """sqrt(1 - beta2^t), the same correction for the mean of squares."""
     words: Tensor
     """Random 32 bits for each piece of the parameters, shape (pieces,)."""
+    keep: Tensor
+    """Whether the step is not to change anything."""
 
 
 class AdamWBf16(torch.optim.Optimizer):
@@ -57,6 +59,9 @@ class AdamWBf16(torch.optim.Optimizer):
     The moments that make a step are not rounded yet. Random bits follow from `seed` and a parameter's count of steps
     alone: replicas round alike, and a run that is resumed goes on as if it had never stopped.
     """
+
+    found_inf: Tensor | None = None
+    """Not 0 where a gradient is not finite, and a step is to change nothing: as torch's fused optimisers take it."""
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class AdamWBf16(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Change each parameter that has a gradient, in place."""
+        self._stepped = list[Tensor]()
         total = sum(_count(parameter) for parameter in self._parameters())
         first = 0  # of the parameter's pieces, among those of all
         for group in self.param_groups:
@@ -85,9 +91,14 @@ class AdamWBf16(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     at = self._next(parameter)
                     if at not in made:
-                        made[at] = _numbers(group, at, total, parameter.device)
+                        made[at] = _numbers(group, at, total, parameter.device, self.found_inf)
                     self._change(parameter, group, made[at], first)
                 first += _count(parameter)
+
+    def undo_count(self) -> None:
+        """The last step was one with `found_inf`: it does not count."""
+        for parameter in self._stepped:
+            self.state[parameter]["step"] -= 1
 
     def _parameters(self) -> Iterator[Tensor]:
         for group in self.param_groups:
@@ -99,6 +110,7 @@ class AdamWBf16(torch.optim.Optimizer):
         if not state:
             state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         state["step"] += 1
+        self._stepped.append(parameter)
         at: int = state["step"]
         return at
 
@@ -109,14 +121,15 @@ class AdamWBf16(torch.optim.Optimizer):
             change(Piece(*piece), numbers.words[number], numbers, group["betas"], group["eps"])
 
 
-def _numbers(group: dict[str, Any], step: int, pieces: int, device: torch.device) -> Numbers:
+def _numbers(group: dict[str, Any], step: int, pieces: int, device: torch.device, found_inf: Tensor | None) -> Numbers:
     """Filled in on the device: a copy from the CPU would wait for all that the device has still to do."""
     beta1, beta2 = group["betas"]
     scalars = group["lr"] * group["weight_decay"], group["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
     generator = torch.Generator(device).manual_seed(group["seed"] + step)
     words = torch.randint(-(2**31), 2**31, (pieces, ALIGNED), generator=generator, device=device, dtype=torch.int32)
     decay, step_size, square_scale = (torch.full((), value, device=device) for value in scalars)
-    return Numbers(decay, step_size, square_scale, words[:, 0])
+    keep = torch.zeros((), dtype=torch.bool, device=device) if found_inf is None else found_inf > 0
+    return Numbers(decay, step_size, square_scale, words[:, 0], keep)
 
 
 def _count(parameter: Tensor) -> int:
@@ -141,9 +154,13 @@ def _change(piece: Piece, word: Tensor, numbers: Numbers, betas: tuple[float, fl
     )
     places = torch.arange(piece.weight.numel(), device=word.device, dtype=torch.int32).view(piece.weight.shape)
     bits = scrambled(places ^ word)
-    piece.weight.copy_(stochastically_rounded(piece.weight.float() - change, bits))
-    piece.mean.copy_(stochastically_rounded(mean, bits >> 16))
-    piece.square.copy_(stochastically_rounded(square, scrambled(bits)))
+    rounded = (
+        stochastically_rounded(piece.weight.float() - change, bits),
+        stochastically_rounded(mean, bits >> 16),
+        stochastically_rounded(square, scrambled(bits)),
+    )
+    for kept, new in zip((piece.weight, piece.mean, piece.square), rounded, strict=True):
+        kept.copy_(torch.where(numbers.keep, kept, new))
 
 
 def stochastically_rounded(value: Tensor, bits: Tensor) -> Tensor:

@@ -20,17 +20,21 @@ NOTHING: Batch = {}
 
 @dataclass(frozen=True, slots=True)
 class Feeding:
-    """How a step gets its micro-batches."""
+    """What keeps a device busy: how a step gets its micro-batches, and when its numbers are read."""
 
     capacity: int | None = None
     """Tokens that a micro-batch may be made of; None leaves them as the recipe cuts them."""
     ahead: bool = False
     """Whether a thread makes those of the next step while this one is computed."""
 
+    late: bool = False
+    """Whether a step's loss is read while the next one is computed; see `StepEndTrainer`."""
+
     def words(self) -> str:
         """One line for a person."""
         cut = "as the recipe cuts them" if self.capacity is None else f"cut anew, of {self.capacity:,} tokens at most"
-        return f"micro-batches {cut}" + (", made ahead" if self.ahead else "")
+        late = ", a step's numbers read during the next one" if self.late else ""
+        return f"micro-batches {cut}" + (", made ahead" if self.ahead else "") + late
 
 
 class FedTrainer(Trainer):

@@ -11,7 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.report.measures import duration, peak_memory_gib
-from ftune.trainers.reliable import Counts, ReliableTrainer
+from ftune.trainers.reliable import ReliableTrainer
+from ftune.trainers.step_end import Counts
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -48,6 +49,8 @@ class ProgressCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the time that went into steps; evaluations and saves are not in it."""
+        if self.trainer.is_due():
+            self.trainer.wait()  # here, where the time belongs to the step
         now = time.monotonic()
         self.rates.append(now - self.mark)
         self.busy_s += now - self.mark

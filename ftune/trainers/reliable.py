@@ -3,43 +3,28 @@
 A mixin that goes before a trainer class: `class SftTrainer(ReliableTrainer, trl.SFTTrainer)`.
 """
 
-import math
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ftune.backends.engines.sharding import is_split, whole
+from ftune.backends.engines.sharding import is_split
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import commit, rotate, stage, staged, storage_errors
-from ftune.core.errors import DivergedError, StorageError
+from ftune.core.errors import StorageError
 from ftune.core.say import Say
 from ftune.core.signals import SIGNALS
 from ftune.report.events import EventLog
 from ftune.trainers.method import Method
-from ftune.trainers.numbers import numbers
 from ftune.trainers.order import EpochOrder, TellEpoch
-from ftune.trainers.resumable import ResumableTrainer
-
-MAX_SKIPPED_IN_A_ROW = 3
-
-
-class Counts(NamedTuple):
-    """What batches hold."""
-
-    tokens: int = 0
-    """Without padding."""
-    trained: int = 0
-    """Of them, those with a label; verdicts of a reward model."""
-    squares: int = 0
-    """The sum of the rows' squared lengths, which attention costs."""
+from ftune.trainers.step_end import Counts, StepEndTrainer
 
 
 class CountingCollator:
@@ -62,7 +47,7 @@ class CountingCollator:
         return batch
 
 
-class ReliableTrainer(ResumableTrainer):
+class ReliableTrainer(StepEndTrainer):
     """Staged and verified checkpoints, no update from a non-finite step, token counts, evaluation of its own.
 
     `prepare_reliability` connects it to a run right after construction. What a subclass trains, it says in
@@ -70,8 +55,6 @@ class ReliableTrainer(ResumableTrainer):
     """
 
     data_collator: Any
-    control: Any
-    _tr_loss: torch.Tensor
     evaluation: dict[str, Any]
     """What the last evaluation found."""
     evaluated_at: int = -1
@@ -94,10 +77,7 @@ class ReliableTrainer(ResumableTrainer):
         self.ranks, self.method = ranks, method
         self.events, self.say, self.facts, self.origins = events, say, facts, origins
         self.data_collator = CountingCollator(self.data_collator)
-        self.counts = Counts()
-        self._rows: list[Any] = []
-        self._step_loss: list[torch.Tensor] = []
-        self._skipped_in_a_row = 0
+        self.prepare_steps()
 
     # -- counting ------------------------------------------------------------------------------------------------------
 
@@ -112,7 +92,7 @@ class ReliableTrainer(ResumableTrainer):
             if self.model.training:
                 self._rows += rows
                 self.facts |= {"stream": position} if position else {}
-                self.counts = Counts(*map(sum, zip(self.counts, counts, strict=True)))
+                self._counted = self._counted.plus(counts)
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared
 
@@ -147,67 +127,6 @@ class ReliableTrainer(ResumableTrainer):
     def _weights(self) -> int:
         count: int = self.model.num_parameters(exclude_embeddings=True)
         return count
-
-    # -- non-finite losses and gradients -------------------------------------------------------------------------------
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; its loss goes into the mean that is logged when the step is known to be finite, not before.
-
-        That mean is made on the CPU, where reading it waits for no GPU; what transformers adds to it is 0.
-        """
-        self._tr_loss = self._tr_loss.cpu()
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self._step_loss.append(loss)
-        return torch.zeros(())
-
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """The gradient norm; on a non-finite step the gradients are dropped, so that the optimiser changes nothing.
-
-        transformers calls this once a step, after the last backward pass and before the optimiser. It is the one place
-        where a step waits for the GPU. With fp16 the loss scaler meets and skips overflowing gradients as a matter of
-        course, so there only the loss is looked at.
-        """
-        found = super()._get_grad_norm(model, grad_norm)
-        found = whole(found) if isinstance(found, torch.Tensor) else found  # of a split model, each rank has a part
-        norm, *others = numbers([found, *self._step_loss, *self.unread()])
-        loss, rows = sum(others[: len(self._step_loss)]), self._rows
-        self.read(others[len(self._step_loss) :])
-        self._step_loss, self._rows = [], []
-        finite = math.isfinite(loss) and (self.args.fp16 or math.isfinite(norm))
-        if self.ranks.sums([not finite])[0] == 0:
-            self._skipped_in_a_row = 0
-            self._tr_loss += loss
-            self.end_step(counts=True)
-            return norm
-        self.end_step(counts=False)
-        self._drop_gradients(model)
-        self._globalstep_last_logged += 1  # the mean loss that is logged next leaves this step out
-        self._skipped_in_a_row += 1
-        self._tell_skipped(loss, norm, rows)
-        return norm
-
-    def _drop_gradients(self, model: torch.nn.Module) -> None:
-        if self.is_deepspeed_enabled:
-            self.optimizer.discard()
-        else:
-            model.zero_grad(set_to_none=True)
-
-    def _tell_skipped(self, loss: float, norm: float, rows: list[Any]) -> None:
-        """Say which rows a step had that changes nothing. Raises DivergedError when it is one too many."""
-        step = self.state.global_step + 1
-        places = [self.origins[row] for row in rows] if self.origins is not None else rows
-        told = self.ranks.gather((loss, places))
-        places = [place for _, some in told for place in some]
-        loss = next((other for other, _ in told if not math.isfinite(other)), loss)
-        why = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-        self.events.write("skipped", step=step, why=why, rows=places)
-        self.say.warning(f"step {step} skipped: {why}; its rows are in events.jsonl")
-        if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-            raise DivergedError(
-                f"step {step}: {MAX_SKIPPED_IN_A_ROW} steps in a row were not finite (last: {why}; rows "
-                f"{', '.join(places[:4])}{', ...' if len(places) > 4 else ''}); the last good checkpoint is kept; "
-                f"lower optim.learning_rate or look at these rows"
-            )
 
     # -- several processes ---------------------------------------------------------------------------------------------
 
@@ -301,16 +220,6 @@ class ReliableTrainer(ResumableTrainer):
     def held_out_words(self, facts: dict[str, Any]) -> str:
         """What `held_out` found, in a line."""
         raise NotImplementedError
-
-    def unread(self) -> list[torch.Tensor]:
-        """Numbers of the step that lie on the device, to be read together with its loss."""
-        return []
-
-    def read(self, values: list[float]) -> None:
-        """Those numbers, when they have been read."""
-
-    def end_step(self, *, counts: bool) -> None:
-        """The step's micro-batches are through; without `counts` the step is skipped."""
 
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """What a step's event tells beside loss, speed and memory; `trained` is the batches' own count."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 from ftune.backends.engines.sharding import is_split
@@ -22,7 +23,7 @@ from ftune.trainers.training import Around, Outcome, arguments, train
 class ReliableSFTTrainer(FedTrainer, ReliableTrainer, FusedLossTrainer):
     """SFTTrainer with ftune's saves, checks and counts."""
 
-    _correct = 0
+    _correct = _looked_at = 0
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """How many tokens a step trains, over all processes where TRL wants that; no GPU is asked where places tell."""
@@ -31,20 +32,23 @@ class ReliableSFTTrainer(FedTrainer, ReliableTrainer, FusedLossTrainer):
         count = sum(len(batch["loss_places"]) for batch in batch_samples)
         return self.ranks.sums([count])[0] if self.args.average_tokens_across_devices else count
 
-    def unread(self) -> list[torch.Tensor]:
-        """How many tokens were the most likely ones."""
-        unread, self.correct = self.correct, []
+    def unread(self) -> list[torch.Tensor | float]:
+        """Of how many tokens the model was right, and how many there were."""
+        unread: list[torch.Tensor | float] = [*self.correct, self.looked_at]
+        self.correct, self.looked_at = [], 0
         return unread
 
     def read(self, values: list[float]) -> None:
         """Keep them until they are logged."""
-        self._correct += int(sum(values))
+        *correct, looked_at = map(int, values)
+        self._correct += sum(correct)
+        self._looked_at += looked_at
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the share of correct tokens since the last log, over all processes."""
         if "loss" in logs:
-            correct, tokens = self.ranks.sums([self._correct, self.looked_at])
-            self._correct = self.looked_at = 0
+            correct, tokens = self.ranks.sums([self._correct, self._looked_at])
+            self._correct = self._looked_at = 0
             if tokens:  # otherwise TRL has counted
                 self._metrics["train"]["mean_token_accuracy"] = [correct / tokens]
         super().log(logs, start_time)
@@ -107,7 +111,9 @@ def train_sft(
         speed = speed.without("fused_loss", why)
     if speed.fused_loss:
         trainer.data_collator = WithPlaces(trainer.data_collator)
-    trainer.feeding = feeding or _feeding(trainer, rows.longest if speed.attention and speed.fused_loss else None)
+    longest = rows.longest if speed.attention and speed.fused_loss else None
+    trainer.feeding = feeding or _feeding(trainer, around, longest)
+    trainer.late = trainer.feeding is not None and trainer.feeding.late
     if words := speed.words():
         around.say.line(f"speed: {words}")
     if trainer.feeding:
@@ -133,7 +139,7 @@ def _own_loss(trainer: ReliableSFTTrainer) -> str:
     return ""
 
 
-def _feeding(trainer: ReliableSFTTrainer, longest: int | None) -> Feeding | None:
+def _feeding(trainer: ReliableSFTTrainer, around: Around, longest: int | None) -> Feeding | None:
     """What keeps a GPU busy; None on a CPU, which is busy anyway.
 
     `longest` is the longest row that may come, in flat batches whose loss is a sum; None for other batches, which are
@@ -150,7 +156,9 @@ def _feeding(trainer: ReliableSFTTrainer, longest: int | None) -> Feeding | None
     )
     # Memory that the recipe says is there: so many rows of that length may come together.
     capacity = None if longest is None or together else args.per_device_train_batch_size * longest
-    return Feeding(capacity, ahead=args.dataloader_num_workers == 0)
+    looks_itself = around.trains_bf16 or args.optim == OptimizerNames.ADAMW_TORCH_FUSED
+    late = looks_itself and not (is_split(trainer.model) or trainer.is_deepspeed_enabled or args.fp16)
+    return Feeding(capacity, ahead=args.dataloader_num_workers == 0, late=late and around.method.hook is None)
 
 
 def _build(

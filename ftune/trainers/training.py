@@ -125,8 +125,8 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
         ProgressCallback(trainer, around.events, say, around.mfu),
         StopAtStepEnd(around.ranks, around.moved),
     )
-    trainer.add_callback(progress)
     trainer.add_callback(stop)
+    trainer.add_callback(progress)  # behind it: whether the run ends here is known by then
     on_gpu = trainer.args.device.type == "cuda"
     if checkpoint is not None and _step_of(checkpoint) >= steps:  # killed between the last step and the result
         trainer._load_from_checkpoint(str(checkpoint))
@@ -136,6 +136,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
         with stop.listening(), walked_once(trainer.model):
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
+        trainer.settle()  # the step before is told
         advice = around.when_out_of_memory(
             "halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
             "set batch.activation_checkpointing: true or model.quantization: nf4, in this order"

@@ -9,8 +9,8 @@ from ftune.trainers.sft import ReliableSFTTrainer
 
 
 def cut_anew() -> None:
-    """One micro-batch or two of each step, made ahead; the passes of a step are written down."""
-    sft._feeding = lambda trainer, longest: Feeding(capacity=130, ahead=True)  # type: ignore[assignment]
+    """One micro-batch or two of each step, made ahead and read late; the passes of a step are written down."""
+    sft._feeding = lambda trainer, around, longest: Feeding(capacity=130, ahead=True, late=True)  # type: ignore[assignment]
     count_passes()
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from ftune.core.errors import DivergedError, LaunchError
 from ftune.core.say import Say
 from ftune.data.stream import Position
 from ftune.peft.hook import TrainingHook
@@ -92,25 +93,30 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         every: int = 100,
         checkpoint: str = "",
         hook: bool = False,
+        every_log: int = 1,
+        full: bool = False,
+        bf16: bool = False,
     ) -> Weights:
         data = {"train": str(rows), "max_length": 128, "packing": packing}
         recipe = recipe_of(
             tmp_path / "recipe.yaml",
             model={"path": str(tiny_model)},
             data=data | ({"streaming": {"shuffle_buffer": 6}} if stream else {}),
-            peft={"type": "lora", "rank": 4, "dropout": dropout},
+            peft={"type": "full"} if full or bf16 else {"type": "lora", "rank": 4, "dropout": dropout},
+            log={"every": every_log},
             schedule={"max_steps": steps},
             batch={"micro_batch_size": micro, "gradient_accumulation_steps": accumulation},
             checkpoint={"every": every, "keep": 9},
         )
         inputs = load_inputs(recipe, Say())
         torch.manual_seed(0)
-        model: Any = recipe.peft.wrap(recipe.model.load(inputs.located, "fp32", "cpu"), None)
+        loaded = recipe.model.load(inputs.located, "bf16" if bf16 else "fp32", "cpu")
+        model: Any = recipe.peft.wrap(loaded, None)
         probed = [inputs.train.ids(index) for index in (0, 1)]
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         found = folder / checkpoint if checkpoint else None
-        with at_speed(model, probed, torch.float32) as speed:
+        with at_speed(model, probed, torch.bfloat16 if bf16 else torch.float32) as speed:
             assert speed.attention
             assert speed.fused_loss
             train_sft(
@@ -119,13 +125,14 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
                 feed_of(inputs, found, packing=packing),
                 None,
                 Around(
-                    args={**recipe.training_args(), "output_dir": str(folder), "bf16": False, "use_cpu": True},
+                    args={**recipe.training_args(), "output_dir": str(folder), "bf16": bf16, "use_cpu": True},
+                    trains_bf16=bf16,
                     events=EventLog(
                         folder / "events.jsonl", int(checkpoint.rpartition("-")[2]) if checkpoint else None
                     ),
                     facts={},
                     say=Say(),
-                    method=Method(True, Shrink(model) if hook else None),
+                    method=Method(not (full or bf16), Shrink(model) if hook else None),
                     checkpoint=found,
                     mfu=lambda tokens, squares, trained, seconds: tokens + squares / 1e4,
                 ),
@@ -283,3 +290,82 @@ def test_the_thread_ends_with_a_run_that_fails(trained: Train, monkeypatch: pyte
     assert seen[0] == "MainThread"
     assert seen[-1].startswith("batches")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+LATE = Feeding(capacity=180, ahead=True, late=True)
+"""A step's numbers are read during the next one."""
+
+
+@pytest.mark.parametrize("shape", [{}, {"every_log": 3, "every": 2}, {"full": True}, {"bf16": True}], ids=str)
+def test_numbers_read_late_are_the_same_bits(trained: Train, tmp_path: Path, shape: dict[str, Any]) -> None:
+    one = trained("at once", Feeding(capacity=180), **shape)
+    other = trained("late", LATE, **shape)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert told(tmp_path / "at once") == told(tmp_path / "late")
+    assert len(told(tmp_path / "late")) == 7 // shape.get("every_log", 1)
+
+
+def test_a_step_is_logged_when_the_next_one_has_begun(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    honest = ReliableSFTTrainer.compute_loss
+
+    def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
+        written.append(len(told(self.events.path.parent)))
+        return honest(self, *args, **kwargs)
+
+    monkeypatch.setattr(ReliableSFTTrainer, "compute_loss", watching)
+    trained("late", Feeding(capacity=10_000, late=True), steps=5, every=3)
+    assert written == [0, 0, 1, 3, 3]  # the third step was saved
+    assert len(told(tmp_path / "late")) == 5
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_step_that_is_not_finite_changes_nothing_when_it_is_read_late(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
+) -> None:
+    honest = ReliableSFTTrainer.compute_loss
+
+    def faulty(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = honest(self, *args, **kwargs)
+        return loss * math.nan if len(self._rows) <= 8 and self.state.global_step in (0, 2, 3) else loss
+
+    monkeypatch.setattr(ReliableSFTTrainer, "compute_loss", faulty)
+    plain = trained("at once", Feeding(capacity=180), full=True, bf16=bf16, every=3)
+    late = trained("late", LATE, full=True, bf16=bf16, every=3)
+    assert all(torch.equal(plain[key], late[key]) for key in plain)
+    assert [event["step"] for event in told(tmp_path / "late", "skipped")] == [1, 3, 4]
+    assert told(tmp_path / "late") == told(tmp_path / "at once")
+    again = trained("late", LATE, full=True, bf16=bf16, every=3, checkpoint="checkpoint-3")
+    assert all(torch.equal(again[key], late[key]) for key in plain)
+
+
+def test_three_steps_that_are_not_finite_end_a_run_that_reads_late(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = ReliableSFTTrainer.compute_loss
+
+    def faulty(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return honest(self, *args, **kwargs) * (math.inf if self.state.global_step > 0 else 1.0)
+
+    monkeypatch.setattr(ReliableSFTTrainer, "compute_loss", faulty)
+    with pytest.raises(DivergedError, match="step 4: 3 steps in a row were not finite"):
+        trained("late", LATE)
+    assert [event["step"] for event in told(tmp_path / "late")] == [1, 2, 3, 4]
+
+
+def test_the_step_before_is_told_when_memory_runs_out(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = ReliableSFTTrainer.compute_loss
+
+    def faulty(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return honest(self, *args, **kwargs)
+
+    monkeypatch.setattr(ReliableSFTTrainer, "compute_loss", faulty)
+    with pytest.raises(LaunchError, match="out of GPU memory at step 3"):
+        trained("late", LATE)
+    assert [event["step"] for event in told(tmp_path / "late")] == [1, 2]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ftune.trainers.numbers import numbers
+from ftune.trainers.numbers import reading
 
 HALF = torch.tensor(0.5, dtype=torch.bfloat16)
 LARGE = torch.tensor(2**40 + 1)
@@ -23,13 +23,13 @@ class Readings(TorchDispatchMode):
 
 
 def test_tensors_and_numbers_come_in_their_order() -> None:
-    assert numbers([HALF, 2.5, LARGE, torch.tensor([3.0], requires_grad=True)]) == [0.5, 2.5, 2**40 + 1, 3.0]
-    assert numbers([1, 2.0]) == [1.0, 2.0]
+    assert reading([HALF, 2.5, LARGE, torch.tensor([3.0], requires_grad=True)]).result() == [0.5, 2.5, 2**40 + 1, 3.0]
+    assert reading([1, 2.0]).result() == [1.0, 2.0]
 
 
 def test_no_number_is_taken_by_itself() -> None:
     with Readings() as readings:
-        numbers([HALF, LARGE, torch.tensor(1.0)])
+        reading([HALF, LARGE, torch.tensor(1.0)]).result()
         assert readings.count == 0
         float(HALF)
     assert readings.count == 1
