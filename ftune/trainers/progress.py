@@ -41,24 +41,28 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the live line."""
-        self.started = self.mark = time.monotonic()
-        self.first_step = state.global_step
+        self.mark = self.ended = time.monotonic()
         if self.console.is_terminal:
             self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step, facts="")
             self.bar.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the time that went into steps; evaluations and saves are not in it."""
-        if self.trainer.is_due():
-            self.trainer.wait()  # here, where the time belongs to the step
+        """Count the time that went into steps; evaluations and saves are not in it.
+
+        Of a step that is read late, it is over when it is logged.
+        """
+        due = self.trainer.is_due()
+        if due:
+            self.trainer.wait()
+        if due or not self.trainer.late:
+            self._worked()
         now = time.monotonic()
-        self.rates.append(now - self.mark)
-        self.busy_s += now - self.mark
-        self.mark = now
+        self.rates.append(now - self.ended)
+        self.ended = now
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Restart the step clock."""
-        self.mark = time.monotonic()
+        """Restart the clocks."""
+        self.mark = self.ended = time.monotonic()
 
     on_save = on_evaluate
 
@@ -79,7 +83,13 @@ class ProgressCallback(TrainerCallback):
         elif "loss" in logs:
             self._step(state, logs)
 
+    def _worked(self) -> None:
+        now = time.monotonic()
+        self.busy_s += now - self.mark
+        self.mark = now
+
     def _step(self, state: TrainerState, logs: dict[str, float]) -> None:
+        self._worked()
         here = [after - before for after, before in zip(self.trainer.counts, self.seen, strict=True)]
         self.seen = self.trainer.counts
         tokens, trained, squares = self.trainer.ranks.sums(here)

@@ -1,4 +1,4 @@
-"""A picture of efficiency over the number of GPUs, a panel for each model."""
+"""A picture of efficiency over the number of GPUs, a panel for each model that was measured on several numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ def draw(results: Sequence[Result], png: Path) -> bool:
         model, _, name = result["setting"].partition(" ")
         if (share := efficiency(result, results)) is not None:
             points.setdefault(model, {}).setdefault(name, []).append((result["gpus"], share))
+    points = {model: lines for model, lines in points.items() if len(_gpus(lines)) > 1}
     if not points:
         return False
     from matplotlib import rc_context
@@ -33,7 +34,7 @@ def draw(results: Sequence[Result], png: Path) -> bool:
             for name, line in lines.items():
                 color, marker = looks[names.index(name) % len(looks)]
                 axes.plot(*zip(*line, strict=True), color=color, marker=marker, label=name)
-            ticks = sorted({gpus for line in lines.values() for gpus, _ in line})
+            ticks = sorted(_gpus(lines))
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()
@@ -45,3 +46,7 @@ def draw(results: Sequence[Result], png: Path) -> bool:
         png.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(png, dpi=140)
     return True
+
+
+def _gpus(lines: dict[str, list[tuple[int, float]]]) -> set[int]:
+    return {gpus for line in lines.values() for gpus, _ in line}
