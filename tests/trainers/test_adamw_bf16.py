@@ -234,3 +234,22 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
     assert all(value.dtype == torch.bfloat16 and value.equal(other[name]) for name, value in one.items())
     for folder in (run / "checkpoint-3", run / "model"):
         assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_step_with_found_inf_changes_nothing_and_does_not_count() -> None:
+    runs = {}
+    for broken in ((0.0, 0.0), (0.0, 1.0, 0.0)):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(8, 128).bfloat16())
+        optimizer = AdamWBf16([weight], 0.1)
+        for flag in broken:
+            weight.grad = torch.full_like(weight, torch.nan if flag else 1.0)
+            optimizer.found_inf = torch.full((), flag)
+            optimizer.step()
+            if flag:
+                optimizer.undo_count()
+        runs[len(broken)] = weight.detach(), optimizer.state[weight]
+    (weights, state), (others, other) = runs.values()
+    assert torch.equal(weights, others)
+    assert state["step"] == other["step"] == 2
+    assert all(torch.equal(state[name], other[name]) for name in ("exp_avg", "exp_avg_sq"))
