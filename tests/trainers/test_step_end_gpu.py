@@ -53,8 +53,10 @@ def test_a_run_is_the_same_and_nothing_in_a_step_waits(
     assert set(watched) == {2, 3, 4, 5}
     monkeypatch.setattr(sft, "_feeding", lambda *args: Feeding(feeding(*args).capacity))
     assert ftune("sft", path, "output_dir=at-once").code == 0
-    assert steps_of(tmp_path / "late") == steps_of(tmp_path / "at-once")
-    assert len(steps_of(tmp_path / "late")) == 8
+    late, at_once = steps_of(tmp_path / "late"), steps_of(tmp_path / "at-once")
+    assert len(late) == len(at_once) == 8
+    for one, other in zip(late, at_once, strict=True):  # kernels add up in another order each time
+        assert one == {name: pytest.approx(value, rel=5e-3) for name, value in other.items()}
 
 
 def _strict(honest: Callable[..., Any], watched: list[int]) -> Callable[..., Any]:
