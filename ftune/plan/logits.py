@@ -61,15 +61,15 @@ def _fused(job: Job) -> int:
 
 
 def _logit(job: Job) -> int:
-    """Bytes of a logit while it becomes its gradient: both in the dtype of products where that is one kernel.
+    """Bytes of a logit while it becomes its gradient, in its place.
 
-    Otherwise the softmax in fp32 is beside them, in the place of the logits where these are fp32 themselves; before the
-    gradient is there, so are two tensors that the slope of a soft cap takes.
+    Where that is not one kernel, the softmax in fp32 is beside it, unless logits are fp32 themselves; and two tensors
+    that the slope of a soft cap takes.
     """
     if job.on_gpu:
-        return 2 * job.width
+        return job.width
     narrow = job.width if job.width < FP32 else 0
-    return narrow + FP32 + (2 * FP32 if job.shape.scores == "capped" else narrow)
+    return narrow + FP32 + (2 * FP32 if job.shape.scores == "capped" else 0)
 
 
 def _tiled(job: Job) -> int:

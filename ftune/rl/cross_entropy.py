@@ -43,8 +43,8 @@ def cross_entropy(
 
     `hidden` is the output of the last norm at the places that predict the targets. The product is made in its dtype, or
     in autocast's; all that follows is in fp32, gradients of weights are added up in fp32. With gradients, the logits of
-    `chunk_size` rows exist at once, in the dtype of the product and in fp32 (one of them where both are the same, or
-    where kernels are compiled).
+    `chunk_size` rows exist at once, in the dtype of the product and in fp32 (once where both are the same, or where
+    kernels are compiled).
 
     Gradients flow to `hidden`, and to `weight` and `bias` where they require them; the backward pass only scales what
     the forward pass made, and can be gone through once.
@@ -76,12 +76,13 @@ class _CrossEntropy(torch.autograd.Function):
         losses, correct = [], []
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in head.chunks(len(hidden_ND)):
-                hidden = hidden_ND[rows]
-                loss_N1, correct_N1, by_logits = measure(
-                    linear(hidden, weight, bias), targets_N[rows, None], head, any(needs)
-                )
+                hidden, targets_N1 = hidden_ND[rows], targets_N[rows, None]
+                by_logits = linear(hidden, weight, bias)  # what they become
+                loss_N1, correct_N1, at_target_N1 = measure(by_logits, targets_N1, head, any(needs))
                 losses.append(loss_N1.sum())
                 correct.append(correct_N1.sum())
+                if any(needs):
+                    by_logits.scatter_(1, targets_N1, at_target_N1.to(by_logits.dtype))
                 if by_hidden is not None:
                     torch.mm(by_logits, weight, out=by_hidden[rows])
                 if by_weight is not None:
@@ -102,9 +103,10 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _measure(logits_NV: Tensor, targets_N1: Tensor, head: Head, trains: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of each row, whether no other token was more likely, and the gradient of the product, in its dtype.
+    """Loss of each row, whether no other token was more likely, and the gradient of the target's logit.
 
-    Destroys the logits, if they are wide enough to work in. Without `trains`, what stands for the gradient is none.
+    The logits become their own gradient, but for the targets'. Without `trains` they are merely destroyed, if they are
+    wide enough to work in, and what stands for a gradient is none.
     """
     # Taken from the logits: a compiler would have to keep all of z in memory to look it up there.
     target_N1 = head.z(logits_NV.gather(1, targets_N1))
@@ -116,14 +118,14 @@ def _measure(logits_NV: Tensor, targets_N1: Tensor, head: Head, trains: bool) ->
     logprob_N1 = target_N1 - top_N1 - total_N1.log()
     correct_N1 = target_N1 >= top_N1
     if not trains:
-        return -logprob_N1, correct_N1, logits_NV
+        return -logprob_N1, correct_N1, logprob_N1
     at_target_N1 = logprob_N1.expm1() * head.slope
     gradient_NV = p_NV.mul_(head.slope / total_N1)
     if cap_slope_NV is not None:
         at_target_N1 *= head.cap_slope(target_N1)
         gradient_NV.mul_(cap_slope_NV)
-    narrow_NV = gradient_NV.to(logits_NV.dtype)
-    return -logprob_N1, correct_N1, narrow_NV.scatter_(1, targets_N1, at_target_N1.to(narrow_NV.dtype))
+    logits_NV.copy_(gradient_NV)
+    return -logprob_N1, correct_N1, at_target_N1
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -96,7 +96,7 @@ def test_the_fused_loss_takes_what_the_formula_says(products: torch.dtype, full:
 def test_fewer_tokens_than_are_computed_at_once_have_fewer_logits() -> None:
     job = Job(shape=shape_of_config(CONFIG), micro_batch_size=1, loss="fused", on_gpu=True)
     few, many, more = (head_bytes(Job(**{**vars_of(job), "tokens": tokens})) for tokens in (100, 4_096, 8_192))
-    logits = 2 * BYTES["bf16"] * WORDS
+    logits = BYTES["bf16"] * WORDS
     assert many - few == (4_096 - 100) * (logits + 3 * BYTES["bf16"] * HIDDEN)
     assert more - many == 4_096 * 3 * BYTES["bf16"] * HIDDEN
 
