@@ -2,13 +2,16 @@
 
     python scripts/benchmarks/train.py --folder /dev/shm/t                      # all settings on one GPU
     python scripts/benchmarks/train.py --folder /dev/shm/t --only "1B LoRA"     # some of them
+    python scripts/benchmarks/train.py --unsloth FOLDER                         # Unsloth too, whose packages lie there
     python scripts/benchmarks/train.py --cpu                                    # the quickstart against TRL, on CPUs
     python scripts/benchmarks/train.py --tiny                                   # a try of everything on a CPU
 
 Models have real shapes and random weights; rows are random words of log-normal length, 500 on average and 2,048 at
 most; a step has about 16,000 tokens. TRL at its best packs, has adapters in bf16, Liger's kernels where they are
-installed, and the attention without padding that ftune brings. The loop tuned by hand (`train_parts/tuned.py`) is what
-this machine can do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
+installed, and the attention without padding that ftune brings. Unsloth at its best packs, with the attention that it
+chooses among what is installed (the result names it); it is measured from a folder of packages of its own, for it wants
+older versions of TRL and datasets than ftune. The loop tuned by hand (`train_parts/tuned.py`) is what this machine can
+do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
 
 Each measurement is a process of its own; on a GPU the next one imports meanwhile. Tokens per second count tokens of
 rows, not padding: by the median time of the steps behind the first ones. Memory is what PyTorch had handed out at most;
@@ -31,7 +34,7 @@ from pathlib import Path
 from train_parts.material import make_material
 from train_parts.recipes import write_recipe
 from train_parts.table import markdown, ratios
-from train_parts.work import BF16, SETTINGS, WAYS, Job, Result, Setting, folder_of
+from train_parts.work import BF16, SETTINGS, UNSLOTH, WAYS, Job, Result, Setting, folder_of
 
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
@@ -39,7 +42,9 @@ CPU_WAYS = ["TRL as it ships", "TRL, same settings", "ftune"]
 TINY = [Setting("tiny LoRA", "tiny"), Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True)]
 
 
-def gpu_jobs(settings: Sequence[Setting], ways: Sequence[str], root: Path, steps: int) -> Iterator[Job]:
+def gpu_jobs(
+    settings: Sequence[Setting], ways: Sequence[str], root: Path, steps: int, unsloth: str = ""
+) -> Iterator[Job]:
     """All settings in all ways; models and rows are made when they are first wanted."""
     for setting in settings:
         tiny = setting.model == "tiny"
@@ -49,7 +54,8 @@ def gpu_jobs(settings: Sequence[Setting], ways: Sequence[str], root: Path, steps
         recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
         for way in ways:
             if way != BF16 or setting.full:
-                yield Job(way, setting, recipe, steps, steps // 3, longest, rows)
+                packages = unsloth if way == UNSLOTH else ""
+                yield Job(way, setting, recipe, steps, steps // 3, longest, rows, packages)
 
 
 def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:
@@ -62,7 +68,7 @@ def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:
 
 def start(job: Job) -> subprocess.Popen[str]:
     """The process of a job, which imports what it needs and waits for a line before it begins."""
-    paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [job.packages, str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     command = [sys.executable, "-m", "train_parts.worker", json.dumps(job.plain())]
     pipe = subprocess.PIPE
@@ -102,7 +108,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for models and rows; kept. By default a temporary one")
     parser.add_argument("--results", type=Path, help="a file that JSON lines are added to")
     parser.add_argument("--only", nargs="*", metavar="SETTING", help="; ".join(setting.name for setting in SETTINGS))
-    parser.add_argument("--ways", nargs="*", metavar="WAY", help="; ".join(dict.fromkeys(WAYS + CPU_WAYS)))
+    parser.add_argument("--ways", nargs="*", metavar="WAY", help="; ".join(dict.fromkeys([*WAYS, UNSLOTH, *CPU_WAYS])))
+    parser.add_argument("--unsloth", default="", metavar="FOLDER", help="of packages: measure Unsloth too")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3, help="of --cpu")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one measurement")
@@ -111,12 +118,13 @@ def main() -> None:
     given = parser.parse_args()
     settings = [one for one in (TINY if given.tiny else SETTINGS) if not given.only or one.name in given.only]
     results = []
+    ways = given.ways or (CPU_WAYS if given.cpu else [*WAYS, *([UNSLOTH] if given.unsloth else [])])
     with tempfile.TemporaryDirectory() as temporary:
         root = given.folder or Path(temporary)
         jobs = (
-            cpu_jobs(given.ways or CPU_WAYS, given.rounds, given.steps)
+            cpu_jobs(ways, given.rounds, given.steps)
             if given.cpu
-            else gpu_jobs(settings, given.ways or WAYS, root, given.steps)
+            else gpu_jobs(settings, ways, root, given.steps, given.unsloth)
         )
         for result in results_of(iter(jobs), given.limit, ahead=not given.cpu):
             results.append(result)
