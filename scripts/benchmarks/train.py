@@ -22,19 +22,15 @@ table and ratios. With --cpu, rows and settings are those of recipes/quickstart.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from train_parts.material import make_material
+from train_parts.processes import results_of
 from train_parts.recipes import write_recipe
 from train_parts.table import markdown, ratios
-from train_parts.work import BF16, SETTINGS, UNSLOTH, WAYS, Job, Result, Setting, folder_of
+from train_parts.work import BF16, SETTINGS, UNSLOTH, WAYS, Job, Setting, folder_of
 
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
@@ -64,42 +60,6 @@ def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:
     for _ in range(rounds):
         for way in ways:
             yield Job(way, setting, str(QUICKSTART), steps, steps // 4, 256, 8)
-
-
-def start(job: Job) -> subprocess.Popen[str]:
-    """The process of a job, which imports what it needs and waits for a line before it begins."""
-    paths = [job.packages, str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    command = [sys.executable, "-m", "train_parts.worker", json.dumps(job.plain())]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, env=env, cwd=QUICKSTART.parents[1], text=True, stdin=pipe, stdout=pipe, stderr=pipe
-    )
-
-
-def finish(job: Job, process: subprocess.Popen[str], limit_s: float) -> Result:
-    """The result of a job, or its last words as `error`."""
-    known = {"setting": job.setting.name, "way": job.way}
-    try:
-        out, err = process.communicate("begin\n", timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return {**known, "error": f"not done within {limit_s:.0f} s"}
-    lines = [line for line in out.splitlines() if line.startswith('{"setting"')]
-    if process.returncode or not lines:
-        said = err.strip().splitlines() or [f"ended with {process.returncode}"]
-        return {**known, "error": said[-1][:300]}
-    result: Result = json.loads(lines[-1])
-    return result
-
-
-def results_of(jobs: Iterator[Job], limit_s: float, *, ahead: bool) -> Iterator[Result]:
-    """Of each job in turn; `ahead`, the next one's process imports while this one is measured."""
-    waiting = deque((job, start(job)) for job in islice(jobs, 2 if ahead else 1))
-    while waiting:
-        yield finish(*waiting.popleft(), limit_s)
-        waiting.extend((job, start(job)) for job in islice(jobs, 1))
 
 
 def main() -> None:

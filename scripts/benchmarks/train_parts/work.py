@@ -1,6 +1,6 @@
 """What is measured: models by shape, rows by length, settings, and the ways to train."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,8 @@ class Job:
     """Of a packed micro-batch, each `longest` tokens; unpacked ones are as many rows, four times a step."""
     packages: str = ""
     """A folder of packages that are found before all others."""
+    overrides: list[str] = field(default_factory=list)
+    """What `ftune sft` is told besides its recipe; where there are any, the whole curve of the run is its result."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
