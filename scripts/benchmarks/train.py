@@ -2,13 +2,16 @@
 
     python scripts/benchmarks/train.py --folder /dev/shm/t                      # all settings on one GPU
     python scripts/benchmarks/train.py --folder /dev/shm/t --only "1B LoRA"     # some of them
+    python scripts/benchmarks/train.py --unsloth FOLDER                         # Unsloth too, whose packages lie there
     python scripts/benchmarks/train.py --cpu                                    # the quickstart against TRL, on CPUs
     python scripts/benchmarks/train.py --tiny                                   # a try of everything on a CPU
 
 Models have real shapes and random weights; rows are random words of log-normal length, 500 on average and 2,048 at
 most; a step has about 16,000 tokens. TRL at its best packs, has adapters in bf16, Liger's kernels where they are
-installed, and the attention without padding that ftune brings. The loop tuned by hand (`train_parts/tuned.py`) is what
-this machine can do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
+installed, and the attention without padding that ftune brings. Unsloth at its best packs, with the attention that it
+chooses among what is installed (the result names it); it is measured from a folder of packages of its own, for it wants
+older versions of TRL and datasets than ftune. The loop tuned by hand (`train_parts/tuned.py`) is what this machine can
+do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
 
 Each measurement is a process of its own; on a GPU the next one imports meanwhile. Tokens per second count tokens of
 rows, not padding: by the median time of the steps behind the first ones. Memory is what PyTorch had handed out at most;
@@ -19,19 +22,15 @@ table and ratios. With --cpu, rows and settings are those of recipes/quickstart.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from train_parts.material import make_material
+from train_parts.processes import results_of
 from train_parts.recipes import write_recipe
 from train_parts.table import markdown, ratios
-from train_parts.work import BF16, SETTINGS, WAYS, Job, Result, Setting, folder_of
+from train_parts.work import BF16, SETTINGS, UNSLOTH, WAYS, Job, Setting, folder_of
 
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
@@ -39,7 +38,9 @@ CPU_WAYS = ["TRL as it ships", "TRL, same settings", "ftune"]
 TINY = [Setting("tiny LoRA", "tiny"), Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True)]
 
 
-def gpu_jobs(settings: Sequence[Setting], ways: Sequence[str], root: Path, steps: int) -> Iterator[Job]:
+def gpu_jobs(
+    settings: Sequence[Setting], ways: Sequence[str], root: Path, steps: int, unsloth: str = ""
+) -> Iterator[Job]:
     """All settings in all ways; models and rows are made when they are first wanted."""
     for setting in settings:
         tiny = setting.model == "tiny"
@@ -49,7 +50,8 @@ def gpu_jobs(settings: Sequence[Setting], ways: Sequence[str], root: Path, steps
         recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
         for way in ways:
             if way != BF16 or setting.full:
-                yield Job(way, setting, recipe, steps, steps // 3, longest, rows)
+                packages = unsloth if way == UNSLOTH else ""
+                yield Job(way, setting, recipe, steps, steps // 3, longest, rows, packages)
 
 
 def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:
@@ -60,49 +62,14 @@ def cpu_jobs(ways: Sequence[str], rounds: int, steps: int) -> Iterator[Job]:
             yield Job(way, setting, str(QUICKSTART), steps, steps // 4, 256, 8)
 
 
-def start(job: Job) -> subprocess.Popen[str]:
-    """The process of a job, which imports what it needs and waits for a line before it begins."""
-    paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    command = [sys.executable, "-m", "train_parts.worker", json.dumps(job.plain())]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, env=env, cwd=QUICKSTART.parents[1], text=True, stdin=pipe, stdout=pipe, stderr=pipe
-    )
-
-
-def finish(job: Job, process: subprocess.Popen[str], limit_s: float) -> Result:
-    """The result of a job, or its last words as `error`."""
-    known = {"setting": job.setting.name, "way": job.way}
-    try:
-        out, err = process.communicate("begin\n", timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return {**known, "error": f"not done within {limit_s:.0f} s"}
-    lines = [line for line in out.splitlines() if line.startswith('{"setting"')]
-    if process.returncode or not lines:
-        said = err.strip().splitlines() or [f"ended with {process.returncode}"]
-        return {**known, "error": said[-1][:300]}
-    result: Result = json.loads(lines[-1])
-    return result
-
-
-def results_of(jobs: Iterator[Job], limit_s: float, *, ahead: bool) -> Iterator[Result]:
-    """Of each job in turn; `ahead`, the next one's process imports while this one is measured."""
-    waiting = deque((job, start(job)) for job in islice(jobs, 2 if ahead else 1))
-    while waiting:
-        yield finish(*waiting.popleft(), limit_s)
-        waiting.extend((job, start(job)) for job in islice(jobs, 1))
-
-
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="for models and rows; kept. By default a temporary one")
     parser.add_argument("--results", type=Path, help="a file that JSON lines are added to")
     parser.add_argument("--only", nargs="*", metavar="SETTING", help="; ".join(setting.name for setting in SETTINGS))
-    parser.add_argument("--ways", nargs="*", metavar="WAY", help="; ".join(dict.fromkeys(WAYS + CPU_WAYS)))
+    parser.add_argument("--ways", nargs="*", metavar="WAY", help="; ".join(dict.fromkeys([*WAYS, UNSLOTH, *CPU_WAYS])))
+    parser.add_argument("--unsloth", default="", metavar="FOLDER", help="of packages: measure Unsloth too")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3, help="of --cpu")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one measurement")
@@ -111,12 +78,13 @@ def main() -> None:
     given = parser.parse_args()
     settings = [one for one in (TINY if given.tiny else SETTINGS) if not given.only or one.name in given.only]
     results = []
+    ways = given.ways or (CPU_WAYS if given.cpu else [*WAYS, *([UNSLOTH] if given.unsloth else [])])
     with tempfile.TemporaryDirectory() as temporary:
         root = given.folder or Path(temporary)
         jobs = (
-            cpu_jobs(given.ways or CPU_WAYS, given.rounds, given.steps)
+            cpu_jobs(ways, given.rounds, given.steps)
             if given.cpu
-            else gpu_jobs(settings, given.ways or WAYS, root, given.steps)
+            else gpu_jobs(settings, ways, root, given.steps, given.unsloth)
         )
         for result in results_of(iter(jobs), given.limit, ahead=not given.cpu):
             results.append(result)

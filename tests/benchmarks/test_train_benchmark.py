@@ -104,3 +104,19 @@ def test_all_ways_are_measured_in_the_try_out_size(
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(found) == 5
     assert all(line["tokens_per_s"] > 0 for line in found)
+
+
+def test_packages_of_unsloth_are_for_its_process_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    program = runpy.run_path(str(FOLDER / "train.py"))
+    from train_parts.processes import finish, start
+    from train_parts.work import UNSLOTH
+
+    packages = tmp_path / "packages"
+    (packages / "unsloth").mkdir(parents=True)
+    (packages / "unsloth" / "__init__.py").write_text("raise ImportError('no GPU for Unsloth')")
+    ways = ["ftune", UNSLOTH]
+    jobs = list(program["gpu_jobs"](program["TINY"][:1], ways, tmp_path, 2, str(packages)))
+    assert [job.packages for job in jobs] == ["", str(packages)]
+    result = finish(jobs[1], start(jobs[1]), 60.0)
+    assert result == {"setting": "tiny LoRA", "way": UNSLOTH, "error": "ImportError: no GPU for Unsloth"}

@@ -14,8 +14,6 @@ RUN = 2000
 
 def train(job: Job) -> Result:
     """The command with the recipe's own settings; packed where the way says it."""
-    from ftune.cli.main import main
-    from ftune.report.events import read_events
     from ftune.trainers.reliable import CountingCollator
 
     clock = Clock(job)
@@ -33,14 +31,7 @@ def train(job: Job) -> Result:
         words += ["data.packing=true", "batch.gradient_accumulation_steps=1"]
     if job.way == BF16:
         words += ["optim.optimizer=adamw_bf16", "model.dtype=bf16"]
-    with tempfile.TemporaryDirectory() as folder:
-        sys.argv = ["ftune", "sft", job.recipe, f"output_dir={Path(folder) / 'run'}", *words]
-        try:
-            main()
-        except SystemExit as stop:
-            if stop.code:
-                raise RuntimeError(f"ftune ended with {stop.code}") from None
-        events = read_events(Path(folder) / "run" / "events.jsonl")
+    events = run(job.recipe, words)
     told = {event["kind"]: event for event in events}
     peak = max(event["memory_gib"] for event in events if event["kind"] == "step")  # not of the proof behind them
     return clock.result() | {
@@ -49,3 +40,18 @@ def train(job: Job) -> Result:
         "mfu": told["step"].get("mfu"),
         "speed": told["speed"],
     }
+
+
+def run(recipe: str, words: list[str]) -> list[dict[str, Any]]:
+    """The events of `ftune sft RECIPE WORDS`; what it leaves otherwise is removed."""
+    from ftune.cli.main import main
+    from ftune.report.events import read_events
+
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv = ["ftune", "sft", recipe, f"output_dir={Path(folder) / 'run'}", *words]
+        try:
+            main()
+        except SystemExit as stop:
+            if stop.code:
+                raise RuntimeError(f"ftune ended with {stop.code}") from None
+        return read_events(Path(folder) / "run" / "events.jsonl")

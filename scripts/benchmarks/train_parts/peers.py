@@ -22,7 +22,7 @@ def train(job: Job) -> Result:
     best = job.way == "TRL at its best"
     clock = Clock(job)
     with tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(output_dir=folder, **_arguments(job, recipe, best=best))
+        config = SFTConfig(output_dir=folder, **arguments(job, recipe, best=best))
         trainer = SFTTrainer(
             model=_model(job, recipe, located, best=best),
             args=config,
@@ -41,7 +41,7 @@ def train(job: Job) -> Result:
     return clock.result()
 
 
-def _arguments(job: Job, recipe: Any, *, best: bool) -> dict[str, Any]:
+def arguments(job: Job, recipe: Any, *, best: bool) -> dict[str, Any]:
     """What is said here; all else is TRL's default."""
     said: dict[str, Any] = {
         "max_steps": job.steps,

@@ -1,6 +1,6 @@
 """What is measured: models by shape, rows by length, settings, and the ways to train."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,11 @@ SETTINGS = [
     Setting("8B QLoRA, checkpointing", "8b", checkpointing=True, quantized=True),
 ]
 BF16 = "ftune, packed, bf16 weights"
+UNSLOTH = "Unsloth at its best"
 WAYS = ["TRL as it ships", "TRL at its best", "hand-tuned loop", "ftune, packed", "ftune", BF16]
 """Who trains. `ftune` has the shipped defaults, which train fp32 weights where all train; TRL at its best and the loop
-tuned by hand have bf16 there, as the last way has; TRL as it ships computes activations again in every setting."""
+tuned by hand have bf16 there, as the last way has; TRL as it ships computes activations again in every setting.
+Unsloth, which has bf16 there too, is none of them: it needs other versions of packages, see `Job.packages`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ class Job:
     """Tokens of the longest row."""
     rows: int
     """Of a packed micro-batch, each `longest` tokens; unpacked ones are as many rows, four times a step."""
+    packages: str = ""
+    """A folder of packages that are found before all others."""
+    overrides: list[str] = field(default_factory=list)
+    """What `ftune sft` is told besides its recipe; where there are any, the whole curve of the run is its result."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
