@@ -28,7 +28,7 @@ def train(job: Job) -> Result:
     CountingCollator.__call__ = counting  # type: ignore[method-assign]
     words = ["schedule.epochs=null", f"schedule.max_steps={RUN}", "checkpoint.every=never"]
     if job.way != "ftune":
-        words += ["data.packing=true", "batch.gradient_accumulation_steps=1"]
+        words += ["data.packing=true", f"batch.gradient_accumulation_steps={job.setting.passes}"]
     if job.way == BF16:
         words += ["optim.optimizer=adamw_bf16", "model.dtype=bf16"]
     events = run(job.recipe, words)

@@ -23,7 +23,10 @@ def write_recipe(setting: Setting, folder: Path, *, longest: int, rows: int) -> 
         "peft": {"type": "full"} if setting.full else {"type": "lora", "rank": RANK, "alpha": ALPHA},
         "optim": {"learning_rate": 1e-5},
         "schedule": {"type": "constant"},
-        "batch": {"micro_batch_size": rows, "gradient_accumulation_steps": ACCUMULATION},
+        "batch": {
+            "micro_batch_size": rows // setting.passes,
+            "gradient_accumulation_steps": ACCUMULATION * setting.passes,
+        },
         "checkpoint": {"every": "never"},
     }
     if setting.checkpointing:
