@@ -57,7 +57,7 @@ class Setting:
     quantized: bool = False
     """Frozen weights in NF4."""
     passes: int = 1
-    """Packed micro-batches of a step: where memory counts, two are as fast as one of twice the size."""
+    """Packed micro-batches of a step; more than one where memory counts."""
 
 
 SETTINGS = [
