@@ -46,12 +46,11 @@ def fp8_products(model: "PreTrainedModel", scales: Scales, *, emulated: bool = F
     """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
-    config = Float8LinearConfig.from_recipe_name(scales)
-    config = replace(config, emulate=emulated)
+    config = replace(Float8LinearConfig.from_recipe_name(scales), emulate=emulated)
     before = convertible(model)
-    for layer in decoder_layers(model):
-        convert_to_float8_training(layer, config=config, module_filter_fn=lambda module, _: _suits(module))
     try:
+        for layer in decoder_layers(model):
+            convert_to_float8_training(layer, config=config, module_filter_fn=lambda module, _: _suits(module))
         yield
     finally:
         for parent, name, linear in before:

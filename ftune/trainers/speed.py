@@ -104,7 +104,7 @@ def at_speed(
 
     `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled on more of
     them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
-    products. Raises ModelError where FP8 is wanted and the model cannot have it, or is not itself with it.
+    products. Raises ModelError where FP8 is wanted and the model cannot have it, or is not nearly itself with it.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
     speed = Speed()
@@ -171,8 +171,8 @@ def _fp8(model: PreTrainedModel, speed: Speed, wanted: Scales, proof: Callable[[
     if not why and _graph_breaks() > broken:
         why = BROKEN
     if why:
-        other = "rowwise" if wanted == "tensorwise" else "tensorwise"
-        raise ModelError(f"speed.fp8: this model with '{wanted}': {why}; use 'speed.fp8: off', or try '{other}'")
+        other = ", or try 'rowwise'" if products and wanted == "tensorwise" else ""
+        raise ModelError(f"speed.fp8: this model with '{wanted}': {why}; use 'speed.fp8: off'{other}")
     return replace(speed, compiled_layers=on_gpu, fp8=wanted, fp8_products=products)
 
 
