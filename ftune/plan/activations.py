@@ -185,8 +185,11 @@ def _inputs(job: Job) -> int:
     it for adapters on weights that are not quantised, but for those that make a weight anew and read what it would.
     Otherwise what reads the same input shares it, and the input of the layer behind attention is there already: but
     where attention is computed a row at a time, whose results are laid together in a tensor of their own. A compiler
-    makes the same copy once.
+    makes the same copy once. For products in FP8 it scales and rounds inputs again in the backward pass, all but what
+    attention gives.
     """
+    if job.fp8:
+        return sum(linear.inputs for linear in job.shape.layer_linears if linear.reads == "attention")
     ranks = dict(job.adapter.low_rank)
     trains = trains_linears(job)
     reading = [linear for linear in job.shape.layer_linears if trains or linear.name in ranks]

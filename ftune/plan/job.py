@@ -114,6 +114,8 @@ class Job:
     (TRL's `fused_lm_head`); or all logits at once."""
     compiled: bool = False
     """Whether decoder layers are compiled (`torch.compile`)."""
+    fp8: bool = False
+    """Whether products of compiled layers are in FP8."""
     folded: bool = False
     """Whether LoRA's first matrices lie beside the base's own, as columns of one product."""
     on_gpu: bool = True

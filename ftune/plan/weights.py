@@ -57,9 +57,10 @@ def copies(job: Job) -> int:
     """Copies that autocast makes of wider weights for products, all alive until their layer's backward pass.
 
     Embeddings and norms are not multiplied, and the head is cast in parts. Where activations are checkpointed, copies
-    stay until the forward pass ends, and are made again for the layer that is computed again.
+    stay until the forward pass ends, and are made again for the layer that is computed again. Those in FP8 are made
+    again for each backward pass.
     """
-    if job.width == job.trained_width or job.spread.type == "zero" or job.split:
+    if job.width == job.trained_width or job.spread.type == "zero" or job.split or job.fp8:
         return 0
     if job.folded:
         return job.width * first_matrices(job)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
+from ftune.backends.base import Backend
 from ftune.peft.base import Feature
 from ftune.recipes.base import RunOptions
 from ftune.recipes.data_section import Data
@@ -24,7 +25,7 @@ class SftRecipe(TrainingRecipe):
     """The rows."""
 
     speed: Speed = Speed()
-    """What makes training fast without changing its result."""
+    """What makes training fast."""
 
     def features(self) -> dict[Feature, tuple[str, bool]]:
         """Those of every recipe, and packing."""
@@ -35,6 +36,31 @@ class SftRecipe(TrainingRecipe):
         if self.data.streaming is not None and self.schedule.max_steps is None:
             raise ValueError("schedule.max_steps: a stream has no known end; say after how many steps to stop")
         return self
+
+    @model_validator(mode="after")
+    def _fp8_of_whole_models(self) -> Self:
+        if self.speed.fp8 == "off":
+            return self
+        asked = f"speed.fp8: '{self.speed.fp8}'"
+        if self.peft.type != "full":
+            raise ValueError(
+                f"{asked} is for weights that train themselves, and '{self.peft.type}' trains something else; use "
+                "'peft: full', or 'off'"
+            )
+        if self.model.dtype not in ("auto", "bf16"):
+            raise ValueError(f"{asked} gives its results in bf16; set 'model.dtype: bf16', or use 'off'")
+        if self.backend.device == "cpu":
+            raise ValueError(f"{asked} needs a GPU, and 'backend.device' is 'cpu'; use 'off'")
+        return self
+
+    def check_backend(self, backend: Backend) -> None:
+        """Raises ValueError for what the recipe cannot do on a backend: FP8 with weights in parts, beside the rest."""
+        super().check_backend(backend)
+        if self.speed.fp8 != "off" and backend.shards():
+            raise ValueError(
+                f"speed.fp8: '{self.speed.fp8}' with 'backend: {backend.name}': a process has the weights in parts; "
+                "use 'backend: ddp', or 'speed.fp8: off'"
+            )
 
     def rules(self, positions: int | None) -> "Rules":
         """Those of the data section."""

@@ -124,6 +124,7 @@ def train_sft(
         fused_loss=speed.fused_loss,
         folded_lora=speed.folded_lora,
         compiled_layers=speed.compiled_layers,
+        fp8=speed.fp8,
         micro_batch_tokens=trainer.feeding.capacity if trainer.feeding else None,
         off=speed.reasons,
     )

@@ -1,7 +1,7 @@
 """What makes a run fast, chosen and proved on the model itself before the first step."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
@@ -10,11 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from ftune.backends.engines.sharding import device_of
+from ftune.core.errors import ModelError
 from ftune.models.output_head import is_virtual
 from ftune.speed.attention import WORDS, attention, candidates, switchable
 from ftune.speed.compiled import compiled_layers, decoder_layers
 from ftune.speed.extras import UnsupportedError
 from ftune.speed.folded import foldable, folded, watched
+from ftune.speed.fp8 import Scales, convertible, fp8_products
 from ftune.speed.loss import give_loss, loss_fault, lossy_head
 from ftune.trainers.probe import packing_fault
 from ftune.trainers.speed_proof import Proof
@@ -35,6 +37,8 @@ class Wanted:
     fused_loss: bool = True
     folded_lora: bool | str = True
     compiled_layers: bool | str = True
+    fp8: Scales | None = None
+    """Not exact, and so asked for: it is on, or there is no run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ class Speed:
     folded_lora: int = 0
     """Products that have adapters in them."""
     compiled_layers: bool = False
+    fp8: Scales | None = None
+    fp8_products: int = 0
+    """Linear layers that compute in FP8."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a part is off that was wanted, by the part's name in `Wanted`."""
 
@@ -64,6 +71,8 @@ class Speed:
         parts += ["no logits but of trained tokens"] if self.fused_loss else []
         parts += [f"adapters folded into {self.folded_lora} products"] if self.folded_lora else []
         parts += ["compiled layers"] if self.compiled_layers else []
+        if self.fp8:
+            parts.append(f"{self.fp8_products} products in FP8 ({self.fp8} scales), which changes the result")
         reasons = [f"{OTHERWISE[part]}: {why}" for part, why in self.reasons.items()]
         return "; ".join([", ".join(parts), *reasons] if parts else reasons)
 
@@ -75,6 +84,10 @@ OTHERWISE = {
     "compiled_layers": "layers not compiled",
 }
 """What a run says where a part is off."""
+
+REPEATS_NOTHING = "the model does not say which layers it repeats"
+NOTHING_FITS = "no linear layer of its decoder layers has widths that are multiples of 16"
+BROKEN = "a layer is more than one graph"
 
 
 @contextmanager
@@ -91,7 +104,7 @@ def at_speed(
 
     `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled on more of
     them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
-    products.
+    products. Raises ModelError where FP8 is wanted and the model cannot have it, or is not nearly itself with it.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
     speed = Speed()
@@ -110,9 +123,17 @@ def at_speed(
         if speed.attention and speed.fused_loss:
             if wanted.folded_lora and any(foldable(module) for module in model.modules()):
                 speed = _fold(model, speed, wanted.folded_lora, Proof.of(model, shortened, dtype, longest), stack)
-            if wanted.compiled_layers and device_of(model).type == "cuda":
-                of_many = partial(Proof.of, model, _many(rows), dtype, longest)
+            on_gpu = device_of(model).type == "cuda"
+            of_many = partial(Proof.of, model, _many(rows) if on_gpu else shortened, dtype, longest)
+            if wanted.fp8:
+                speed = _fp8(model, speed, wanted.fp8, of_many, stack)
+            elif wanted.compiled_layers and on_gpu:
                 speed = _compile(model, speed, wanted.compiled_layers, of_many, stack)
+        if wanted.fp8 and not speed.fp8:
+            why = "; ".join(f"{OTHERWISE[part]}: {reason}" for part, reason in speed.reasons.items())
+            raise ModelError(
+                f"speed.fp8: it is for flat batches with a loss of their own ({why}); use 'speed.fp8: off'"
+            )
         yield speed
 
 
@@ -133,20 +154,47 @@ def _compile(
     if isinstance(wanted, str):
         return speed.without("compiled_layers", wanted)
     if not decoder_layers(model):
-        return speed.without("compiled_layers", "the model does not say which layers it repeats")
-    before = sum(torch._dynamo.utils.counters["graph_break"].values())
+        return speed.without("compiled_layers", REPEATS_NOTHING)
+    broken = _graph_breaks()
     why = _enter(compiled_layers(model), model, proof(), stack)
-    if not why and sum(torch._dynamo.utils.counters["graph_break"].values()) > before:
-        why = "a layer is more than one graph"
+    if not why and _graph_breaks() > broken:
+        why = BROKEN
     return speed.without("compiled_layers", why) if why else replace(speed, compiled_layers=True)
 
 
-def _enter(part: AbstractContextManager[None], model: PreTrainedModel, proof: Proof, stack: ExitStack) -> str:
-    """Switch a part on, where loss and gradients stay what they are; else, why not."""
+def _fp8(model: PreTrainedModel, speed: Speed, wanted: Scales, proof: Callable[[], Proof], stack: ExitStack) -> Speed:
+    """FP8 products, in layers that are compiled on a GPU, proved together; what was asked for is not left out."""
+    on_gpu, products, broken = device_of(model).type == "cuda", len(convertible(model)), _graph_breaks()
+    why = "" if products else NOTHING_FITS if decoder_layers(model) else REPEATS_NOTHING
+    if products:
+        why = _enter(_in_fp8(model, wanted, on_gpu=on_gpu), model, proof(), stack, fp8=True)
+    if not why and _graph_breaks() > broken:
+        why = BROKEN
+    if why:
+        other = ", or try 'rowwise'" if products and wanted == "tensorwise" else ""
+        raise ModelError(f"speed.fp8: this model with '{wanted}': {why}; use 'speed.fp8: off'{other}")
+    return replace(speed, compiled_layers=on_gpu, fp8=wanted, fp8_products=products)
+
+
+@contextmanager
+def _in_fp8(model: PreTrainedModel, scales: Scales, *, on_gpu: bool) -> Iterator[None]:
+    """FP8 in compiled layers; emulated and not compiled elsewhere, where a run does not come and tests do."""
+    with fp8_products(model, scales, emulated=not on_gpu), compiled_layers(model) if on_gpu else nullcontext():
+        yield
+
+
+def _graph_breaks() -> int:
+    return sum(torch._dynamo.utils.counters["graph_break"].values())
+
+
+def _enter(
+    part: AbstractContextManager[None], model: PreTrainedModel, proof: Proof, stack: ExitStack, *, fp8: bool = False
+) -> str:
+    """Switch a part on, where loss and gradients stay what they are, with `fp8` about what they are; else, why not."""
     with ExitStack() as tried:
         try:
             tried.enter_context(part)
-            why = proof.fault(model)
+            why = proof.fault(model, fp8=fp8)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of a compiler or of a model that is not as others are

@@ -11,7 +11,8 @@ most; a step has about 16,000 tokens. TRL at its best packs, has adapters in bf1
 installed, and the attention without padding that ftune brings. Unsloth at its best packs, with the attention that it
 chooses among what is installed (the result names it); it is measured from a folder of packages of its own, for it wants
 older versions of TRL and datasets than ftune. The loop tuned by hand (`train_parts/tuned.py`) is what this machine can
-do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`.
+do. `ftune` is the command with the shipped defaults; `ftune, packed` with `data.packing: true`; `ftune, packed, fp8`
+with `speed.fp8: tensorwise` too, which is measured where --ways names it.
 
 Each measurement is a process of its own; on a GPU the next one imports meanwhile. Tokens per second count tokens of
 rows, not padding: by the median time of the steps behind the first ones. Memory is what PyTorch had handed out at most;
@@ -30,11 +31,12 @@ from train_parts.material import make_material
 from train_parts.processes import results_of
 from train_parts.recipes import write_recipe
 from train_parts.table import markdown, ratios
-from train_parts.work import BF16, SETTINGS, UNSLOTH, WAYS, Job, Setting, folder_of
+from train_parts.work import SETTINGS, UNSLOTH, WAYS, WHOLE, Job, Setting, folder_of
 
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
 CPU_WAYS = ["TRL as it ships", "TRL, same settings", "ftune"]
+EVERY_WAY = [*WAYS, *WHOLE, UNSLOTH, *CPU_WAYS]
 TINY = [Setting("tiny LoRA", "tiny"), Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True)]
 
 
@@ -49,7 +51,7 @@ def gpu_jobs(
         make_material(folder, setting.model, rows=(steps + 2) * rows * 8, mean=mean, longest=longest)
         recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
         for way in ways:
-            if way != BF16 or setting.full:
+            if way not in WHOLE or setting.full:
                 packages = unsloth if way == UNSLOTH else ""
                 yield Job(way, setting, recipe, steps, steps // 3, longest, rows, packages)
 
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for models and rows; kept. By default a temporary one")
     parser.add_argument("--results", type=Path, help="a file that JSON lines are added to")
     parser.add_argument("--only", nargs="*", metavar="SETTING", help="; ".join(setting.name for setting in SETTINGS))
-    parser.add_argument("--ways", nargs="*", metavar="WAY", help="; ".join(dict.fromkeys([*WAYS, UNSLOTH, *CPU_WAYS])))
+    parser.add_argument("--ways", nargs="*", metavar="WAY", help="; ".join(dict.fromkeys(EVERY_WAY)))
     parser.add_argument("--unsloth", default="", metavar="FOLDER", help="of packages: measure Unsloth too")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3, help="of --cpu")

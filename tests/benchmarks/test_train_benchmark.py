@@ -93,6 +93,20 @@ def test_the_table_has_a_line_for_each_way_and_ratios_for_ftune(monkeypatch: pyt
     assert table["ratios"]([trl, *ours, failed]) == "s: ftune is 2.00 x as fast as TRL (2.00 x by processor time)"
 
 
+def test_fp8_is_measured_where_it_is_asked_for_and_all_parameters_train(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "train.py"))
+    fp8 = [way for way in script["WHOLE"] if "fp8" in way]
+    assert not set(fp8) & set(script["WAYS"])
+    jobs = script["gpu_jobs"](script["TINY"], ["ftune, packed", *fp8], tmp_path, 2)
+    assert [(job.setting.full, job.way) for job in jobs] == [
+        (False, "ftune, packed"),
+        *((True, way) for way in ("ftune, packed", *fp8)),
+    ]
+
+
 @pytest.mark.slow
 def test_all_ways_are_measured_in_the_try_out_size(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -17,6 +17,7 @@ from ftune.plan.job import Job, Spread
 from ftune.speed.documents import NAME, rows_attention
 from ftune.speed.flat import borders_of
 from ftune.speed.folded import folded, watched
+from ftune.speed.fp8 import fp8_products
 from tests.plan import kernel_for_rows
 
 ROWS, TOKENS, RANK = 3, 37, 4
@@ -82,6 +83,8 @@ class Case:
     """Layers are, as inductor divides them into forward and backward passes."""
     folded: bool = False
     """Adapters are in the products of their layers."""
+    fp8: bool = False
+    """Products are in FP8, by PyTorch's own for CPUs."""
     zero: bool = False
     """Weights and adapters are in the dtype of products, as DeepSpeed and FSDP2 make them."""
 
@@ -105,6 +108,7 @@ class Case:
             flat=self.flat,
             on_gpu=self.on_gpu,
             compiled=self.compiled,
+            fp8=self.fp8,
             folded=self.folded,
             equal_rows=not self.padded,
             attention=self.attention,
@@ -167,6 +171,8 @@ class Case:
         with ExitStack() as stack:
             if self.folded:
                 stack.enter_context(fold(model, inner, {**given, **batch}))
+            if self.fp8:
+                stack.enter_context(fp8_products(inner, "tensorwise", emulated=False))
             own |= {value.untyped_storage().data_ptr() for value in model.parameters()}
             stack.enter_context(saving)
             stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed))
@@ -221,6 +227,9 @@ CASES = [
 COMPILED = [
     pytest.param(Case(QWEN3, "lora", flat=True, compiled=True, folded=True)),
     pytest.param(Case(LLAMA, "all", flat=True, on_gpu=True, compiled=True), marks=pytest.mark.slow),
+    pytest.param(
+        Case(LLAMA, "all", flat=True, on_gpu=True, compiled=True, zero=True, fp8=True), marks=pytest.mark.slow
+    ),
     pytest.param(Case(LLAMA, "lora", flat=True, compiled=True, folded=True), marks=pytest.mark.slow),
     pytest.param(Case(QWEN3, "lora", flat=True, on_gpu=True, compiled=True), marks=pytest.mark.slow),
     pytest.param(Case(PHI3, "lora", flat=True, on_gpu=True, compiled=True, zero=True), marks=pytest.mark.slow),

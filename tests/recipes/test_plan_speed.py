@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ftune.plan.adapter import Adapter
 from ftune.plan.families import FAMILIES, shape_of_config
 from ftune.plan.job import Job, Spread
+from ftune.plan.weights import copies
 from ftune.recipes.load import load_recipe
 from ftune.recipes.runs.plan_command import ELSEWHERE
 from ftune.recipes.runs.plan_rows import Rows
@@ -117,3 +118,14 @@ def test_layers_are_compiled_for_runs_that_last(hours: float | None, asked: str,
     assert not compiled(recipe, replace(job, spread=Spread(type="fsdp", processes=2)), time).compiled
     assert not compiled(recipe, replace(job, loss="tiled"), time).compiled
     assert not compiled(recipe_of("rm"), replace(job, kind="rm", flat=False), time).compiled
+
+
+def test_fp8_is_planned_in_layers_that_are_compiled_for_it() -> None:
+    whole = Adapter(base=shape_of_config(CONFIGS[0]).parameters)
+    job = Job(shape=shape_of_config(CONFIGS[0]), adapter=whole, flat=True, loss="fused")
+    short = Time(10, 0.0, 0.001, 0.3, "the test", 1)
+    plain = compiled(recipe_of("sft", "peft=full"), job, None)
+    found = compiled(recipe_of("sft", "peft=full", "speed.fp8=rowwise"), job, short)
+    assert (found.compiled, found.fp8, plain.fp8) == (True, True, False)
+    assert copies(found) == 0 < copies(plain)
+    assert not compiled(recipe_of("sft", "peft=full", "speed.fp8=rowwise"), replace(job, on_gpu=False), None).fp8

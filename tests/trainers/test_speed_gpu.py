@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 
 from ftune.speed.flat import FlatCollator
 from ftune.speed.loss import add_places
-from ftune.trainers.speed import at_speed
+from ftune.trainers.speed import Wanted, at_speed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -125,3 +125,31 @@ def test_four_bit_weights_are_folded_too(tmp_path: Any) -> None:
         found, ours = measured(model, LENGTHS[0])
     assert found == pytest.approx(loss, rel=0.01)
     assert off(ours, slopes) <= 0.05
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="the GPU has no FP8"
+)
+@pytest.mark.parametrize("scales", ["tensorwise", "rowwise"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_fp8_is_as_far_off_as_it_rounds(scales: Any, dtype: torch.dtype, checkpointing: bool) -> None:
+    """In one graph for batches of any size, with a GPU's own products, and gone behind."""
+    pytest.importorskip("torchao")
+    exact = [plain(model_of("llama", full=True, dtype=torch.float32), lengths) for lengths in LENGTHS]
+    model = model_of("llama", full=True, dtype=dtype)
+    parameters = list(model.parameters())
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    wanted = Wanted(fp8=scales)
+    with at_speed(model, rows_of(LENGTHS[0]), torch.bfloat16, longest=700, wanted=wanted) as speed:
+        assert (speed.compiled_layers, speed.fp8, speed.fp8_products, speed.reasons) == (True, scales, 21, {})
+        model.train()
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for lengths, (loss, slopes) in zip(LENGTHS, exact, strict=True):
+            found, ours = measured(model, lengths)
+            assert found == pytest.approx(loss, rel=0.01)
+            assert off(ours, slopes) <= 0.3  # emulated on a CPU: 0.16 to 0.2
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs <= 2  # those of the loss
+        assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    assert {type(module).__name__ for module in model.modules() if isinstance(module, torch.nn.Linear)} == {"Linear"}

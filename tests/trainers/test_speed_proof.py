@@ -84,3 +84,26 @@ def test_a_fault_is_told(factor: float, said: str) -> None:
         assert said in proof.fault(model)
         hook.remove()
         assert proof.fault(model) == ""
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.01, ""), (3.0, "the loss becomes"), (-1.0, "another one (cosine -")])
+def test_fp8_may_be_as_far_off_as_it_rounds(factor: float, said: str) -> None:
+    """What a proof of the same numbers does not let pass; the last norm, scaled, scales all logits."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**GROUPED))
+    candidates(torch.device("cpu"))
+    head = lossy_head(model)
+    assert not isinstance(head, str)
+    give_loss(model, head)
+    with attention(model, NAME):
+        proof = Proof.of(model, ROWS, torch.float32, 0)
+
+        def change(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+            return out * factor if factor > 0 else out.detach() * 2 - out
+
+        hook = model.model.norm.register_forward_hook(change)
+        assert proof.fault(model) != ""
+        found = proof.fault(model, fp8=True)
+        assert said in found
+        assert bool(found) == bool(said)
+        hook.remove()

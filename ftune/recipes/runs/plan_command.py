@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from ftune.recipes.runs.plan_fit import Fitted
     from ftune.recipes.runs.plan_probe import Program
 
-ELSEWHERE = frozenset({"model", "data", "optim", "backend", "log", "ptx", "reward_model", "rewards", "gold", "rollout"})
+ELSEWHERE = frozenset(
+    {"model", "data", "optim", "backend", "log", "ptx", "reward_model", "rewards", "gold", "rollout", "speed"}
+)
 """Sections that name devices, packages and files, which need not be on the machine that plans."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}

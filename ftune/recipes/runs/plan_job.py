@@ -18,6 +18,9 @@ ANSWERS = 2
 """Rows of a pair, which `ftune rm` computes together; a ranking of more answers has more."""
 
 
+FP8_TIME = "speed.fp8: time is planned as that of bf16, and shares of the peak are of the peak in bf16"
+
+
 def job_of(
     recipe: "TrainingRecipe | PpoRecipe",
     shape: ModelShape,
@@ -52,6 +55,7 @@ def _of_training(
         shape = classifier(shape, _outputs(head))
         if head.type == "scalar":
             answers, notes = ANSWERS, ["rows are taken as pairs; rankings have more answers each"]
+    notes += [FP8_TIME] if getattr(getattr(recipe, "speed", None), "fp8", "off") != "off" else []
     adapter = recipe.peft.planned(shape)
     speed = speed_of(recipe, shape, adapter, spread, on_gpu=on_gpu)
     whole = speed["flat"] and speed["loss"] == "fused"

@@ -65,7 +65,8 @@ def compiled(recipe: "TrainingRecipe", job: Job, time: "Time | None") -> Job:
     if not able or speed.compiled_layers == "off":
         return job
     short = time is not None and time.hours * HOUR < SHORT_S
-    return replace(job, compiled=speed.compiled_layers == "on" or not short)
+    asked = speed.compiled_layers == "on" or speed.fp8 != "off"
+    return replace(job, compiled=asked or not short, fp8=speed.fp8 != "off")
 
 
 def _in_parts(spread: Spread) -> bool:

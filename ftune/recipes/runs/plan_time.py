@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EPOCHS = 3.0
 """Of a recipe that gives neither `epochs` nor `max_steps`."""
 
-SAME = (("type",), ("model", "path"), ("model", "quantization"), ("peft", "type"))
+SAME = (("type",), ("model", "path"), ("model", "quantization"), ("peft", "type"), ("speed", "fp8"))
 """What an earlier run has to have in common for its speed to be this one's."""
 
 

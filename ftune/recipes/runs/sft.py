@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from ftune.models.dtype import torch_name
 from ftune.plan.work import HOUR
 from ftune.recipes.base import RunOptions
+from ftune.recipes.runs.fp8 import check_fp8
 from ftune.recipes.runs.inputs import packing_line
 from ftune.recipes.runs.plan_speed import SHORT_S
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
@@ -37,6 +38,7 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
     from ftune.trainers.speed import at_speed
 
     inputs, say = run.inputs, run.say
+    check_fp8(recipe.speed.fp8, run.place)
     model = wrapped_model(run)
     probed = [inputs.train.ids(index) for index in range(min(recipe.batch.rows_at_once, len(inputs.train)))]
     dtype = getattr(torch, torch_name(run.place.dtype))
@@ -70,12 +72,14 @@ def wanted_of(asked: "Speed", backend: "Backend", time: "Time | None", *, on_gpu
     from ftune.trainers.speed import Wanted
 
     whole = f"the backend '{backend.name}' has the weights in parts" if backend.shards() else True
-    short = on_gpu and asked.compiled_layers == "auto" and time is not None and time.hours * HOUR < SHORT_S
+    left_open = asked.compiled_layers == "auto" and asked.fp8 == "off"
+    short = on_gpu and left_open and time is not None and time.hours * HOUR < SHORT_S
     return Wanted(
         packed_attention=asked.packed_attention != "off",
         fused_loss=asked.fused_loss != "off",
         folded_lora=asked.folded_lora != "off" and whole,
         compiled_layers=asked.compiled_layers != "off" and (SHORT_RUN if short else whole),
+        fp8=None if asked.fp8 == "off" else asked.fp8,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from train_parts.clock import Clock, watch_every_trainer
-from train_parts.work import BF16, Job, Result
+from train_parts.work import FP8, Job, Result
 
 RUN = 2000
 """Steps of the run that is measured at its beginning: what starts slowly to be fast later is for such runs."""
@@ -29,8 +29,10 @@ def train(job: Job) -> Result:
     words = ["schedule.epochs=null", f"schedule.max_steps={RUN}", "checkpoint.every=never"]
     if job.way != "ftune":
         words += ["data.packing=true", f"batch.gradient_accumulation_steps={job.setting.passes}"]
-    if job.way == BF16:
+    if job.way.endswith("bf16 weights"):
         words += ["optim.optimizer=adamw_bf16", "model.dtype=bf16"]
+    if fp8 := FP8.get(job.way.removesuffix(", bf16 weights")):
+        words.append(f"speed.fp8={fp8}")
     events = run(job.recipe, words)
     told = {event["kind"]: event for event in events}
     peak = max(event["memory_gib"] for event in events if event["kind"] == "step")  # not of the proof behind them

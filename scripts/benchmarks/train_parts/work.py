@@ -70,6 +70,10 @@ SETTINGS = [
 ]
 BF16 = "ftune, packed, bf16 weights"
 UNSLOTH = "Unsloth at its best"
+FP8 = {"ftune, packed, fp8": "tensorwise", "ftune, packed, fp8 rowwise": "rowwise"}
+"""Ways whose products are in FP8, and the value of `speed.fp8`; with `, bf16 weights` behind, weights are bf16 too."""
+WHOLE = [BF16, *FP8, *(f"{way}, bf16 weights" for way in FP8)]
+"""Ways for settings in which all parameters train. FP8 has other losses, and is measured where it is asked for."""
 WAYS = ["TRL as it ships", "TRL at its best", "hand-tuned loop", "ftune, packed", "ftune", BF16]
 """Who trains. `ftune` has the shipped defaults, which train fp32 weights where all train; TRL at its best and the loop
 tuned by hand have bf16 there, as the last way has; TRL as it ships computes activations again in every setting.
