@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -14,8 +15,10 @@ from ftune.models.output_head import is_virtual
 from ftune.speed.attention import WORDS, attention, candidates, switchable
 from ftune.speed.compiled import compiled_layers, decoder_layers
 from ftune.speed.extras import UnsupportedError
+from ftune.speed.flat import FlatCollator
 from ftune.speed.folded import foldable, folded, watched
 from ftune.speed.loss import give_loss, loss_fault, lossy_head
+from ftune.speed.selective import selective_layers
 from ftune.trainers.probe import packing_fault
 from ftune.trainers.speed_proof import Proof
 
@@ -86,12 +89,13 @@ def at_speed(
     longest: int = 0,
     asked: str = "auto",
     wanted: Wanted = Wanted(),
+    selective: bool = False,
 ) -> Iterator[Speed]:
     """The model with what of it is exact with this model on this machine; behind, it is as it was, but for its loss.
 
     `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled on more of
     them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
-    products.
+    products. `selective` layers checkpoint themselves; raises ModelError where they cannot.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
     speed = Speed()
@@ -107,6 +111,9 @@ def at_speed(
             speed = speed.without("fused_loss", why) if why else replace(speed, fused_loss=True)
         if speed.attention:
             stack.enter_context(attention(model, speed.attention))
+        if selective:  # before gradients are tried: that must not need more memory than the run
+            with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
+                stack.enter_context(selective_layers(model, _looked_at(model, shortened, flat=bool(speed.attention))))
         if speed.attention and speed.fused_loss:
             if wanted.folded_lora and any(foldable(module) for module in model.modules()):
                 speed = _fold(model, speed, wanted.folded_lora, Proof.of(model, shortened, dtype, longest), stack)
@@ -114,6 +121,15 @@ def at_speed(
                 of_many = partial(Proof.of, model, _many(rows), dtype, longest)
                 speed = _compile(model, speed, wanted.compiled_layers, of_many, stack)
         yield speed
+
+
+def _looked_at(model: PreTrainedModel, rows: list[list[int]], *, flat: bool) -> dict[str, Any]:
+    """A batch as the run has them, of the first row where it pads."""
+    batch: dict[str, Any] = {"input_ids": torch.tensor(rows[:1])}
+    if flat:
+        batch = FlatCollator()([{"input_ids": row, "labels": row} for row in rows])
+        del batch["labels"]
+    return {name: value.to(device_of(model)) if torch.is_tensor(value) else value for name, value in batch.items()}
 
 
 def _fold(model: PreTrainedModel, speed: Speed, wanted: bool | str, proof: Proof, stack: ExitStack) -> Speed:

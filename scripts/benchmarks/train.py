@@ -35,7 +35,11 @@ from train_parts.work import BF16, SETTINGS, UNSLOTH, WAYS, Job, Setting, folder
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
 CPU_WAYS = ["TRL as it ships", "TRL, same settings", "ftune"]
-TINY = [Setting("tiny LoRA", "tiny"), Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True)]
+TINY = [
+    Setting("tiny LoRA", "tiny"),
+    Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True),
+    Setting("tiny full, selective checkpointing", "tiny", full=True, selective=True),
+]
 
 
 def gpu_jobs(
@@ -49,7 +53,7 @@ def gpu_jobs(
         make_material(folder, setting.model, rows=(steps + 2) * rows * 8, mean=mean, longest=longest)
         recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
         for way in ways:
-            if way != BF16 or setting.full:
+            if (way != BF16 or setting.full) and (way.startswith("ftune") or not setting.selective):
                 packages = unsloth if way == UNSLOTH else ""
                 yield Job(way, setting, recipe, steps, steps // 3, longest, rows, packages)
 

@@ -23,6 +23,12 @@ GIB = 2**30
 SMALLEST = GIB // 100
 """Smaller parts are told together."""
 
+CHECKPOINTING: dict[Any, str] = {
+    False: "",
+    "selective": "selective activation checkpointing",
+    True: "activation checkpointing",
+}
+
 VISIBLE = 0.01
 """A difference in arithmetic below is none."""
 
@@ -87,7 +93,7 @@ def cards(plans: Sequence["Plan"]) -> list[str]:
             lines.append(f"{gpu.name:<{NAME}}{_gib(plan.estimate.total):>9}{_gib(gpu.usable):>9}   {said}")
             values = {choice.key: choice.value for choice in plan.chosen}
             auto = f"micro-batch {values['micro_batch_size']}" if "micro_batch_size" in values else ""
-            with_it = "activation checkpointing" if values.get("activation_checkpointing") else ""
+            with_it = CHECKPOINTING[values.get("activation_checkpointing", False)]
             lines += [f"  with {' and '.join(filter(None, (auto, with_it)))}"] if auto or with_it else []
     return lines
 
@@ -174,7 +180,8 @@ def _batch(plan: "Plan") -> str:
     rows = "1 row" if job.micro_batch_size == 1 else f"{job.micro_batch_size} rows"
     length = f"{job.tokens:,}" if job.packed or plan.rows.equal else f"up to {job.tokens:,}"
     steps = f", {job.accumulation} times a step" if job.accumulation > 1 else ""
-    again = ", activations computed again" if job.checkpointing else ""
+    partly = "partly " if job.checkpointing == "selective" else ""
+    again = f", activations {partly}computed again" if job.checkpointing else ""
     together = job.micro_batch_size * job.tokens
     fewer = f" ({job.batch_tokens:,} together)" if job.batch_tokens < together else ""
     return f"{rows} of {length} tokens at once{fewer}{steps}{again}"

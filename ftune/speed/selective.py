@@ -1,0 +1,139 @@
+"""Selective activation checkpointing: a layer keeps what its attention reads and gives, and computes the rest again.
+
+Kept are the results of matrix products ahead of attention (queries, keys and values, and what adapters add to them) and
+those of attention itself; `ftune.plan.selected` counts them. Norms, the product behind attention and the feed-forward
+block, whose vectors are the widest, are computed again (arXiv:2205.05198, section 5, keeps all but attention, which was
+the dear part before it was one kernel). A plain layer and a compiled one keep the same: the checkpoint lies within what
+is compiled.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from ftune.core.errors import ModelError
+from ftune.speed.compiled import decoder_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "_scaled_mm")
+"""Of PyTorch's operations, those that multiply matrices."""
+
+WHERE, OTHERWISE = "batch.activation_checkpointing: 'selective':", "set it to true"
+
+CACHES = ("past_key_values", "layer_past")
+"""What a layer is given to remember keys and values in; computed again, it would remember them twice."""
+
+
+@cache
+def is_attention(operation: Any) -> bool:
+    """Whether an operation is attention as a whole: PyTorch's for rows of one or of all lengths, flash-attn's."""
+    name = str(operation)
+    return "attention" in name or "attn" in name
+
+
+@cache
+def is_product(operation: Any) -> bool:
+    """Whether an operation is a matrix product."""
+    return str(operation).split(".")[:2] in (["aten", name] for name in PRODUCTS)
+
+
+class UpToAttention:
+    """The policy of one pass through a layer: it is asked about each operation, in order."""
+
+    def __init__(self) -> None:
+        self._passed = {False: False, True: False}
+
+    def __call__(self, context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        """Whether its result is kept; PyTorch up to 2.12 asks once more when it computes again."""
+        if is_attention(operation):
+            self._passed[context.is_recompute] = True
+            return CheckpointPolicy.MUST_SAVE
+        ahead = not self._passed[context.is_recompute]
+        return CheckpointPolicy.MUST_SAVE if ahead and is_product(operation) else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@contextmanager
+def selective_layers(model: "PreTrainedModel", batch: dict[str, Any]) -> Iterator[None]:
+    """The model with decoder layers that checkpoint themselves in training; behind, they are as they were.
+
+    `batch` is any that the model reads, by which its attention is looked at. Raises ModelError where layers cannot do
+    it. What is compiled is entered within.
+    """
+    layers = decoder_layers(model)
+    if not layers:
+        raise ModelError(f"{WHERE} the model does not say which layers it repeats; {OTHERWISE}")
+    if _without_attention(model, layers, batch):
+        raise ModelError(
+            f"{WHERE} attention of this model is not one operation, whose result could be kept; {OTHERWISE}"
+        )
+    plain: Any = type(layers[0])
+    for layer in layers:
+        layer.__class__ = _selective_class(plain)
+    try:
+        with torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
+            yield
+    finally:
+        for layer in layers:
+            layer.__class__ = plain
+
+
+@cache
+def _selective_class(plain: Any) -> type:
+    def forward(self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return plain.forward(self, hidden_states, *args, **kwargs)
+        kwargs = {name: None if name in CACHES else value for name, value in kwargs.items()}
+
+        def layer(hidden_states: Tensor) -> Any:
+            return plain.forward(self, hidden_states, *args, **kwargs)
+
+        return checkpoint(layer, hidden_states, use_reentrant=False, context_fn=_contexts)
+
+    return type(plain.__name__, (plain,), {"forward": forward})
+
+
+def _contexts() -> Any:
+    return create_selective_checkpoint_contexts(UpToAttention())  # type: ignore[no-untyped-call]
+
+
+class _Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Whether there was attention among operations."""
+
+    seen = False
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or is_attention(operation)
+        return operation(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def _without_attention(model: "PreTrainedModel", layers: list[nn.Module], batch: dict[str, Any]) -> bool:
+    """Whether a layer has no operation that is attention."""
+    looks: list[_Looks] = []
+
+    def begin(*_: Any) -> None:
+        looks.append(_Looks())  # type: ignore[no-untyped-call]
+        looks[-1].__enter__()  # type: ignore[no-untyped-call]
+
+    def end(*_: Any) -> None:
+        looks[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    was_training = model.training
+    model.eval()
+    hooks = [one.register_forward_pre_hook(begin) for one in layers]
+    hooks += [one.register_forward_hook(end, always_call=True) for one in layers]
+    try:
+        model(**batch, use_cache=False)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return not all(look.seen for look in looks)
