@@ -75,6 +75,7 @@ class TrainingRecipe(Recipe):
         quantization = self.model.quantization.type
         return {
             "activation_checkpointing": ("batch.activation_checkpointing", bool(self.batch.checkpointing)),
+            "selective_checkpointing": ("batch.activation_checkpointing", self.batch.selects),
             "unquantized": ("model.quantization", quantization == "none"),
             "nf4": ("model.quantization", quantization == "nf4"),
             "int8": ("model.quantization", quantization == "int8"),

@@ -7,6 +7,7 @@ the dear part before it was one kernel). A plain layer and a compiled one keep t
 is compiled.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ftune.core.errors import ModelError
@@ -70,10 +72,14 @@ def selective_layers(model: "PreTrainedModel", batch: dict[str, Any]) -> Iterato
     layers = decoder_layers(model)
     if not layers:
         raise ModelError(f"{WHERE} the model does not say which layers it repeats; {OTHERWISE}")
-    if _without_attention(model, layers, batch):
+    looks = _looked_at(model, layers, batch)
+    if any(look.in_place for look in looks):
+        raise ModelError(f"{WHERE} this model or its method writes into what would be kept; {OTHERWISE}")
+    if not all(look.seen for look in looks):
         raise ModelError(
             f"{WHERE} attention of this model is not one operation, whose result could be kept; {OTHERWISE}"
         )
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)  # it warns of what was just looked at
     plain: Any = type(layers[0])
     for layer in layers:
         layer.__class__ = _selective_class(plain)
@@ -105,22 +111,34 @@ def _contexts() -> Any:
 
 
 class _Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Whether there was attention among operations."""
+    """Whether there was attention among operations, and whether one has written into what would be kept."""
 
-    seen = False
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = self.in_place = False
+        self._kept: list[Tensor] = []
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen = self.seen or is_attention(operation)
-        return operation(*args, **(kwargs or {}))
+        if getattr(operation, "_schema", None) is not None and operation._schema.is_mutable:
+            self.in_place |= torch.is_tensor(args[0]) and any(_same_storage(one, args[0]) for one in self._kept)
+        made = operation(*args, **(kwargs or {}))
+        self.seen |= is_attention(operation)
+        if is_attention(operation) or (is_product(operation) and not self.seen):
+            self._kept += [one for one in tree_leaves(made) if torch.is_tensor(one)]
+        return made
+
+
+def _same_storage(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 @torch.no_grad()
-def _without_attention(model: "PreTrainedModel", layers: list[nn.Module], batch: dict[str, Any]) -> bool:
-    """Whether a layer has no operation that is attention."""
+def _looked_at(model: "PreTrainedModel", layers: list[nn.Module], batch: dict[str, Any]) -> list[_Looks]:
+    """What each layer does with a batch."""
     looks: list[_Looks] = []
 
     def begin(*_: Any) -> None:
-        looks.append(_Looks())  # type: ignore[no-untyped-call]
+        looks.append(_Looks())
         looks[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def end(*_: Any) -> None:
@@ -136,4 +154,4 @@ def _without_attention(model: "PreTrainedModel", layers: list[nn.Module], batch:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return not all(look.seen for look in looks)
+    return looks

@@ -84,7 +84,8 @@ def _tries(recipe: "TrainingRecipe", numbers: list[int], spread: Spread) -> "Ite
     numbers = numbers if batch.micro_batch_size == "auto" else [batch.micro_batch_size]
     states: list[int | str] = [batch.checkpointing]
     if batch.activation_checkpointing == "auto" and "activation_checkpointing" not in recipe.peft.limits():
-        states += [True] if spread.type in ("zero", "fsdp") else ["selective", True]  # with parts it is refused
+        refused = spread.type in ("zero", "fsdp") or "selective_checkpointing" in recipe.peft.limits()
+        states += [True] if refused else ["selective", True]
     for state in states:
         for number in numbers:
             yield with_batch(recipe, {"micro_batch_size": number, "activation_checkpointing": state})
