@@ -20,6 +20,7 @@ from ftune.recipes.runs.plan_changes import rungs
 from ftune.recipes.runs.plan_command import ELSEWHERE
 from ftune.recipes.runs.plan_fit import fit, mildest_changes
 from ftune.recipes.runs.plan_rows import Rows
+from ftune.recipes.runs.plan_text import as_dict, headline
 from ftune.recipes.runs.plan_world import Asked
 from tests.cli.test_plan import LLAMA_8B
 
@@ -351,6 +352,15 @@ def test_a_part_that_is_kept_lies_between_all_and_nothing(peft: str) -> None:
     assert full < selective < off
     off, selective, full = (token_flops(found.job) for found in states)
     assert off < selective < full
+
+
+def test_a_plan_names_what_is_kept() -> None:
+    found = plan("sft", "batch.activation_checkpointing=selective", "speed.folded_lora=off", "peft=full")
+    assert "bytes a token: self_attn.q_proj 8,192, self_attn.k_proj 2,048," in " ".join(
+        " ".join(headline(found)).split()
+    )
+    assert as_dict(found)["kept_of_a_token_and_layer"]["attention"] == 2 * 4096 + 4 * 32
+    assert as_dict(plan("sft"))["kept_of_a_token_and_layer"] == {}
 
 
 STATES = ("false", "selective", "true")

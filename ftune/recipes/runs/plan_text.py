@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from ftune.plan.selected import selected
 from ftune.plan.work import HOUR
 from ftune.recipes.runs.plan_changes import pasted
 from ftune.recipes.runs.plan_time import steps_of, time_of
@@ -44,7 +45,7 @@ def headline(plan: "Plan") -> list[str]:
         f"{_batch(plan)}; {job.dtype}; {_processes(plan)}",
         f"row lengths: {plan.rows.said_by}",
     ]
-    lines += [*map(str, plan.chosen), *plan.notes]
+    lines += [*map(str, plan.chosen), *plan.notes, *_kept(plan)]
     return [part for line in lines for part in wrap(line, WIDTH, subsequent_indent="  ")]
 
 
@@ -133,6 +134,7 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
         "micro_batch_size": job.micro_batch_size,
         "accumulation": job.accumulation,
         "activation_checkpointing": job.checkpointing,
+        "kept_of_a_token_and_layer": selected(job) if job.checkpointing == "selective" else {},
         "tokens": job.tokens,
         "batch_tokens": job.batch_tokens,
         "rows": {"count": plan.rows.count, "tokens": plan.rows.tokens, "said_by": plan.rows.said_by},
@@ -185,6 +187,13 @@ def _batch(plan: "Plan") -> str:
     together = job.micro_batch_size * job.tokens
     fewer = f" ({job.batch_tokens:,} together)" if job.batch_tokens < together else ""
     return f"{rows} of {length} tokens at once{fewer}{steps}{again}"
+
+
+def _kept(plan: "Plan") -> Iterator[str]:
+    """What selective checkpointing does not compute again."""
+    if plan.job.checkpointing == "selective":
+        parts = ", ".join(f"{name} {size:,}" for name, size in selected(plan.job).items())
+        yield f"kept of each layer beside its input, bytes a token: {parts}"
 
 
 def _processes(plan: "Plan") -> str:
