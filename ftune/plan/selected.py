@@ -18,7 +18,7 @@ def selected(job: Job) -> dict[str, int]:
     for group in folded.groups(job) if job.folded else ():
         if group.layers[0].name in ahead:
             names = [layer.name for layer in group.layers]
-            found[" ".join(names)] = job.width * (group.outputs + group.low)
+            found[" + ".join(names)] = job.width * (group.outputs + group.low)
             ahead = {name: linear for name, linear in ahead.items() if name not in names}
     ranks = dict(job.adapter.low_rank)
     for name, linear in ahead.items():

@@ -48,7 +48,7 @@ def test_adapters_are_kept_beside_their_layers_or_in_their_product() -> None:
         "attention": 144,
     }
     assert selected(replace(job, folded=True)) == {
-        "self_attn.q_proj self_attn.v_proj": 128 + 64 + 128,  # a GPU's 64 columns
+        "self_attn.q_proj + self_attn.v_proj": 128 + 64 + 128,  # a GPU's 64 columns
         "self_attn.k_proj": 64,
         "attention": 144,
     }
