@@ -1,4 +1,5 @@
-"""What makes training fast and changes no result: flat batches, fused loss, folded adapters, compiled layers.
+"""What makes training fast and changes no result: flat batches, fused loss, folded adapters, compiled
+layers; and checkpoints that keep a part of a layer.
 
 Each part says by itself whether it is exact on a model, and why not; the trainers switch it on.
 """

@@ -15,36 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ftune.core.errors import ModelError
 from ftune.speed.compiled import decoder_layers
+from ftune.speed.operations import is_attention, is_product, looked_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "_scaled_mm")
-"""Of PyTorch's operations, those that multiply matrices."""
 
 WHERE, OTHERWISE = "batch.activation_checkpointing: 'selective':", "set it to true"
 
 CACHES = ("past_key_values", "layer_past")
 """What a layer is given to remember keys and values in; computed again, it would remember them twice."""
-
-
-@cache
-def is_attention(operation: Any) -> bool:
-    """Whether an operation is attention as a whole: PyTorch's for rows of one or of all lengths, flash-attn's."""
-    name = str(operation)
-    return "attention" in name or "attn" in name
-
-
-@cache
-def is_product(operation: Any) -> bool:
-    """Whether an operation is a matrix product."""
-    return str(operation).split(".")[:2] in (["aten", name] for name in PRODUCTS)
 
 
 class UpToAttention:
@@ -54,7 +37,7 @@ class UpToAttention:
         self._passed = {False: False, True: False}
 
     def __call__(self, context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        """Whether its result is kept; PyTorch up to 2.12 asks once more when it computes again."""
+        """Whether its result is kept; PyTorch 2.11 asks once more when it computes again, 2.13 does not."""
         if is_attention(operation):
             self._passed[context.is_recompute] = True
             return CheckpointPolicy.MUST_SAVE
@@ -72,10 +55,10 @@ def selective_layers(model: "PreTrainedModel", batch: dict[str, Any]) -> Iterato
     layers = decoder_layers(model)
     if not layers:
         raise ModelError(f"{WHERE} the model does not say which layers it repeats; {OTHERWISE}")
-    looks = _looked_at(model, layers, batch)
+    looks = looked_at(model, layers, batch)
     if any(look.in_place for look in looks):
         raise ModelError(f"{WHERE} this model or its method writes into what would be kept; {OTHERWISE}")
-    if not all(look.seen for look in looks):
+    if not all(look.attention for look in looks):
         raise ModelError(
             f"{WHERE} attention of this model is not one operation, whose result could be kept; {OTHERWISE}"
         )
@@ -108,50 +91,3 @@ def _selective_class(plain: Any) -> type:
 
 def _contexts() -> Any:
     return create_selective_checkpoint_contexts(UpToAttention())  # type: ignore[no-untyped-call]
-
-
-class _Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Whether there was attention among operations, and whether one has written into what would be kept."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = self.in_place = False
-        self._kept: list[Tensor] = []
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(operation, "_schema", None) is not None and operation._schema.is_mutable:
-            self.in_place |= torch.is_tensor(args[0]) and any(_same_storage(one, args[0]) for one in self._kept)
-        made = operation(*args, **(kwargs or {}))
-        self.seen |= is_attention(operation)
-        if is_attention(operation) or (is_product(operation) and not self.seen):
-            self._kept += [one for one in tree_leaves(made) if torch.is_tensor(one)]
-        return made
-
-
-def _same_storage(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
-@torch.no_grad()
-def _looked_at(model: "PreTrainedModel", layers: list[nn.Module], batch: dict[str, Any]) -> list[_Looks]:
-    """What each layer does with a batch."""
-    looks: list[_Looks] = []
-
-    def begin(*_: Any) -> None:
-        looks.append(_Looks())
-        looks[-1].__enter__()  # type: ignore[no-untyped-call]
-
-    def end(*_: Any) -> None:
-        looks[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-    was_training = model.training
-    model.eval()
-    hooks = [one.register_forward_pre_hook(begin) for one in layers]
-    hooks += [one.register_forward_hook(end, always_call=True) for one in layers]
-    try:
-        model(**batch, use_cache=False)
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return looks
