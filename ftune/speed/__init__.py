@@ -1,5 +1,6 @@
-"""What makes training fast and changes no result: flat batches, fused loss, folded adapters, compiled
-layers; and checkpoints that keep a part of a layer.
+"""What makes training fast and changes no result: flat batches, fused loss, folded adapters, compiled layers.
+
+And what makes it small at little cost: checkpoints that keep a part of a layer.
 
 Each part says by itself whether it is exact on a model, and why not; the trainers switch it on.
 """
