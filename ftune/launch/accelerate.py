@@ -30,7 +30,7 @@ def write_config(recipe: Recipe, folder: Path) -> Path:
     if not isinstance(recipe, TrainingRecipe | PpoRecipe):
         raise LaunchError(f"type: recipes of '{recipe.resolved()['type']}' have no backend; there is nothing to launch")
     if isinstance(recipe, TrainingRecipe):
-        for key, wanted in (("micro_batch_size", "a number"), ("activation_checkpointing", "true or false")):
+        for key, wanted in (("micro_batch_size", "a number"), ("activation_checkpointing", "true, selective or false")):
             if getattr(recipe.batch, key) == "auto":
                 raise LaunchError(f"batch.{key}: 'auto' is chosen where the run computes; a file needs {wanted}")
     gpus = count_gpus()

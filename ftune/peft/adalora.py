@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.core.errors import RecipeError
-from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
+from ftune.peft.base import IN_PLACE, NOTHING, Feature, Material, PeftMethod
 from ftune.peft.hook import TrainingHook
 from ftune.peft.places import adapted, trained
 from ftune.peft.targets import Targets, check_layers, chosen_linears, late_forward, task_type
@@ -116,9 +116,10 @@ class AdaLora(PeftMethod):
         super().export(model, folder)
 
     def limits(self) -> dict[Feature, str]:
-        """Backends that cut up what the rank allocator looks at."""
+        """Backends that cut up what the rank allocator looks at, and what keeps products that peft adds to in place."""
         reason = "it ranks triplets by whole parameters and gradients, and processes hold parts; use 'backend: ddp'"
-        return dict.fromkeys(("zero", "zero3", "fsdp"), reason)
+        limits: dict[Feature, str] = dict.fromkeys(("zero", "zero3", "fsdp"), reason)
+        return limits | {"selective_checkpointing": IN_PLACE}
 
     def hook(self, model: "PeftModel") -> TrainingHook:
         """The rank allocator and the regulariser."""

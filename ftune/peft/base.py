@@ -21,6 +21,7 @@ Feature = Literal[
     "unquantized",
     "packing",
     "activation_checkpointing",
+    "selective_checkpointing",
     "nf4",
     "int8",
     "classification",
@@ -37,6 +38,7 @@ FEATURES: dict[Feature, str] = {
     "unquantized": "16 or 32 bit",
     "packing": "packing",
     "activation_checkpointing": "checkpointing",
+    "selective_checkpointing": "selective",
     "nf4": "NF4",
     "int8": "int8",
     "classification": "classifiers",
@@ -47,6 +49,13 @@ FEATURES: dict[Feature, str] = {
     "zero3": "ZeRO-3",
     "fsdp": "FSDP2",
 }
+
+
+IN_PLACE = (
+    "peft adds to products in place, so what is kept would not be what it was; use "
+    "'batch.activation_checkpointing: true'"
+)
+"""Why a method does not go with selective checkpointing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ftune.peft.base import Feature
+from ftune.peft.base import IN_PLACE, Feature
 from ftune.peft.virtual_tokens import KEYS_LIMITS
 
 _NEEDS_TASKS = (
@@ -51,14 +51,14 @@ LIMITS: dict[str, dict[Feature, str]] = {
         "encoder_decoder": "peft knows it for Llama, Mistral and GPT-2 only; use 'peft: lora'",
     },
     "beft": {"merge": "its biases have no place in layers without biases; use 'peft: {type: bitfit, add: true}'"},
-    "c3a": {"int8": _IN_PLACE, "step_zero": f"{_RANDOM}, or 'init_weights: true'"},
+    "c3a": {"int8": _IN_PLACE, "selective_checkpointing": IN_PLACE, "step_zero": f"{_RANDOM}, or 'init_weights: true'"},
     "cartridge": KEYS_LIMITS,
     "deft": _UNPACKED,
     "delora": _UNPACKED,
     "fourierft": {"step_zero": f"{_RANDOM}, or 'init_weights: true'"},
     "frod": _UNPACKED,
     "glora": _UNPACKED,
-    "gralora": {"int8": _IN_PLACE},
+    "gralora": {"int8": _IN_PLACE, "selective_checkpointing": IN_PLACE},
     "hra": _UNPACKED,
     "lily": {
         **_SHARED,

@@ -24,10 +24,15 @@ LIMITS: dict[Feature, str] = {
 }
 """What no method with virtual tokens goes together with."""
 
+_NO_CACHE = (
+    "transformers 5 drops the cache that holds the prefix while it checkpoints; lower 'batch.micro_batch_size', or use "
+    "'peft: prompt'"
+)
+
 KEYS_LIMITS: dict[Feature, str] = {
     **LIMITS,
-    "activation_checkpointing": "transformers 5 drops the cache that holds the prefix while it checkpoints; "
-    "lower 'batch.micro_batch_size', or use 'peft: prompt'",
+    "activation_checkpointing": _NO_CACHE,
+    "selective_checkpointing": _NO_CACHE,
     "encoder_decoder": "peft 0.21 gives a prefix to the decoder alone, and half of it to no layer; "
     "use 'peft: prompt' or 'peft: lora'",
 }

@@ -107,8 +107,8 @@ class Job:
     equal_rows: bool = False
     """Whether all rows of a batch are equally long, so that attention needs no mask for padding."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
-    checkpointing: bool = False
-    """Whether activations are computed again in the backward pass."""
+    checkpointing: Literal["selective"] | bool = False
+    """Whether activations are computed again in the backward pass: all of a layer's, or a part."""
     loss: Literal["fused", "tiled", "whole"] = "tiled"
     """Logits of some trained tokens at once, which become their own gradients; tiles of all tokens' logits, made twice
     (TRL's `fused_lm_head`); or all logits at once."""

@@ -1,6 +1,6 @@
 """The moments of a training step at which memory may peak."""
 
-from ftune.plan import activations
+from ftune.plan import activations, selected
 from ftune.plan.buckets import gathered, going_out, resident_buckets, sent
 from ftune.plan.job import Job
 from ftune.plan.logits import head_bytes, kept_after
@@ -32,11 +32,13 @@ def training_phases(job: Job, beside: Parts | None = None) -> tuple[Phase, ...]:
 
     The forward pass is told apart where activations are checkpointed, since autocast's copies are gone after it.
     """
-    kept = activations.inputs(job) if job.checkpointing else activations.saved(job)
+    chosen = selected.kept(job)
+    inputs = activations.inputs(job) + chosen * job.shape.layers
+    kept = inputs if job.checkpointing else activations.saved(job)
     layer, passing = activations.saved_layer(job), activations.passing(job) + sent(job)
     gradients = 0 if resident_buckets(job) else states(job).gradients
     earlier = gradients if job.accumulation > 1 else 0
-    again = layer if job.checkpointing else 0
+    again = layer - chosen if job.checkpointing else 0
     whole = gathered(job)
     cast = copies(job) // (job.shape.layers if job.checkpointing else 1)
     moments: dict[str, Parts] = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ftune.plan.activations import row_tokens, trains_linears
 from ftune.plan.gpus import Gpu
 from ftune.plan.job import Job, Roles
+from ftune.plan.selected import ahead_of_attention
 from ftune.plan.weights import stored_bytes
 
 SHARE = 0.35
@@ -77,9 +78,15 @@ def useful_flops(job: Job, tokens: int, squares: int, trained: int) -> float:
 
 
 def _again(job: Job) -> float:
-    """Of a token through all layers a second time, each but for its last product, of which nothing is kept."""
-    last = [linear.weights for linear in job.shape.layer_linears if linear.reads == "block"]
-    return forward_flops(job, head=False) - 2.0 * job.shape.layers * sum(last)
+    """Of a token through all layers a second time, each but for its last product, of which nothing is kept.
+
+    Nor for what selective checkpointing keeps.
+    """
+    missing = [linear.weights for linear in job.shape.layer_linears if linear.reads == "block"]
+    if job.checkpointing == "selective":
+        missing += [linear.weights for linear in ahead_of_attention(job)]
+        missing.append(2 * job.shape.query_width * row_tokens(job))
+    return forward_flops(job, head=False) - 2.0 * job.shape.layers * sum(missing)
 
 
 def training_work(job: Job, steps: int) -> Work:

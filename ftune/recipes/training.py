@@ -74,7 +74,8 @@ class TrainingRecipe(Recipe):
         """What a method may not go together with: the key that asks for it, and whether it is asked for."""
         quantization = self.model.quantization.type
         return {
-            "activation_checkpointing": ("batch.activation_checkpointing", self.batch.recomputes),
+            "activation_checkpointing": ("batch.activation_checkpointing", bool(self.batch.checkpointing)),
+            "selective_checkpointing": ("batch.activation_checkpointing", self.batch.selects),
             "unquantized": ("model.quantization", quantization == "none"),
             "nf4": ("model.quantization", quantization == "nf4"),
             "int8": ("model.quantization", quantization == "int8"),
@@ -87,10 +88,20 @@ class TrainingRecipe(Recipe):
             if is_used and feature in limits:
                 raise ValueError(f"{key}: {limits[feature]}")
         self._check_bf16()
+        if self.batch.selects and (why := self.selective_fault()):
+            raise ValueError(f"batch.activation_checkpointing: 'selective' {why}; set it to true")
         self.check_backend(self.backend)
         if self.eval != Eval() and self.data.validation is None:
             raise ValueError("eval: there are no held-out rows; add 'data.validation: 0.05' or remove 'eval'")
         return self
+
+    def selective_fault(self) -> str:
+        """Why a part of a layer's activations cannot be kept; empty where it can, as far as a recipe tells."""
+        if self.model.attention == "eager":
+            return "keeps what one operation gives, and 'model.attention: eager' is several"
+        if self.model.quantization.type == "int8":
+            return "knows products of numbers in 16 and 32 bit, and those of 'int8' are others"
+        return ""
 
     def _check_bf16(self) -> None:
         """Raises ValueError for a method or products that an optimiser of bf16 weights is not for."""
@@ -125,6 +136,11 @@ class TrainingRecipe(Recipe):
     def check_backend(self, backend: Backend) -> None:
         """Raises ValueError for what the recipe cannot do on a backend: its own, or what `auto` became."""
         check_together(backend, self.peft.limits(), self.optim.optimizer, self.model.quantization.type)
+        if self.batch.selects and backend.shards():
+            raise ValueError(
+                "batch.activation_checkpointing: 'selective' is for weights that are whole on each device, and "
+                f"'backend: {backend.name}' has them in parts; set it to true"
+            )
         if (count := backend.known_processes) is not None:
             try:
                 self.batch.accumulation(count)

@@ -117,9 +117,11 @@ class Batch(Section):
     gradient_accumulation_steps: Count | None = None
     """Micro-batches of one optimiser step, instead of `global_batch_size`; 1 when neither is given."""
 
-    activation_checkpointing: Literal["auto"] | bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, slower. `auto` does so on a
-    GPU where the run does not fit otherwise by the arithmetic of `ftune plan`, and never on a CPU."""
+    activation_checkpointing: Literal["auto", "selective"] | bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, slower. `selective` keeps
+    queries, keys, values and attention's result of each layer, and computes the rest again. `auto` takes the first of
+    `false`, `selective` and `true` with which the run fits on its GPU by the arithmetic of `ftune plan`, and `false` on
+    a CPU."""
 
     def training_args(self, world_size: int) -> dict[str, object]:
         """Batch sizes for this many processes, and activation checkpointing."""
@@ -137,8 +139,18 @@ class Batch(Section):
 
     @property
     def recomputes(self) -> bool:
-        """`activation_checkpointing` as true or false; false while it is still to be chosen."""
+        """Whether all of a layer is computed again; false while it is still to be chosen."""
         return self.activation_checkpointing is True
+
+    @property
+    def selects(self) -> bool:
+        """Whether a part of a layer is computed again."""
+        return self.activation_checkpointing == "selective"
+
+    @property
+    def checkpointing(self) -> Literal["selective"] | bool:
+        """`activation_checkpointing`; false while it is still to be chosen."""
+        return "selective" if self.selects else self.recomputes
 
     @model_validator(mode="after")
     def _one_truth(self) -> Self:

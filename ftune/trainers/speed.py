@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,9 +16,11 @@ from ftune.models.output_head import is_virtual
 from ftune.speed.attention import WORDS, attention, candidates, switchable
 from ftune.speed.compiled import compiled_layers, decoder_layers
 from ftune.speed.extras import UnsupportedError
+from ftune.speed.flat import FlatCollator
 from ftune.speed.folded import foldable, folded, watched
 from ftune.speed.fp8 import Scales, convertible, fp8_products
 from ftune.speed.loss import give_loss, loss_fault, lossy_head
+from ftune.speed.selective import selective_layers
 from ftune.trainers.probe import packing_fault
 from ftune.trainers.speed_proof import Proof
 
@@ -99,12 +102,14 @@ def at_speed(
     longest: int = 0,
     asked: str = "auto",
     wanted: Wanted = Wanted(),
+    selective: bool = False,
 ) -> Iterator[Speed]:
     """The model with what of it is exact with this model on this machine; behind, it is as it was, but for its loss.
 
     `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled on more of
     them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
-    products. Raises ModelError where FP8 is wanted and the model cannot have it, or is not nearly itself with it.
+    products. `selective` layers checkpoint themselves. Raises ModelError where they cannot, and where FP8 is wanted and
+    the model cannot have it, or is not nearly itself with it.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
     speed = Speed()
@@ -120,6 +125,9 @@ def at_speed(
             speed = speed.without("fused_loss", why) if why else replace(speed, fused_loss=True)
         if speed.attention:
             stack.enter_context(attention(model, speed.attention))
+        if selective:  # before gradients are tried: that must not need more memory than the run
+            with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
+                stack.enter_context(selective_layers(model, _looked_at(model, shortened, flat=bool(speed.attention))))
         if speed.attention and speed.fused_loss:
             if wanted.folded_lora and any(foldable(module) for module in model.modules()):
                 speed = _fold(model, speed, wanted.folded_lora, Proof.of(model, shortened, dtype, longest), stack)
@@ -135,6 +143,15 @@ def at_speed(
                 f"speed.fp8: it is for flat batches with a loss of their own ({why}); use 'speed.fp8: off'"
             )
         yield speed
+
+
+def _looked_at(model: PreTrainedModel, rows: list[list[int]], *, flat: bool) -> dict[str, Any]:
+    """A batch as the run has them, of the first row where it pads."""
+    batch: dict[str, Any] = {"input_ids": torch.tensor(rows[:1])}
+    if flat:
+        batch = FlatCollator()([{"input_ids": row, "labels": row} for row in rows])
+        del batch["labels"]
+    return {name: value.to(device_of(model)) if torch.is_tensor(value) else value for name, value in batch.items()}
 
 
 def _fold(model: PreTrainedModel, speed: Speed, wanted: bool | str, proof: Proof, stack: ExitStack) -> Speed:

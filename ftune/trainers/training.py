@@ -139,7 +139,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
         trainer.settle()  # the step before is told
         advice = around.when_out_of_memory(
             "halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
-            "set batch.activation_checkpointing: true or model.quantization: nf4, in this order"
+            "set batch.activation_checkpointing: selective, then true, or model.quantization: nf4, in this order"
         )
         raise LaunchError(
             f"out of GPU memory at step {trainer.state.global_step + 1} ({str(error).partition('. ')[0]}); {advice}"

@@ -37,7 +37,11 @@ HERE = Path(__file__).parent
 QUICKSTART = HERE.parents[1] / "recipes" / "quickstart.yaml"
 CPU_WAYS = ["TRL as it ships", "TRL, same settings", "ftune"]
 EVERY_WAY = [*WAYS, *WHOLE, UNSLOTH, *CPU_WAYS]
-TINY = [Setting("tiny LoRA", "tiny"), Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True)]
+TINY = [
+    Setting("tiny LoRA", "tiny"),
+    Setting("tiny full, checkpointing", "tiny", full=True, checkpointing=True),
+    Setting("tiny full, selective checkpointing", "tiny", full=True, selective=True),
+]
 
 
 def gpu_jobs(
@@ -51,7 +55,7 @@ def gpu_jobs(
         make_material(folder, setting.model, rows=(steps + 2) * rows * 8, mean=mean, longest=longest)
         recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
         for way in ways:
-            if way not in WHOLE or setting.full:
+            if (way not in WHOLE or setting.full) and (way.startswith("ftune") or not setting.selective):
                 packages = unsloth if way == UNSLOTH else ""
                 yield Job(way, setting, recipe, steps, steps // 3, longest, rows, packages)
 

@@ -1,6 +1,7 @@
 """What every PEFT method promises, run on each file of `ftune/peft` by discovery and on the settings in `cases`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from ftune.core.variants import variants_of
 from ftune.peft.adapters import load_adapter
 from ftune.peft.base import Material, PeftMethod, count_parameters
 from ftune.peft.library import LibraryMethod
+from ftune.speed.selective import selective_layers
 from ftune.trainers.probe import probe_packing
 from tests.contract.cases import cases, learning_rate, method
 
@@ -211,19 +213,22 @@ def test_packed_rows_do_not_see_each_other(case: str, base: Build, wrap: Wrap) -
 @pytest.mark.parametrize("case", rarely(able("activation_checkpointing")))
 def test_activation_checkpointing_changes_no_gradient(case: str, base: Build, wrap: Wrap) -> None:
     found = []
-    for checkpointing in (False, True):
+    able = "selective_checkpointing" not in method(case).limits()
+    for checkpointing in ("off", "all", "selective") if able else ("off", "all"):
         torch.manual_seed(3)
         model: Any = wrap(case, base)
         trained(model, case, steps=2)
-        model.train()
-        if checkpointing:
+        if checkpointing == "all":
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        torch.manual_seed(4)
-        model(input_ids=IDS, labels=IDS).loss.backward()
+        with selective_layers(model, {"input_ids": IDS}) if checkpointing == "selective" else nullcontext():
+            model.train()
+            torch.manual_seed(4)
+            model(input_ids=IDS, labels=IDS).loss.backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    plain, checkpointed = found
-    assert plain.keys() == checkpointed.keys()
-    assert all(torch.allclose(plain[name], checkpointed[name], rtol=1e-4, atol=1e-6) for name in plain)
+    plain, *checkpointed = found
+    for gradients in checkpointed:
+        assert plain.keys() == gradients.keys()
+        assert all(torch.allclose(plain[name], gradients[name], rtol=1e-4, atol=1e-6) for name in plain)
     assert any(bool(gradient.abs().max() > 0) for gradient in plain.values())
 
 

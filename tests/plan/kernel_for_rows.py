@@ -13,7 +13,7 @@ NAME = "kept_by_varlen"
 """In transformers' attention interface."""
 
 
-@torch.library.custom_op("ftune_tests::rows", mutates_args=())
+@torch.library.custom_op("ftune_tests::rows_attention", mutates_args=())
 def _rows(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return query.new_zeros(query.shape), query.new_zeros(query.shape[1], query.shape[0], dtype=torch.float32)
 
@@ -23,7 +23,7 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
 
 
-@torch.library.custom_op("ftune_tests::rows_backward", mutates_args=())
+@torch.library.custom_op("ftune_tests::rows_attention_backward", mutates_args=())
 def _backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Operations of a step against those that PyTorch counts, and the time and money that follow."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ftune.plan.families import shape_of_config
 from ftune.plan.gpus import find_gpu
 from ftune.plan.job import Job, Roles, Spread
 from ftune.plan.work import Work, cost, forward_flops, ppo_work, token_flops, training_work, useful_flops
+from ftune.speed.selective import selective_layers
 
 CONFIG = {
     "model_type": "llama",
@@ -36,10 +38,10 @@ LORA = replace(
 )
 
 
-def model(*, lora: bool) -> Any:
+def model(*, lora: bool, attention: str = "eager") -> Any:
     given = dict(CONFIG)
     settings = CONFIG_MAPPING[str(given.pop("model_type"))](**given)
-    made: Any = AutoModelForCausalLM.from_config(settings, attn_implementation="eager")
+    made: Any = AutoModelForCausalLM.from_config(settings, attn_implementation=attention)
     names = [linear.name.rpartition(".")[2] for linear in SHAPE.layer_linears]
     return get_peft_model(made, LoraConfig(r=RANK, target_modules=names)) if lora else made
 
@@ -70,6 +72,21 @@ def test_checkpointing_computes_the_layers_again() -> None:
     again = replace(FULL, checkpointing=True)
     assert token_flops(again) == counted(lora=False, again=True)
     assert token_flops(again) < token_flops(FULL) + forward_flops(FULL)
+
+
+def test_selective_checkpointing_computes_less_again() -> None:
+    """PyTorch counts no attention on a CPU, of which there is none to do again."""
+    ids = torch.zeros(ROWS, TOKENS, dtype=torch.int64)
+    found = []
+    for selective in (False, True):
+        made = model(lora=False, attention="sdpa").train()
+        layers = selective_layers(made, {"input_ids": ids}) if selective else nullcontext()
+        with layers, FlopCounterMode(display=False) as counter:
+            made(input_ids=ids, use_cache=False).logits.sum().backward()
+        found.append(counter.get_total_flops() / (ROWS * TOKENS))
+    again = replace(FULL, checkpointing="selective")
+    assert token_flops(again) - token_flops(FULL) == found[1] - found[0]
+    assert token_flops(again) < token_flops(replace(FULL, checkpointing=True))
 
 
 def test_eight_billion_parameters_cost_six_operations_each() -> None:

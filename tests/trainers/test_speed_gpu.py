@@ -1,5 +1,7 @@
 """On a GPU, what makes a run fast computes in 16 bit what the plain way computes, as exactly as that does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 
 from ftune.speed.flat import FlatCollator
 from ftune.speed.loss import add_places
-from ftune.trainers.speed import Wanted, at_speed
+from ftune.trainers.speed import Speed, Wanted, at_speed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -86,14 +88,12 @@ def off(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_as_exact_as_the_plain_way(family: str, full: bool, checkpointing: bool) -> None:
+@pytest.mark.parametrize("checkpointing", [False, "selective", True])
+def test_as_exact_as_the_plain_way(family: str, full: bool, checkpointing: bool | str) -> None:
     exact = [plain(model_of(family, full=full, dtype=torch.float32), lengths) for lengths in LENGTHS]
     model = model_of(family, full=full, dtype=torch.bfloat16)
     usual = [plain(model, lengths) for lengths in LENGTHS]
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    with at_speed(model, rows_of(LENGTHS[0]), torch.bfloat16, longest=700) as speed:
+    with checkpointed(model, checkpointing) as speed:
         assert (speed.compiled_layers, speed.fused_loss, speed.reasons) == (True, True, {})
         assert speed.folded_lora == (0 if full else 12)
         model.train()
@@ -103,6 +103,39 @@ def test_as_exact_as_the_plain_way(family: str, full: bool, checkpointing: bool)
             assert found == pytest.approx(loss, rel=0.01)
             assert off(ours, slopes) <= 1.3 * off(rounded, slopes) + 0.005
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs <= 2  # those of the loss
+
+
+@contextmanager
+def checkpointed(model: Any, checkpointing: bool | str, **wanted: bool) -> Iterator[Speed]:
+    """At speed, as a run has it."""
+    if checkpointing is True:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    how = {"longest": 700, "selective": checkpointing == "selective", "wanted": Wanted(**wanted)}
+    with at_speed(model, rows_of(LENGTHS[0]), torch.bfloat16, **how) as speed:
+        yield speed
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_what_selective_checkpointing_holds_lies_between(full: bool, compiled: bool) -> None:
+    held = []
+    for checkpointing in (False, "selective", True):
+        model = model_of("llama", full=full, dtype=torch.bfloat16)
+        with checkpointed(model, checkpointing, compiled_layers=compiled) as speed:
+            assert speed.compiled_layers is compiled
+            model.train()
+            measured(model, LENGTHS[0])
+            before = torch.cuda.memory_allocated()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model(**batch_of(LENGTHS[0])).loss
+            held.append(torch.cuda.memory_allocated() - before)
+            loss.backward()
+    tokens = batch_of(LENGTHS[0])["input_ids"].shape[1]
+    off, selective, all_again = held
+    assert all_again < selective < off
+    low = 0 if full else 64  # columns of folded adapters, filled up
+    each = 2 * (256 + 2 * 128 + low) + 2 * 256 + 4 * 4  # queries, keys, values; attention and its logarithms
+    assert selective - all_again == pytest.approx(3 * tokens * each, rel=0.1)
 
 
 def test_four_bit_weights_are_folded_too(tmp_path: Any) -> None:

@@ -1,10 +1,11 @@
 """`batch.micro_batch_size: auto` and `batch.activation_checkpointing: auto`: what the device has room for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftune.plan.job import Spread
+from ftune.plan.selected import knows_selected
 from ftune.recipes.runs.plan_rows import Rows
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class Choice:
 
     key: str
     """Of the section `batch`."""
-    value: int
-    """A number of rows; true or false."""
+    value: int | str
+    """A number of rows; false, selective or true."""
     why: str
 
     def __str__(self) -> str:
@@ -47,35 +48,44 @@ def chosen(
 ) -> "tuple[Plan, tuple[Choice, ...]]":
     """The plan with numbers in the places of `auto`, and what they are.
 
-    The largest micro-batch that fits without checkpointing; with it only where not even one row fits otherwise. Where
-    nothing fits it is the smallest. Without a device to hold it against it is the rule for a CPU.
+    The largest micro-batch that fits without checkpointing; with that of a part of each layer only where not even one
+    row fits otherwise, and with that of all of it where not even then. Where nothing fits it is the smallest. Without a
+    device to hold it against it is the rule for a CPU.
     """
     plans: list[Plan] = []
     if target.on_gpu and target.gpu is not None:
-        for sized in _tries(recipe, list(_powers(recipe, spread.world))):
-            plans.append(planner(sized))
-            if plans[-1].fits:
-                break
+        for sized in _tries(recipe, list(_powers(recipe, spread.world)), spread):
+            plan = planner(sized)
+            if plan.job.checkpointing == recipe.batch.checkpointing or _sure(plan):
+                plans.append(plan)
+                if plan.fits:
+                    break
     else:
         for number in _powers(recipe, spread.world):
-            plans = [planner(next(_tries(recipe, [number])))]
+            plans = [planner(next(_tries(recipe, [number], spread)))]
             if _tokens_at_once(plans[0], rows) <= TOKENS_ON_CPU:
                 break
     return plans[-1], tuple(_choices(recipe, plans))
 
 
-def with_batch(recipe: "TrainingRecipe", values: dict[str, int]) -> "TrainingRecipe":
+def _sure(plan: "Plan") -> bool:
+    """Whether the run will be able to checkpoint like that: a part of a layer not with every model and backend."""
+    return plan.job.checkpointing != "selective" or knows_selected(plan.job)
+
+
+def with_batch(recipe: "TrainingRecipe", values: "Mapping[str, int | str]") -> "TrainingRecipe":
     """The recipe with keys of its section `batch` set anew."""
     return recipe.model_copy(update={"batch": recipe.batch.model_copy(update=values)})
 
 
-def _tries(recipe: "TrainingRecipe", numbers: list[int]) -> "Iterator[TrainingRecipe]":
+def _tries(recipe: "TrainingRecipe", numbers: list[int], spread: Spread) -> "Iterator[TrainingRecipe]":
     """Recipes without `auto`, the best first."""
     batch = recipe.batch
     numbers = numbers if batch.micro_batch_size == "auto" else [batch.micro_batch_size]
-    states = [batch.recomputes]
+    states: list[int | str] = [batch.checkpointing]
     if batch.activation_checkpointing == "auto" and "activation_checkpointing" not in recipe.peft.limits():
-        states.append(True)
+        refused = spread.type in ("zero", "fsdp") or "selective_checkpointing" in recipe.peft.limits()
+        states += [True] if refused else ["selective", True]
     for state in states:
         for number in numbers:
             yield with_batch(recipe, {"micro_batch_size": number, "activation_checkpointing": state})
@@ -100,7 +110,7 @@ def _choices(recipe: "TrainingRecipe", plans: "list[Plan]") -> Iterator[Choice]:
     taken = plans[-1]
     if recipe.batch.micro_batch_size == "auto":
         number = taken.recipe.batch.micro_batch_size  # type: ignore[union-attr]
-        yield Choice("micro_batch_size", int(number), _why_so_many(taken))
+        yield Choice("micro_batch_size", number, _why_so_many(taken))
     if recipe.batch.activation_checkpointing == "auto":
         without = [plan for plan in plans if not plan.job.checkpointing][-1]
         limit = recipe.peft.limits().get("activation_checkpointing")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ftune.plan.job import Job
+from ftune.plan.selected import knows_selected
 from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -87,14 +88,13 @@ def _micro_batch(recipe: Trained, job: Job) -> Iterator[Change]:
 
 
 def _checkpointing(recipe: Trained, job: Job) -> Iterator[Change]:
-    section, has_it = (
-        ("batch", recipe.batch.recomputes)
-        if isinstance(recipe, TrainingRecipe)
-        else ("ppo", recipe.ppo.activation_checkpointing)
-    )
-    if not has_it:
-        cost = "a second forward pass"
-        yield Change("activation checkpointing", {f"{section}.activation_checkpointing": True}, cost)
+    """A part of each layer, then all of it, which is all that PPO knows."""
+    training = isinstance(recipe, TrainingRecipe)
+    key = f"{'batch' if training else 'ppo'}.activation_checkpointing"
+    if training and not job.checkpointing and knows_selected(job):
+        yield Change("selective checkpointing", {key: "selective"}, "most of a second forward pass")
+    if job.checkpointing is not True:
+        yield Change("activation checkpointing", {key: True}, "a second forward pass")
 
 
 def _optimizer(recipe: Trained, job: Job) -> Iterator[Change]:
@@ -156,7 +156,7 @@ def _offload(recipe: Trained, job: Job) -> Iterator[Change]:
 
 Kind = Callable[[Trained, Job], Iterator[Change]]
 KINDS: tuple[Kind, ...] = (_micro_batch, _checkpointing, _optimizer, _sharding, _lora, _quantization, _offload)
-"""In the order of what they cost. The loss is fused already wherever it can be, and checkpointing is all or nothing."""
+"""In the order of what they cost. The loss is fused already wherever it can be."""
 
 
 def _divisors(size: int) -> list[int]:

@@ -72,7 +72,7 @@ def _of_training(
         most_tokens=None if packed else most_tokens(recipe, rows, spread, whole=whole, on_gpu=on_gpu),
         own_tokens=round(rows.mean) if packed and rows.count else None,
         equal_rows=rows.equal,
-        checkpointing=recipe.batch.recomputes,
+        checkpointing=recipe.batch.checkpointing,
         spread=spread,
         on_gpu=on_gpu,
     )

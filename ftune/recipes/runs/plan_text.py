@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from ftune.plan.selected import selected
 from ftune.plan.work import HOUR
 from ftune.recipes.runs.plan_changes import pasted
 from ftune.recipes.runs.plan_time import steps_of, time_of
@@ -23,6 +24,12 @@ GIB = 2**30
 SMALLEST = GIB // 100
 """Smaller parts are told together."""
 
+CHECKPOINTING: dict[Any, str] = {
+    False: "",
+    "selective": "selective activation checkpointing",
+    True: "activation checkpointing",
+}
+
 VISIBLE = 0.01
 """A difference in arithmetic below is none."""
 
@@ -38,7 +45,7 @@ def headline(plan: "Plan") -> list[str]:
         f"{_batch(plan)}; {job.dtype}; {_processes(plan)}",
         f"row lengths: {plan.rows.said_by}",
     ]
-    lines += [*map(str, plan.chosen), *plan.notes]
+    lines += [*map(str, plan.chosen), *plan.notes, *_kept(plan)]
     return [part for line in lines for part in wrap(line, WIDTH, subsequent_indent="  ")]
 
 
@@ -87,7 +94,7 @@ def cards(plans: Sequence["Plan"]) -> list[str]:
             lines.append(f"{gpu.name:<{NAME}}{_gib(plan.estimate.total):>9}{_gib(gpu.usable):>9}   {said}")
             values = {choice.key: choice.value for choice in plan.chosen}
             auto = f"micro-batch {values['micro_batch_size']}" if "micro_batch_size" in values else ""
-            with_it = "activation checkpointing" if values.get("activation_checkpointing") else ""
+            with_it = CHECKPOINTING[values.get("activation_checkpointing", False)]
             lines += [f"  with {' and '.join(filter(None, (auto, with_it)))}"] if auto or with_it else []
     return lines
 
@@ -127,6 +134,7 @@ def as_dict(plan: "Plan", price: float | None = None) -> dict[str, Any]:
         "micro_batch_size": job.micro_batch_size,
         "accumulation": job.accumulation,
         "activation_checkpointing": job.checkpointing,
+        "kept_of_a_token_and_layer": selected(job) if job.checkpointing == "selective" else {},
         "tokens": job.tokens,
         "batch_tokens": job.batch_tokens,
         "rows": {"count": plan.rows.count, "tokens": plan.rows.tokens, "said_by": plan.rows.said_by},
@@ -174,10 +182,18 @@ def _batch(plan: "Plan") -> str:
     rows = "1 row" if job.micro_batch_size == 1 else f"{job.micro_batch_size} rows"
     length = f"{job.tokens:,}" if job.packed or plan.rows.equal else f"up to {job.tokens:,}"
     steps = f", {job.accumulation} times a step" if job.accumulation > 1 else ""
-    again = ", activations computed again" if job.checkpointing else ""
+    partly = "partly " if job.checkpointing == "selective" else ""
+    again = f", activations {partly}computed again" if job.checkpointing else ""
     together = job.micro_batch_size * job.tokens
     fewer = f" ({job.batch_tokens:,} together)" if job.batch_tokens < together else ""
     return f"{rows} of {length} tokens at once{fewer}{steps}{again}"
+
+
+def _kept(plan: "Plan") -> Iterator[str]:
+    """What selective checkpointing does not compute again."""
+    if plan.job.checkpointing == "selective":
+        parts = ", ".join(f"{name} {size:,}" for name, size in selected(plan.job).items())
+        yield f"kept of each layer beside its input, bytes a token: {parts}"
 
 
 def _processes(plan: "Plan") -> str:

@@ -1,5 +1,7 @@
 """What `ftune rm` does with its rows and its model; the rest is `ftune.recipes.runs.training`."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from ftune.recipes.runs.judged import results_of, tell_judged, write_pairs
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from ftune.models.reward_facts import RewardFacts
@@ -46,18 +49,38 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
     model = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
     padding = _masked(model, padding)
     probed = [run.inputs.train.ids(index) for index in range(min(64, len(run.inputs.train)))]
-    difference = probe_scores(model, probed, padding, getattr(torch, torch_name(run.place.dtype)))
+    dtype = getattr(torch, torch_name(run.place.dtype))
+    difference = probe_scores(model, probed, padding, dtype)
     run.say.line(f"  ok: a row has the same score alone and padded in a batch (scores differ by {difference:.1e})")
-    if head.type == "scalar":
-        outcome, judged = _on_pairs(recipe, run, model, padding)
-    else:
-        outcome, judged = _on_classes(recipe, head.positive_class, run, model, padding)
+    with _checkpointed(recipe, model, probed[0], dtype):
+        if head.type == "scalar":
+            outcome, judged = _on_pairs(recipe, run, model, padding)
+        else:
+            outcome, judged = _on_classes(recipe, head.positive_class, run, model, padding)
     if judged is not None:
         tell_judged(judged, run.say)
         if judged.pairs is not None and run.inputs.validation is not None and run.ranks.first:
             write_pairs(run, judged.pairs)
     facts = _facts(recipe, run, judged)
     return Trained(model, outcome, facts.write, _names(recipe, run))
+
+
+@contextmanager
+def _checkpointed(
+    recipe: "RmRecipe", model: "PreTrainedModel", row: list[int], dtype: "torch.dtype"
+) -> "Iterator[None]":
+    """The model with layers that keep a part of their activations, where the recipe says so."""
+    import torch
+
+    from ftune.backends.engines.sharding import device_of
+    from ftune.speed.selective import selective_layers
+
+    with ExitStack() as stack:
+        if recipe.batch.selects:
+            device = device_of(model)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                stack.enter_context(selective_layers(model, {"input_ids": torch.tensor([row], device=device)}))
+        yield
 
 
 def _names(recipe: "RmRecipe", run: Run) -> tuple[str, ...]:

@@ -47,7 +47,13 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
     feed = _feed(recipe, run)
     wanted = wanted_of(recipe.speed, run.place.backend, run.prediction.time, on_gpu=run.place.on_gpu)
     with at_speed(
-        model, probed, dtype, longest=feed.longest or 0, asked=recipe.model.attention, wanted=wanted
+        model,
+        probed,
+        dtype,
+        longest=feed.longest or 0,
+        asked=recipe.model.attention,
+        wanted=wanted,
+        selective=recipe.batch.selects,
     ) as speed:
         if recipe.data.packing:
             difference = speed.difference if speed.attention else probe_packing(model, probed, dtype)

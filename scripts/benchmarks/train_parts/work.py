@@ -58,6 +58,8 @@ class Setting:
     """Frozen weights in NF4."""
     passes: int = 1
     """Packed micro-batches of a step; more than one where memory counts."""
+    selective: bool = False
+    """A part of a layer's activations is kept, which ftune alone does."""
 
 
 SETTINGS = [
@@ -65,6 +67,7 @@ SETTINGS = [
     Setting("1B LoRA, checkpointing", "1b", checkpointing=True),
     Setting("1B full", "1b", full=True),
     Setting("1B full, checkpointing", "1b", full=True, checkpointing=True),
+    Setting("1B full, selective checkpointing", "1b", full=True, selective=True),
     Setting("8B LoRA, checkpointing", "8b", checkpointing=True),
     Setting("8B QLoRA, checkpointing", "8b", checkpointing=True, quantized=True, passes=2),
 ]
