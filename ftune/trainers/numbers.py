@@ -18,14 +18,10 @@ class Reading:
     arrived: "torch.cuda.Event | None" = None
     """When they are there; None: they are."""
 
-    def wait(self) -> None:
-        """Until the device has computed them."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-
     def result(self) -> list[float]:
         """All of them, for which it waits."""
-        self.wait()
+        if self.arrived is not None:
+            self.arrived.synchronize()
         read = iter([] if self.together is None else self.together.tolist())
         return [next(read) if isinstance(value, Tensor) else float(value) for value in self.values]
 

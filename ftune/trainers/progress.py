@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ftune.core.say import Say
 from ftune.report.events import EventLog
 from ftune.report.measures import duration, peak_memory_gib
+from ftune.trainers.moment import Moment
 from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.step_end import Counts
 
@@ -36,33 +37,28 @@ class ProgressCallback(TrainerCallback):
         self.busy_s = 0.0
         self.seen = Counts()
         self.rates: list[float] = []
+        self.passed = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the live line."""
-        self.mark = self.ended = time.monotonic()
+        self._restart()
         if self.console.is_terminal:
             self.task = self.bar.add_task("training", total=state.max_steps, completed=state.global_step, facts="")
             self.bar.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the time that went into steps; evaluations and saves are not in it.
-
-        Of a step that is read late, it is over when it is logged.
-        """
-        due = self.trainer.is_due()
-        if due:
-            self.trainer.wait()
-        if due or not self.trainer.late:
-            self._worked()
+        """Remember when it was; evaluations and saves are in no step's time."""
+        self.end = self._now()
         now = time.monotonic()
-        self.rates.append(now - self.ended)
-        self.ended = now
+        self.rates.append(now - self.passed)
+        self.passed = now
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Restart the clocks."""
-        self.mark = self.ended = time.monotonic()
+        self._worked()
+        self._restart()
 
     on_save = on_evaluate
 
@@ -83,10 +79,17 @@ class ProgressCallback(TrainerCallback):
         elif "loss" in logs:
             self._step(state, logs)
 
+    def _now(self) -> Moment:
+        return Moment(self.trainer.args.device.type if self.trainer.late else "cpu")
+
+    def _restart(self) -> None:
+        self.begin = self.end = self._now()
+        self.passed = time.monotonic()
+
     def _worked(self) -> None:
-        now = time.monotonic()
-        self.busy_s += now - self.mark
-        self.mark = now
+        """Count the time from the step that was counted last to the one that has ended."""
+        self.busy_s += self.begin.seconds_to(self.end)
+        self.begin = self.end
 
     def _step(self, state: TrainerState, logs: dict[str, float]) -> None:
         self._worked()

@@ -129,7 +129,7 @@ class StepEndTrainer(ResumableTrainer):
         """Upstream's; a step after which there is no more to do than to log it is logged when it is settled."""
         left = self._left
         if left is not None and left.log is None:  # it has just ended
-            if not self.is_due():
+            if not self._is_due():
                 logs = self.control.should_log
                 left.log = lambda norm: self._log_alone(norm, *args, **kwargs) if logs else None
                 return
@@ -139,15 +139,10 @@ class StepEndTrainer(ResumableTrainer):
 
     # -- a step that is over -------------------------------------------------------------------------------------------
 
-    def is_due(self) -> bool:
+    def _is_due(self) -> bool:
         """Whether what comes next needs the step's numbers."""
         asked = self.control
         return bool(asked.should_evaluate or asked.should_save or asked.should_epoch_stop or asked.should_training_stop)
-
-    def wait(self) -> None:
-        """Until the device has computed the step that has just ended."""
-        if self._left is not None:
-            self._left.numbers.wait()
 
     def settle(self) -> None:
         """Judge and log the step before, if that has not been done.
