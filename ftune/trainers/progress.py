@@ -37,7 +37,7 @@ class ProgressCallback(TrainerCallback):
         self.busy_s = 0.0
         self.seen = Counts()
         self.rates: list[float] = []
-        self.passed = 0.0
+        self._restart()  # a run that was killed behind its last step only evaluates
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
