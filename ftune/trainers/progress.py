@@ -83,8 +83,9 @@ class ProgressCallback(TrainerCallback):
         return Moment(self.trainer.args.device.type if self.trainer.late else "cpu")
 
     def _restart(self) -> None:
-        self.begin = self.end = self._now()
-        self.passed = time.monotonic()
+        self.begin: Moment = self._now()
+        self.end: Moment = self.begin
+        self.passed: float = time.monotonic()
 
     def _worked(self) -> None:
         """Count the time from the step that was counted last to the one that has ended."""
