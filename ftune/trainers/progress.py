@@ -37,7 +37,8 @@ class ProgressCallback(TrainerCallback):
         self.busy_s = 0.0
         self.seen = Counts()
         self.rates: list[float] = []
-        self._restart()  # a run that was killed behind its last step only evaluates
+        self.begin = self.end = self._now()  # a run that was killed behind its last step only evaluates
+        self.passed = time.monotonic()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,9 +84,8 @@ class ProgressCallback(TrainerCallback):
         return Moment(self.trainer.args.device.type if self.trainer.late else "cpu")
 
     def _restart(self) -> None:
-        self.begin: Moment = self._now()
-        self.end: Moment = self.begin
-        self.passed: float = time.monotonic()
+        self.begin = self.end = self._now()
+        self.passed = time.monotonic()
 
     def _worked(self) -> None:
         """Count the time from the step that was counted last to the one that has ended."""
