@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -96,8 +97,10 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
         every_log: int = 1,
         full: bool = False,
         bf16: bool = False,
+        held_out: bool = False,
     ) -> Weights:
         data = {"train": str(rows), "max_length": 128, "packing": packing}
+        data |= {"validation": str(rows)} if held_out else {}
         recipe = recipe_of(
             tmp_path / "recipe.yaml",
             model={"path": str(tiny_model)},
@@ -107,6 +110,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
             schedule={"max_steps": steps},
             batch={"micro_batch_size": micro, "gradient_accumulation_steps": accumulation},
             checkpoint={"every": every, "keep": 9},
+            eval={"every": 3} if held_out else {},
         )
         inputs = load_inputs(recipe, Say())
         torch.manual_seed(0)
@@ -123,7 +127,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
                 model,
                 inputs.tokenizer,
                 feed_of(inputs, found, packing=packing),
-                None,
+                PreparedDataset(inputs.validation) if held_out else None,
                 Around(
                     args={**recipe.training_args(), "output_dir": str(folder), "bf16": bf16, "use_cpu": True},
                     trains_bf16=bf16,
@@ -296,13 +300,25 @@ LATE = Feeding(capacity=180, ahead=True, late=True)
 """A step's numbers are read during the next one."""
 
 
-@pytest.mark.parametrize("shape", [{}, {"every_log": 3, "every": 2}, {"full": True}, {"bf16": True}], ids=str)
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"every_log": 3, "every": 2},
+    {"full": True},
+    {"bf16": True},
+    {"held_out": True, "every_log": 2},
+    {"dropout": 0.2, "held_out": True, "every": 2},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_numbers_read_late_are_the_same_bits(trained: Train, tmp_path: Path, shape: dict[str, Any]) -> None:
     one = trained("at once", Feeding(capacity=180), **shape)
     other = trained("late", LATE, **shape)
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert told(tmp_path / "at once") == told(tmp_path / "late")
+    kinds = ("step", "eval", "checkpoint")
+    assert told(tmp_path / "at once", *kinds) == told(tmp_path / "late", *kinds)
     assert len(told(tmp_path / "late")) == 7 // shape.get("every_log", 1)
+    assert len(told(tmp_path / "late", "eval")) == 3 * shape.get("held_out", 0)
 
 
 def test_a_step_is_logged_when_the_next_one_has_begun(
@@ -339,6 +355,26 @@ def test_a_step_that_is_not_finite_changes_nothing_when_it_is_read_late(
     assert told(tmp_path / "late") == told(tmp_path / "at once")
     again = trained("late", LATE, full=True, bf16=bf16, every=3, checkpoint="checkpoint-3")
     assert all(torch.equal(again[key], late[key]) for key in plain)
+
+
+def test_a_run_that_is_stopped_tells_its_last_step_and_goes_on_as_if_it_had_not(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained("whole", LATE)
+    honest = ReliableSFTTrainer.compute_loss
+
+    def stopping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return honest(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReliableSFTTrainer, "compute_loss", stopping)
+        trained("stopped", LATE)
+    assert [event["step"] for event in told(tmp_path / "stopped")] == [1, 2, 3, 4]
+    resumed = trained("stopped", LATE, checkpoint="checkpoint-4")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert told(tmp_path / "stopped") == told(tmp_path / "whole")
 
 
 def test_three_steps_that_are_not_finite_end_a_run_that_reads_late(
