@@ -14,6 +14,9 @@ from ftune.plan.shape import Linear, Norm
 
 FP32 = 4
 
+BACK = 2
+"""Layers' inputs that are on the device where they are offloaded: one in use, one on its way."""
+
 SCALED_IN_FP32 = ("gemma", "gemma2", "gemma3_text", "olmo2")
 """Families whose norms multiply with their scale before they cast back."""
 
@@ -38,11 +41,20 @@ def inputs(job: Job) -> int:
 
     bitsandbytes' int8 product keeps its input where checkpointing does not reach it (seen in 0.50).
     """
-    tokens, shape = job.batch_tokens, job.shape
-    kept = job.stream_width * shape.hidden
+    layers, kept = job.shape.layers, 0
     if job.quantization == "int8":
-        kept += job.width * sum(linear.inputs for linear in shape.layer_linears)
-    return tokens * kept * shape.layers + _once(job)
+        kept = job.batch_tokens * job.width * sum(linear.inputs for linear in job.shape.layer_linears)
+    return layers * kept + min(layers, BACK if job.offload else layers) * _input(job) + _once(job)
+
+
+def away(job: Job) -> int:
+    """Bytes of layers' inputs in the CPU's memory."""
+    return job.shape.layers * _input(job) if job.offload else 0
+
+
+def _input(job: Job) -> int:
+    """Bytes of one layer's input."""
+    return job.batch_tokens * job.stream_width * job.shape.hidden
 
 
 def last_norm(job: Job) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ftune.plan import activations
 from ftune.plan.job import Job
 from ftune.plan.overhead import reserved
 from ftune.plan.phase import Parts, Phase, phase
@@ -67,6 +68,7 @@ def estimate(job: Job) -> Estimate:
             "optimizer and trained weights": kept.host,
             "frozen weights": 0 if on_disk else frozen,
             "the model, until it is split": _whole(job) if job.split else 0,
+            "activations": activations.away(job),
         },
     )
     disk = phase("", {"optimizer and trained weights": kept.disk, "frozen weights": frozen if on_disk else 0})

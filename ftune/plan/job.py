@@ -109,6 +109,8 @@ class Job:
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     checkpointing: Literal["selective"] | bool = False
     """Whether activations are computed again in the backward pass: all of a layer's, or a part."""
+    offload: bool = False
+    """Whether layers' inputs, all that checkpointing keeps, lie in the CPU's memory."""
     loss: Literal["fused", "tiled", "whole"] = "tiled"
     """Logits of some trained tokens at once, which become their own gradients; tiles of all tokens' logits, made twice
     (TRL's `fused_lm_head`); or all logits at once."""

@@ -141,6 +141,11 @@ class TrainingRecipe(Recipe):
                 "batch.activation_checkpointing: 'selective' is for weights that are whole on each device, and "
                 f"'backend: {backend.name}' has them in parts; set it to true"
             )
+        if self.batch.activation_offload and backend.shards():
+            raise ValueError(
+                "batch.activation_offload: it is for weights that are whole on each device, and "
+                f"'backend: {backend.name}' has them in parts; set it to false"
+            )
         if (count := backend.known_processes) is not None:
             try:
                 self.batch.accumulation(count)

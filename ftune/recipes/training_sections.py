@@ -123,6 +123,10 @@ class Batch(Section):
     `false`, `selective` and `true` with which the run fits on its GPU by the arithmetic of `ftune plan`, and `false` on
     a CPU."""
 
+    activation_offload: bool = False
+    """Keep what `activation_checkpointing: true` keeps, each layer's input, in the CPU's memory between the passes; for
+    GPUs that hold the whole model."""
+
     def training_args(self, world_size: int) -> dict[str, object]:
         """Batch sizes for this many processes, and activation checkpointing."""
         return {
@@ -160,6 +164,10 @@ class Batch(Section):
             raise ValueError(
                 "micro_batch_size: 'auto' follows the device's memory, and a step must not; say how many rows a step "
                 "has with 'global_batch_size'"
+            )
+        if self.activation_offload and not self.recomputes:
+            raise ValueError(
+                "activation_offload: it is for what 'activation_checkpointing: true' keeps; set that, or this to false"
             )
         if self.global_batch_size and self.global_batch_size % self.rows_at_once:
             raise ValueError(

@@ -55,7 +55,7 @@ def gpu_jobs(
         make_material(folder, setting.model, rows=(steps + 2) * rows * 8, mean=mean, longest=longest)
         recipe = str(write_recipe(setting, folder, longest=longest, rows=rows))
         for way in ways:
-            if (way not in WHOLE or setting.full) and (way.startswith("ftune") or not setting.selective):
+            if (way not in WHOLE or setting.full) and (way.startswith("ftune") or not setting.ours):
                 packages = unsloth if way == UNSLOTH else ""
                 yield Job(way, setting, recipe, steps, steps // 3, longest, rows, packages)
 

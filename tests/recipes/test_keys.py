@@ -169,10 +169,11 @@ COVERED = {
     "model.path", "model.revision", "model.dtype", "model.attention", "model.chat_template", "model.quantization",
     "model.trust_remote_code", "model.quantization.type", "model.quantization.double_quant",
     "model.quantization.compute_dtype", "model.quantization.threshold", "speed.packed_attention", "speed.fused_loss",
-    "speed.folded_lora", "speed.compiled_layers", "speed.fp8",
+    "speed.folded_lora", "speed.compiled_layers", "speed.fp8", "batch.activation_offload",
 }  # fmt: skip
-"""Keys with a case here, in test_data_keys, test_load, test_speed_keys, tests/trainers/test_sft.py (packing),
-tests/data (formats), tests/contract/test_peft_keys.py (PEFT methods) or tests/backends/test_keys.py (backends)."""
+"""Keys with a case here, in test_data_keys, test_load, test_speed_keys, test_offload, tests/trainers/test_sft.py
+(packing), tests/data (formats), tests/contract/test_peft_keys.py (PEFT methods) or tests/backends/test_keys.py
+(backends)."""
 
 
 def keys_of(

@@ -70,6 +70,7 @@ def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: 
         ("sft", "batch.activation_checkpointing=true", "checkpointing", True),
         ("sft", "batch.activation_checkpointing=selective", "checkpointing", "selective"),
         ("rm", "batch.activation_checkpointing=selective", "checkpointing", "selective"),
+        ("sft", "batch={activation_checkpointing: true, activation_offload: true}", "offload", True),
         ("sft", "optim.optimizer=adamw_8bit", "optimizer", "adamw_8bit"),
         ("sft", "model.dtype=fp16", "dtype", "fp16"),
         ("sft", "model.attention=eager", "attention", "eager"),
@@ -95,6 +96,21 @@ def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: 
 def test_keys_reach_the_job(command: str, override: str, field: str, value: object) -> None:
     before, after = plan(command).job, plan(command, override).job
     assert getattr(after, field) == value != getattr(before, field)
+
+
+def test_offloaded_inputs_of_layers_are_in_the_other_memory() -> None:
+    here, away = (
+        plan("sft", "peft=lora", f"batch={{activation_checkpointing: true, activation_offload: {state}}}")
+        for state in ("false", "true")
+    )
+    inputs = here.job.batch_tokens * 2 * SHAPE.hidden
+    assert away.estimate.host["activations"] == SHAPE.layers * inputs
+    assert "activations" not in here.estimate.host
+    phases = [{phase.name: phase.bytes for phase in one.estimate.phases} for one in (here, away)]
+    assert phases[0]["head"] - phases[1]["head"] == (SHAPE.layers - 2) * inputs
+    assert phases[0]["embeddings"] == phases[1]["embeddings"]
+    offered = [[change.name for rung in rungs(one.recipe, one.job) for change in rung] for one in (here, away)]
+    assert ["activation offload" in names for names in offered] == [True, False]
 
 
 def test_weights_of_a_whole_model_are_bf16_with_its_optimizer() -> None:
@@ -385,10 +401,11 @@ def test_fitting_tries_a_part_first() -> None:
     def offered(state: str) -> list[Any]:
         before = plan("sft", f"batch.activation_checkpointing={state}")
         changes = [change for levels in rungs(before.recipe, before.job) for change in levels]
-        key = "batch.activation_checkpointing"
-        return [change.values[key] for change in changes if key in change.values]
+        found = [change.values for change in changes if "batch.activation_checkpointing" in change.values]
+        return [tuple(values.values()) for values in found]
 
-    assert [offered(state) for state in STATES] == [["selective", True], [True], []]
+    away = (True, True)  # and offloaded
+    assert [offered(state) for state in STATES] == [[("selective",), (True,), away], [(True,), away], [away]]
 
 
 def test_what_fits_without_checkpointing_is_as_if_it_had_not_been_named() -> None:

@@ -1,7 +1,7 @@
 """On a GPU, what makes a run fast computes in 16 bit what the plain way computes, as exactly as that does."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -9,8 +9,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, Qwen3Config
 
+from ftune.speed import offload
 from ftune.speed.flat import FlatCollator
 from ftune.speed.loss import add_places
+from ftune.speed.offload import offloaded_inputs
 from ftune.trainers.speed import Speed, Wanted, at_speed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -88,8 +90,11 @@ def off(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("checkpointing", [False, "selective", True])
-def test_as_exact_as_the_plain_way(family: str, full: bool, checkpointing: bool | str) -> None:
+@pytest.mark.parametrize("checkpointing", [False, "selective", True, "offloaded"])
+def test_as_exact_as_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch, family: str, full: bool, checkpointing: bool | str
+) -> None:
+    monkeypatch.setattr(offload, "LARGE", 2**16)
     exact = [plain(model_of(family, full=full, dtype=torch.float32), lengths) for lengths in LENGTHS]
     model = model_of(family, full=full, dtype=torch.bfloat16)
     usual = [plain(model, lengths) for lengths in LENGTHS]
@@ -108,10 +113,11 @@ def test_as_exact_as_the_plain_way(family: str, full: bool, checkpointing: bool 
 @contextmanager
 def checkpointed(model: Any, checkpointing: bool | str, **wanted: bool) -> Iterator[Speed]:
     """At speed, as a run has it."""
-    if checkpointing is True:
+    if checkpointing in (True, "offloaded"):
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    away = offloaded_inputs(model) if checkpointing == "offloaded" else nullcontext()
     how = {"longest": 700, "selective": checkpointing == "selective", "wanted": Wanted(**wanted)}
-    with at_speed(model, rows_of(LENGTHS[0]), torch.bfloat16, **how) as speed:
+    with away, at_speed(model, rows_of(LENGTHS[0]), torch.bfloat16, **how) as speed:
         yield speed
 
 
@@ -136,6 +142,29 @@ def test_what_selective_checkpointing_holds_lies_between(full: bool, compiled: b
     low = 0 if full else 64  # columns of folded adapters, filled up
     each = 2 * (256 + 2 * 128 + low) + 2 * 256 + 4 * 4  # queries, keys, values; attention and its logarithms
     assert selective - all_again == pytest.approx(3 * tokens * each, rel=0.1)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_offloaded_inputs_are_not_on_the_gpu_between_the_passes(
+    monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    monkeypatch.setattr(offload, "LARGE", 2**16)
+    held = []
+    for checkpointing in (True, "offloaded"):
+        model = model_of("llama", full=True, dtype=torch.bfloat16)
+        with checkpointed(model, checkpointing, compiled_layers=compiled):
+            model.train()
+            measured(model, LENGTHS[0])
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model(**batch_of(LENGTHS[0])).loss
+            torch.cuda.synchronize()
+            torch.empty(1, device="cuda")  # now the allocator knows which copies are done
+            held.append(torch.cuda.memory_allocated() - before)
+            loss.backward()
+    tokens = batch_of(LENGTHS[0])["input_ids"].shape[1]
+    assert held[0] - held[1] == pytest.approx(3 * tokens * 2 * 256, rel=0.1)
 
 
 def test_four_bit_weights_are_folded_too(tmp_path: Any) -> None:

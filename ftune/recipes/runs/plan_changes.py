@@ -88,13 +88,16 @@ def _micro_batch(recipe: Trained, job: Job) -> Iterator[Change]:
 
 
 def _checkpointing(recipe: Trained, job: Job) -> Iterator[Change]:
-    """A part of each layer, then all of it, which is all that PPO knows."""
+    """A part of each layer, then all of it, which is all that PPO knows, then with its input elsewhere."""
     training = isinstance(recipe, TrainingRecipe)
     key = f"{'batch' if training else 'ppo'}.activation_checkpointing"
     if training and not job.checkpointing and knows_selected(job):
         yield Change("selective checkpointing", {key: "selective"}, "most of a second forward pass")
     if job.checkpointing is not True:
         yield Change("activation checkpointing", {key: True}, "a second forward pass")
+    if training and not job.offload and job.spread.type in ("single", "ddp") and job.on_gpu:
+        cost = "a second forward pass; each layer's input goes to the CPU and back"
+        yield Change("activation offload", {key: True, "batch.activation_offload": True}, cost)
 
 
 def _optimizer(recipe: Trained, job: Job) -> Iterator[Change]:

@@ -73,6 +73,7 @@ def _of_training(
         own_tokens=round(rows.mean) if packed and rows.count else None,
         equal_rows=rows.equal,
         checkpointing=recipe.batch.checkpointing,
+        offload=recipe.batch.activation_offload,
         spread=spread,
         on_gpu=on_gpu,
     )

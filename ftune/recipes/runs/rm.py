@@ -9,6 +9,7 @@ from ftune.core.errors import DataError
 from ftune.models.dtype import torch_name
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.judged import results_of, tell_judged, write_pairs
+from ftune.recipes.runs.offload import offloads
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
     head = recipe.head
     if head.type == "classifier":
         _tell_classes(run, head.positive_class)
-    padding = _padding(run)
+    padding, offload = _padding(run), offloads(recipe.batch, run.place)
     model = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
     padding = _masked(model, padding)
     probed = [run.inputs.train.ids(index) for index in range(min(64, len(run.inputs.train)))]
     dtype = getattr(torch, torch_name(run.place.dtype))
     difference = probe_scores(model, probed, padding, dtype)
     run.say.line(f"  ok: a row has the same score alone and padded in a batch (scores differ by {difference:.1e})")
-    with _checkpointed(recipe, model, probed[0], dtype):
+    with _checkpointed(recipe, model, probed[0], dtype, offload=offload):
         if head.type == "scalar":
             outcome, judged = _on_pairs(recipe, run, model, padding)
         else:
@@ -67,15 +68,18 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
 
 @contextmanager
 def _checkpointed(
-    recipe: "RmRecipe", model: "PreTrainedModel", row: list[int], dtype: "torch.dtype"
+    recipe: "RmRecipe", model: "PreTrainedModel", row: list[int], dtype: "torch.dtype", *, offload: bool
 ) -> "Iterator[None]":
-    """The model with layers that keep a part of their activations, where the recipe says so."""
+    """The model with layers that keep a part of their activations, or have them elsewhere, as the recipe says."""
     import torch
 
     from ftune.backends.engines.sharding import device_of
+    from ftune.speed.offload import offloaded_inputs
     from ftune.speed.selective import selective_layers
 
     with ExitStack() as stack:
+        if offload:
+            stack.enter_context(offloaded_inputs(model))
         if recipe.batch.selects:
             device = device_of(model)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

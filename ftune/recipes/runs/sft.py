@@ -1,5 +1,6 @@
 """What `ftune sft` does with its rows and its model; the rest is `ftune.recipes.runs.training`."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from ftune.plan.work import HOUR
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.fp8 import check_fp8
 from ftune.recipes.runs.inputs import packing_line
+from ftune.recipes.runs.offload import offloads
 from ftune.recipes.runs.plan_speed import SHORT_S
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
 from ftune.report.events import Event
@@ -33,12 +35,14 @@ def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
 def _train(recipe: "SftRecipe", run: Run) -> Trained:
     import torch
 
+    from ftune.speed.offload import offloaded_inputs
     from ftune.trainers.probe import probe_packing
     from ftune.trainers.sft import train_sft
     from ftune.trainers.speed import at_speed
 
     inputs, say = run.inputs, run.say
     check_fp8(recipe.speed.fp8, run.place)
+    offload = offloads(recipe.batch, run.place)
     model = wrapped_model(run)
     probed = [inputs.train.ids(index) for index in range(min(recipe.batch.rows_at_once, len(inputs.train)))]
     dtype = getattr(torch, torch_name(run.place.dtype))
@@ -46,7 +50,7 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     feed = _feed(recipe, run)
     wanted = wanted_of(recipe.speed, run.place.backend, run.prediction.time, on_gpu=run.place.on_gpu)
-    with at_speed(
+    fast = at_speed(
         model,
         probed,
         dtype,
@@ -54,7 +58,8 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
         asked=recipe.model.attention,
         wanted=wanted,
         selective=recipe.batch.selects,
-    ) as speed:
+    )
+    with offloaded_inputs(model) if offload else nullcontext(), fast as speed:
         if recipe.data.packing:
             difference = speed.difference if speed.attention else probe_packing(model, probed, dtype)
             say.line(f"  ok: packed rows do not see each other (logits differ by {difference:.1e})")

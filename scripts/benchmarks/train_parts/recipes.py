@@ -31,6 +31,8 @@ def write_recipe(setting: Setting, folder: Path, *, longest: int, rows: int) -> 
     }
     if setting.checkpointing or setting.selective:
         recipe["batch"]["activation_checkpointing"] = "selective" if setting.selective else True
+    if setting.offload:
+        recipe["batch"]["activation_offload"] = True
     if setting.quantized:
         recipe["model"]["quantization"] = {"type": "nf4"}
     path = folder / f"{setting.name.replace(' ', '-').replace(',', '')}.json"

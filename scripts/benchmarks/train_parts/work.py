@@ -59,12 +59,20 @@ class Setting:
     passes: int = 1
     """Packed micro-batches of a step; more than one where memory counts."""
     selective: bool = False
-    """A part of a layer's activations is kept, which ftune alone does."""
+    """A part of a layer's activations is kept, which ftune alone is measured with."""
+    offload: bool = False
+    """Inputs of checkpointed layers are in the CPU's memory; likewise."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether ftune alone is measured."""
+        return self.selective or self.offload
 
 
 SETTINGS = [
     Setting("1B LoRA", "1b"),
     Setting("1B LoRA, checkpointing", "1b", checkpointing=True),
+    Setting("1B LoRA, checkpointing, offload", "1b", checkpointing=True, offload=True),
     Setting("1B full", "1b", full=True),
     Setting("1B full, checkpointing", "1b", full=True, checkpointing=True),
     Setting("1B full, selective checkpointing", "1b", full=True, selective=True),
