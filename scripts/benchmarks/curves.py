@@ -41,7 +41,9 @@ def jobs_of(given: argparse.Namespace, root: Path) -> Iterator[Job]:
     folder = folder_of(root, "tiny")
     folder.mkdir(parents=True, exist_ok=True)
     if given.model:
-        shared = [f"model.path={given.model.resolve()}", f"data.train={given.data.resolve()}"]
+        found = Path(given.model)
+        model = found.resolve() if found.exists() else given.model
+        shared = [f"model.path={model}", f"data.train={given.data.resolve()}"]
     else:
         make_material(folder, "tiny", rows=(given.steps + 2) * rows * 4, mean=16, longest=longest)
         shared = []
@@ -78,7 +80,7 @@ def draw(results: Sequence[Result], picture: Path) -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a folder or a GGUF file")
+    parser.add_argument("--model", help="a folder, a GGUF file, or what else model.path of a recipe takes")
     parser.add_argument("--data", type=Path, help="rows for it")
     parser.add_argument("--folder", type=Path, help="for recipes and what is made; kept. By default a temporary one")
     parser.add_argument("--results", type=Path, help="a file that JSON lines are added to")
@@ -115,8 +117,9 @@ def main() -> None:
                     file.write(line + "\n")
     compared = table(results, PLAIN)
     print(compared)
-    draw(results, given.picture)
-    print(f"curves: {given.picture}")
+    if curves_of(results):
+        draw(results, given.picture)
+        print(f"curves: {given.picture}")
     if "NOT within" in compared or "nothing to compare" in compared:
         sys.exit(1)
 

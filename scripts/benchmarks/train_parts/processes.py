@@ -36,7 +36,8 @@ def finish(job: Job, process: subprocess.Popen[str], limit_s: float) -> Result:
     lines = [line for line in out.splitlines() if line.startswith('{"setting"')]
     if process.returncode or not lines:
         said = err.strip().splitlines() or [f"ended with {process.returncode}"]
-        return {**known, "error": said[-1][:300]}
+        told = [line for line in said if line.startswith("error: ")]  # by ftune, which is behind a traceback here
+        return {**known, "error": (told or said)[-1][:300]}
     result: Result = json.loads(lines[-1])
     return result
 
