@@ -27,21 +27,27 @@ def decoder_layers(model: "PreTrainedModel") -> list[nn.Module]:
 
 
 @contextmanager
+def of_class(layers: list[nn.Module], kind: type) -> Iterator[None]:
+    """Layers of one class as of another, which is a subclass; behind, they are as they were."""
+    plain: Any = type(layers[0])
+    for layer in layers:
+        layer.__class__ = kind
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = plain
+
+
+@contextmanager
 def compiled_layers(model: "PreTrainedModel") -> Iterator[None]:
     """The model with compiled decoder layers; behind, they are as they were."""
     keep_kernels()
     layers = decoder_layers(model)
     plain: Any = type(layers[0])
     hook = inner_model(model).get_input_embeddings().register_forward_hook(_with_gradient)
-    for layer in layers:
-        layer.__class__ = _compiled_class(plain)
-    try:
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
-            yield
-    finally:
-        hook.remove()
-        for layer in layers:
-            layer.__class__ = plain
+    with hook, of_class(layers, _compiled_class(plain)), torch._dynamo.config.patch(recompile_limit=GRAPHS):
+        yield
 
 
 @cache

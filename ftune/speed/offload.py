@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ftune.backends.engines.sharding import device_of
 from ftune.core.errors import ModelError
-from ftune.speed.compiled import decoder_layers
+from ftune.speed.compiled import decoder_layers, of_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,15 +105,9 @@ def offloaded_inputs(model: "PreTrainedModel") -> Iterator[Away]:
     layers = decoder_layers(model)
     if not layers:
         raise ModelError("batch.activation_offload: the model does not say which layers it repeats; set it to false")
-    away, plain = Away(device_of(model)), type(layers[0])
-    offloading = _offloading(plain, away)
-    for layer in layers:
-        layer.__class__ = offloading
-    try:
+    away = Away(device_of(model))
+    with of_class(layers, _offloading(type(layers[0]), away)):
         yield away
-    finally:
-        for layer in layers:
-            layer.__class__ = plain
 
 
 def _offloading(plain: Any, away: Away) -> type:

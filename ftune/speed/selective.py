@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ftune.core.errors import ModelError
-from ftune.speed.compiled import decoder_layers
+from ftune.speed.compiled import decoder_layers, of_class
 from ftune.speed.operations import is_attention, is_product, looked_at
 
 if TYPE_CHECKING:
@@ -64,14 +64,9 @@ def selective_layers(model: "PreTrainedModel", batch: dict[str, Any]) -> Iterato
         )
     logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)  # it warns of what was just looked at
     plain: Any = type(layers[0])
-    for layer in layers:
-        layer.__class__ = _selective_class(plain)
-    try:
-        with torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
-            yield
-    finally:
-        for layer in layers:
-            layer.__class__ = plain
+    within = torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
+    with of_class(layers, _selective_class(plain)), within:
+        yield
 
 
 @cache

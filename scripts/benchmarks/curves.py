@@ -16,12 +16,12 @@ behind them comes a table, and a picture of all curves.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from backends_parts.results import tell
 from train_parts.likeness import curves_of, table
 from train_parts.material import make_material
 from train_parts.processes import results_of
@@ -110,11 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for result in results_of(jobs_of(given, given.folder or Path(temporary)), given.limit, ahead=not given.tiny):
             results.append(result)
-            line = json.dumps(result)
-            print(line, flush=True)
-            if given.results:
-                with given.results.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            tell(result, given.results)
     compared = table(results, PLAIN)
     print(compared)
     if curves_of(results):

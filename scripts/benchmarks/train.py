@@ -22,11 +22,11 @@ table and ratios. With --cpu, rows and settings are those of recipes/quickstart.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from backends_parts.results import tell
 from train_parts.material import make_material
 from train_parts.processes import results_of
 from train_parts.recipes import write_recipe
@@ -94,11 +94,7 @@ def main() -> None:
         )
         for result in results_of(iter(jobs), given.limit, ahead=not given.cpu):
             results.append(result)
-            line = json.dumps(result)
-            print(line, flush=True)
-            if given.results:
-                with given.results.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            tell(result, given.results)
     print(markdown(results))
     print(ratios(results))
 

@@ -89,8 +89,9 @@ SEPARATE = {**PPO, **WHOLE, "micro_batch_size": 8, "accumulation": 2, "tokens": 
 SHORT = Roles(engine="graph", completions=32, at_once=32, prompt_tokens=128, reference="copy")
 
 # Peaks of `torch.cuda.max_memory_allocated` in GiB, of runs on H200s and H100s that scripts/benchmarks/backends.py,
-# memory_8b.py, ppo.py, plan.py and train.py made on 2026-11-22; the README has them too.
+# memory_8b.py, ppo.py, plan.py and train.py made on 2026-11-22 and 23; the README has them too.
 FLAT: dict[str, Any] = {"packed": True, "flat": True, "loss": "fused"}
+TUNED: dict[str, Any] = {**FLAT, "tokens": 2048, "compiled": True, "folded": True, "checkpointing": True}
 MEASURED = [
     (49.215, FULL),
     (53.82, {**FULL, "accumulation": 2}),
@@ -105,6 +106,8 @@ MEASURED = [
     (29.357, {**FULL, **two("fsdp", parameters="cpu")}),
     (119.854, {**EIGHT, "adapter": Adapter(base=LARGE.parameters)}),
     (17.806, EIGHT),
+    (23.27, {**EIGHT, **TUNED, "micro_batch_size": 8}),
+    (10.28, {**EIGHT, **TUNED, "micro_batch_size": 4, "accumulation": 2, "quantization": "nf4"}),
     (7.641, {**EIGHT, "quantization": "nf4", "optimizer": "paged_adamw"}),
     (21.455, {**EIGHT, "quantization": "int8"}),
     (14.38, {**PPO, "roles": Roles(**ROLES)}),
@@ -122,11 +125,11 @@ MEASURED = [
     (12.60, row(2, 1024, attention="eager")),
     (10.85, row(2, 2048, packed=True)),
     (33.25, row(8, 2048, **FLAT)),
-    (24.79, row(8, 2048, **FLAT, compiled=True, folded=True)),
-    (5.81, row(8, 2048, **FLAT, compiled=True, folded=True, checkpointing=True)),
-    (39.15, row(8, 2048, **WHOLE, **FLAT, compiled=True)),
+    (23.77, row(8, 2048, **FLAT, compiled=True, folded=True)),
+    (5.54, row(8, 2048, **FLAT, compiled=True, folded=True, checkpointing=True)),
+    (38.18, row(8, 2048, **WHOLE, **FLAT, compiled=True)),
     (20.0, row(8, 2048, **WHOLE, **FLAT, compiled=True, checkpointing=True)),
-    (28.82, row(8, 2048, **WHOLE, **FLAT, compiled=True, optimizer="adamw_bf16")),
+    (27.84, row(8, 2048, **WHOLE, **FLAT, compiled=True, optimizer="adamw_bf16")),
     (4.43, row(4, 1024, adapter=lora(SMALL, 128), checkpointing=True)),
     (11.20, row(8, 1024, **WHOLE, checkpointing=True, **two("fsdp"))),
     (11.32, row(4, 1024, **WHOLE, **two("zero", stage=2, optimizer="cpu"))),

@@ -46,7 +46,8 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
     head = recipe.head
     if head.type == "classifier":
         _tell_classes(run, head.positive_class)
-    padding, offload = _padding(run), offloads(recipe.batch, run.place)
+    offload = offloads(recipe.batch, run.place)
+    padding = _padding(run)
     model = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
     padding = _masked(model, padding)
     probed = [run.inputs.train.ids(index) for index in range(min(64, len(run.inputs.train)))]

@@ -7,12 +7,13 @@ from typing import Any
 Result = dict[str, Any]
 
 
-def tell(result: Result, path: Path) -> None:
-    """Print a result and keep it."""
+def tell(result: Result, path: Path | None) -> None:
+    """Print a result and keep it, where there is somewhere to."""
     line = json.dumps(result)
     print(line, flush=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    if path is not None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
 
 def kept(path: Path) -> list[Result]:
