@@ -64,6 +64,11 @@ def test_a_proof_leaves_no_trace() -> None:
         assert torch.equal(value, before[name]), name
 
 
+def changed(factor: float) -> Any:
+    """A hook that scales what a layer gives; with a negative factor it turns gradients around and nothing else."""
+    return lambda _, __, out: out * factor if factor > 0 else out.detach() * 2 - out
+
+
 @pytest.mark.parametrize(("factor", "said"), [(1.1, "the loss becomes"), (-1.0, "the gradient of")])
 def test_a_fault_is_told(factor: float, said: str) -> None:
     """A layer that scales what passes changes the loss; one that turns gradients around leaves it as it was."""
@@ -77,10 +82,7 @@ def test_a_fault_is_told(factor: float, said: str) -> None:
         assert proof.fault(model) == ""
         layer = model.base_model.model.model.layers[0].mlp
 
-        def change(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
-            return out * factor if factor > 0 else out.detach() * 2 - out
-
-        hook = layer.register_forward_hook(change)
+        hook = layer.register_forward_hook(changed(factor))
         assert said in proof.fault(model)
         hook.remove()
         assert proof.fault(model) == ""
@@ -98,10 +100,7 @@ def test_fp8_may_be_as_far_off_as_it_rounds(factor: float, said: str) -> None:
     with attention(model, NAME):
         proof = Proof.of(model, ROWS, torch.float32, 0)
 
-        def change(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
-            return out * factor if factor > 0 else out.detach() * 2 - out
-
-        hook = model.model.norm.register_forward_hook(change)
+        hook = model.model.norm.register_forward_hook(changed(factor))
         assert proof.fault(model) != ""
         found = proof.fault(model, fp8=True)
         assert said in found
