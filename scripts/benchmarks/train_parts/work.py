@@ -73,6 +73,7 @@ SETTINGS = [
     Setting("1B LoRA", "1b"),
     Setting("1B LoRA, checkpointing", "1b", checkpointing=True),
     Setting("1B LoRA, checkpointing, offload", "1b", checkpointing=True, offload=True),
+    Setting("1B LoRA, checkpointing, offload, two passes", "1b", checkpointing=True, offload=True, passes=2),
     Setting("1B full", "1b", full=True),
     Setting("1B full, checkpointing", "1b", full=True, checkpointing=True),
     Setting("1B full, selective checkpointing", "1b", full=True, selective=True),
