@@ -8,7 +8,7 @@ from ftune.backends.base import Backend
 from ftune.peft.base import Feature
 from ftune.recipes.base import RunOptions
 from ftune.recipes.data_section import Data
-from ftune.recipes.speed_section import Speed
+from ftune.recipes.speed_section import SftSpeed
 from ftune.recipes.training import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class SftRecipe(TrainingRecipe):
     data: Data
     """The rows."""
 
-    speed: Speed = Speed()
+    speed: SftSpeed = SftSpeed()
     """What makes training fast."""
 
     def features(self) -> dict[Feature, tuple[str, bool]]:

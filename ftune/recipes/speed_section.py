@@ -10,20 +10,24 @@ from ftune.core.section import Location, Section
 
 
 class Speed(Section):
-    """What makes training fast: `auto` is on where it is exact, and the run says where not; `fp8` is asked for."""
+    """What makes training fast: `auto` is on where it is exact, and the run says where not."""
 
     packed_attention: Literal["auto", "off"] = "auto"
     """Compute each micro-batch as one sequence without padding, with attention within rows alone."""
-
-    fused_loss: Literal["auto", "off"] = "auto"
-    """Compute loss and gradient without logits of the whole batch, of tokens that train alone."""
 
     folded_lora: Literal["auto", "off"] = "auto"
     """Compute LoRA's adapters within the products of their layers, and layers with one input as one product."""
 
     compiled_layers: Literal["auto", "on", "off"] = "auto"
     """Compile the decoder layers (4 to 12 seconds at the start on an H100, less where kernels are in the cache). `auto`
-    does so on a GPU for runs of more than a minute by the arithmetic of `ftune plan`, and for all with `fp8`."""
+    does so on a GPU for runs of more than a minute by the arithmetic of `ftune plan`, and for all with FP8."""
+
+
+class SftSpeed(Speed):
+    """What makes training fast: `auto` is on where it is exact, and the run says where not; `fp8` is asked for."""
+
+    fused_loss: Literal["auto", "off"] = "auto"
+    """Compute loss and gradient without logits of the whole batch, of tokens that train alone."""
 
     fp8: Literal["off", "tensorwise", "rowwise"] = "off"
     """Compute the products of the decoder layers in 8 bit floating point, which changes the result: for `peft: full`

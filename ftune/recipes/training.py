@@ -18,6 +18,7 @@ from ftune.recipes.backend_checks import check_together
 from ftune.recipes.base import Recipe
 from ftune.recipes.data_section import RowsSection
 from ftune.recipes.model_section import Model
+from ftune.recipes.speed_section import Speed
 from ftune.recipes.trainer_args import check_trainer_args
 from ftune.recipes.training_sections import Batch, Checkpoint, Eval, Log, Optim, Schedule
 
@@ -54,6 +55,9 @@ class TrainingRecipe(Recipe):
 
     batch: Batch = Batch()
     """How many rows a step sees."""
+
+    speed: Speed = Speed()
+    """What makes training fast."""
 
     checkpoint: Checkpoint = Checkpoint()
     """What is kept to resume from."""

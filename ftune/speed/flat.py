@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+FLAT = ("input_ids", "position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+"""What a model reads of a flat batch."""
+
 IGNORED = -100
 """The label of a token that is not trained."""
 

@@ -10,9 +10,8 @@ from transformers import Trainer
 
 from ftune.evals.classes import class_report
 from ftune.trainers.judged import ClassCollator, ClassDataset
-from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.scoring import logits_of, score_spread
-from ftune.trainers.tally import Tally
+from ftune.trainers.tally import TalliedTrainer, Tally
 
 
 class ClassifierTrainer(Trainer):
@@ -39,7 +38,7 @@ class ClassifierTrainer(Trainer):
         return mean
 
 
-class ReliableClassifierTrainer(ReliableTrainer, ClassifierTrainer):
+class ReliableClassifierTrainer(TalliedTrainer, ClassifierTrainer):
     """A classifier's training with ftune's saves, checks and counts."""
 
     eval_dataset: ClassDataset
@@ -52,10 +51,6 @@ class ReliableClassifierTrainer(ReliableTrainer, ClassifierTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float:
         return self.share_of(int(super()._get_num_items_in_batch(batch_samples, device)))
 
-    def end_step(self, *, counts: bool) -> None:
-        """Count the step's verdicts, or forget them."""
-        self.tally.end_step(counts=counts)
-
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """How many rows were told right, and how many there were."""
         return {**self.tally.means(self.ranks.sum), "rows": trained}
@@ -67,7 +62,7 @@ class ReliableClassifierTrainer(ReliableTrainer, ClassifierTrainer):
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         rows = [example["input_ids"] for example in examples]
         at_once = self.args.per_device_eval_batch_size
-        logits = score_spread(self.model, rows, collator.padding, self.ranks, at_once=at_once, dtype=dtype)
+        logits = score_spread(self.model, rows, collator.laid, self.ranks, at_once=at_once, dtype=dtype)
         self.logits = logits.double().numpy()
         return class_report(self.logits, np.array([example["class"] for example in examples]), self.names)
 

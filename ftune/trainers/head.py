@@ -45,3 +45,9 @@ def put_head(model: "PreTrainedModel", *, new: bool, seed: int) -> None:
         else:
             head.weight.copy_(old.weight)
     setattr(model, NAME, head)
+
+
+def typical_score(model: torch.nn.Module) -> float:
+    """The size of a score of a new head, for hidden states of size 1: its weights may be tiny."""
+    heads = [module for module in model.modules() if isinstance(module, ScoreHead)]
+    return float(heads[-1].weight.detach().norm()) if heads else 1.0

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ftune.data.prepared import Prepared
 from ftune.evals.pairs import Floats, ScoredPairs
+from ftune.speed.flat import FlatCollator
 from ftune.trainers.feed import Example
 
 
@@ -41,6 +43,18 @@ class PairDataset(Dataset[Example]):
             "row": pairs,
         }
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest example, each of its answers once."""
+        sides = self.prepared.lengths, self.rejected.lengths
+        at_most = [sum(int(side[pair]) for pair in pairs for side in sides) for pairs in self.prompts]
+        longest = 1
+        for number in sorted(range(len(at_most)), key=at_most.__getitem__, reverse=True):
+            if at_most[number] <= longest:  # so is all that follows
+                break
+            longest = max(longest, len(self[number]["input_ids"]))
+        return longest
+
     def margin(self, pair: int) -> float:
         """The margin that the row of a pair gives; 0 without one."""
         part, row = self.prepared.place(pair)
@@ -63,6 +77,11 @@ class ClassDataset(Dataset[Example]):
         part, row = self.prepared.place(index)
         ids = self.prepared.ids(index)
         return {"input_ids": ids, "lengths": [len(ids)], "class": int(part.table.scores[row]), "row": index}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.prepared.lengths.max(initial=1))
 
     def counts(self, classes: int) -> list[int]:
         """Rows of each class."""
@@ -92,10 +111,31 @@ class Padding:
 
 
 @dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """How rows of different lengths become one tensor without padding; see `FlatCollator`."""
+
+    longest: int = 0
+    """Tokens of the longest row that may come."""
+    rounded: bool = False
+    """Whether a last row, which has no score, rounds the number of tokens."""
+
+    def batch(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The flat batch, and `ends`: the places of the last tokens of rows, shape (rows,)."""
+        examples = [{"input_ids": row, "labels": row} for row in rows]
+        batch = FlatCollator(self.longest, self.rounded)(examples)
+        del batch["labels"]
+        return batch | {"ends": torch.tensor([len(row) for row in rows]).cumsum(0) - 1}
+
+
+Laid = Padding | EndToEnd
+"""How rows lie in a batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class PairCollator:
     """Prompts as one batch in which each answer is computed once."""
 
-    padding: Padding
+    laid: Laid
     with_margins: bool
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
@@ -108,7 +148,7 @@ class PairCollator:
         better = torch.tensor([start + place for example, start in pairs for place in example["better"]])
         worse = torch.tensor([start + place for example, start in pairs for place in example["worse"]])
         margins = torch.tensor([margin for example in examples for margin in example["margins"]])
-        return self.padding.batch(rows) | {
+        return self.laid.batch(rows) | {
             "better": better,
             "worse": worse,
             "margins": margins if self.with_margins else torch.zeros_like(margins),
@@ -122,11 +162,11 @@ class PairCollator:
 class ClassCollator:
     """Texts as one batch."""
 
-    padding: Padding
+    laid: Laid
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """Texts as rows, and their classes."""
-        return self.padding.batch([example["input_ids"] for example in examples]) | {
+        return self.laid.batch([example["input_ids"] for example in examples]) | {
             "classes": torch.tensor([example["class"] for example in examples]),
             "items": len(examples),
             "trained_tokens": len(examples),

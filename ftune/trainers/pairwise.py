@@ -9,9 +9,8 @@ from trl import RewardTrainer
 
 from ftune.evals.pairs import ScoredPairs, pair_report
 from ftune.trainers.judged import PairCollator, PairDataset, scored_pairs
-from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.scoring import logits_of, score_spread
-from ftune.trainers.tally import Tally
+from ftune.trainers.tally import TalliedTrainer, Tally
 
 
 def pair_losses(
@@ -60,7 +59,7 @@ class PairwiseTrainer(RewardTrainer):
         return mean
 
 
-class ReliablePairwiseTrainer(ReliableTrainer, PairwiseTrainer):
+class ReliablePairwiseTrainer(TalliedTrainer, PairwiseTrainer):
     """Pairwise training with ftune's saves, checks and counts."""
 
     eval_dataset: PairDataset | None
@@ -72,10 +71,6 @@ class ReliablePairwiseTrainer(ReliableTrainer, PairwiseTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float:
         return self.share_of(int(super()._get_num_items_in_batch(batch_samples, device)))
-
-    def end_step(self, *, counts: bool) -> None:
-        """Count the step's verdicts, or forget them."""
-        self.tally.end_step(counts=counts)
 
     def step_facts(self, logs: dict[str, float], trained: int) -> dict[str, Any]:
         """How many pairs were told right, by how much, and how many answers were scored."""
@@ -98,7 +93,7 @@ class ReliablePairwiseTrainer(ReliableTrainer, PairwiseTrainer):
         collator: PairCollator = self.data_collator.collate
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         at_once = 2 * self.args.per_device_eval_batch_size
-        return score_spread(self.model, rows, collator.padding, self.ranks, at_once=at_once, dtype=dtype)
+        return score_spread(self.model, rows, collator.laid, self.ranks, at_once=at_once, dtype=dtype)
 
     def held_out_words(self, facts: dict[str, Any]) -> str:
         """Loss, accuracy and margin."""

@@ -7,7 +7,9 @@ from transformers import PreTrainedModel
 
 from ftune.backends.engines.sharding import device_of
 from ftune.core.errors import ModelError
+from ftune.models.output_head import inner_model
 from ftune.speed.flat import FlatCollator
+from ftune.trainers.speed_tasks import NEXT_TOKENS, Task
 
 
 class Probed(NamedTuple):
@@ -35,7 +37,9 @@ def _attention_of(model: PreTrainedModel) -> str:
 
 
 @torch.no_grad()
-def packing_fault(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype = torch.float32) -> Probed:
+def packing_fault(
+    model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype = torch.float32, task: Task = NEXT_TOKENS
+) -> Probed:
     """Whether two rows packed into one sequence are, to the model, what each of them is alone.
 
     Of `rows`, one at least, the first and the last are taken. The real model runs with its real attention and computes
@@ -48,9 +52,10 @@ def packing_fault(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dt
     model.eval()
     try:
         with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
-            together = _logits(model, [first, second])
-            disturbed = _logits(model, [[(token + 1) % together.shape[-1] for token in first], second])
-            alone = torch.cat([_logits(model, [first]), _logits(model, [second])])
+            together = _outputs(model, [first, second], task)
+            words = inner_model(model).config.get_text_config().vocab_size
+            disturbed = _outputs(model, [[(token + 1) % words for token in first], second], task)
+            alone = torch.cat([_outputs(model, [first], task), _outputs(model, [second], task)])
     finally:
         model.train(was_training)
     leak = float((together - disturbed)[len(first) :].abs().max())
@@ -76,11 +81,9 @@ def _limits(model: PreTrainedModel, dtype: torch.dtype) -> tuple[float, float]:
     return (1e-3, 1e-3) if in_fp32 else (0.01, 0.5)
 
 
-def _logits(model: PreTrainedModel, rows: list[list[int]]) -> torch.Tensor:
-    """Logits of rows packed into one sequence, as training packs them; fp32, shape (tokens, vocabulary)."""
+def _outputs(model: PreTrainedModel, rows: list[list[int]], task: Task) -> torch.Tensor:
+    """What the model gives of rows packed into one sequence, as training packs them; fp32, shape (tokens, width)."""
     device = device_of(model)
     batch = FlatCollator()([{"input_ids": row, "labels": row} for row in rows])
-    del batch["labels"]
-    inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    return logits[0].float()
+    batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    return task.outputs(model, batch)

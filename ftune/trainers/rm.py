@@ -12,8 +12,10 @@ from trl import RewardConfig
 from ftune.core.errors import RecipeError
 from ftune.evals.pairs import ScoredPairs
 from ftune.trainers.classifier import ReliableClassifierTrainer
-from ftune.trainers.judged import ClassCollator, ClassDataset, Padding, PairCollator, PairDataset
+from ftune.trainers.feeding import feed, feeding_of
+from ftune.trainers.judged import ClassCollator, ClassDataset, Laid, PairCollator, PairDataset
 from ftune.trainers.pairwise import ReliablePairwiseTrainer
+from ftune.trainers.speed import Speed
 from ftune.trainers.tally import Tally
 from ftune.trainers.training import Around, Outcome, arguments, train
 
@@ -39,23 +41,28 @@ def train_on_pairs(
     validation: PairDataset | None,
     around: Around,
     *,
-    padding: Padding,
+    laid: Laid,
     label_smoothing: float,
     center: float,
     margin: bool,
+    speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> tuple[Outcome, Judged | None]:
-    """Train `model` in place, then look at the held-out pairs. `around.args` are arguments of RewardConfig."""
+    """Train `model` in place, then look at the held-out pairs. `around.args` are arguments of RewardConfig.
+
+    `speed` is what the model has been given; rows lie as that wants them.
+    """
     stand_in = Dataset.from_dict({"chosen_ids": [[0]], "rejected_ids": [[0]]})  # TRL 1.16 takes no other kind
     trainer = ReliablePairwiseTrainer(
         model=model,
         args=arguments(RewardConfig, around.args | GIVEN),
-        data_collator=PairCollator(padding, margin),
+        data_collator=PairCollator(laid, margin),
         train_dataset=stand_in,
         eval_dataset=stand_in if validation is not None else None,
         processing_class=tokenizer,
     )
     trainer.train_dataset, trainer.eval_dataset = rows, validation
     trainer.label_smoothing, trainer.center, trainer.tally = label_smoothing, center, Tally()
+    feed(trainer, around, speed, feeding_of(trainer, around, rows.longest if speed.attention else None))
     outcome = train(trainer, around, rows.prepared.origins)
     if outcome.stopped_by or not _judge(trainer, outcome, validation):
         return outcome, None
@@ -69,25 +76,27 @@ def train_on_classes(
     validation: ClassDataset | None,
     around: Around,
     *,
-    padding: Padding,
+    laid: Laid,
     label_smoothing: float,
     names: Sequence[str],
     positive: int,
+    speed: Speed = Speed(),  # noqa: B008 - frozen
 ) -> tuple[Outcome, Judged | None]:
-    """Train `model` in place, then look at the held-out texts. `around.args` are arguments of RewardConfig."""
+    """Train `model` in place, then look at the held-out texts; otherwise as `train_on_pairs`."""
     config = arguments(RewardConfig, around.args | GIVEN)
     if config.activation_offloading:
         raise RecipeError("trainer_args.activation_offloading: TRL offers it for a scalar head alone; remove it")
     trainer = ReliableClassifierTrainer(
         model=model,
         args=config,
-        data_collator=ClassCollator(padding),
+        data_collator=ClassCollator(laid),
         train_dataset=rows,
         eval_dataset=validation,
         processing_class=tokenizer,
     )
     trainer.label_smoothing, trainer.names, trainer.positive = label_smoothing, names, positive
     trainer.tally = Tally()
+    feed(trainer, around, speed, feeding_of(trainer, around, rows.longest if speed.attention else None))
     outcome = train(trainer, around, rows.prepared.origins)
     if outcome.stopped_by or not _judge(trainer, outcome, validation):
         return outcome, None

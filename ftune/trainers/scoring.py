@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 from ftune.backends.engines.sharding import device_of
 from ftune.backends.ranks import Ranks
 from ftune.core.errors import ModelError
-from ftune.trainers.head import ScoreHead
-from ftune.trainers.judged import Padding
+from ftune.speed.flat import FLAT
+from ftune.trainers.head import typical_score
+from ftune.trainers.judged import Laid, Padding
 
 PROBED = 4
 
@@ -18,8 +19,12 @@ PROBED = 4
 def logits_of(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     """The head's outputs at the last token of each row, fp32, shape (rows, classes).
 
-    transformers takes the last token that is not the padding token, which no row ends with.
+    Where rows are padded, transformers takes the last token that is not the padding token, which no row ends with; for
+    rows end to end the model has been told how (`ftune.trainers.speed_tasks.give_scores`).
     """
+    if "ends" in inputs:
+        scores: torch.Tensor = model(**{name: inputs[name] for name in (*FLAT, "ends")})
+        return scores.float()
     given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
     logits: torch.Tensor = model(**given, use_cache=False).logits
     return logits.float()
@@ -28,7 +33,7 @@ def logits_of(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
 def score_spread(
     model: PreTrainedModel,
     rows: Sequence[Sequence[int]],
-    padding: Padding,
+    laid: Laid,
     ranks: Ranks,
     *,
     at_once: int,
@@ -41,7 +46,7 @@ def score_spread(
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     shares = [order[rank :: ranks.count] for rank in range(ranks.count)]
     mine = shares[ranks.rank] + order[:1] * (len(shares[0]) - len(shares[ranks.rank]))
-    parts = ranks.gather(score_rows(model, [rows[row] for row in mine], padding, at_once=at_once, dtype=dtype))
+    parts = ranks.gather(score_rows(model, [rows[row] for row in mine], laid, at_once=at_once, dtype=dtype))
     scores = parts[0].new_empty(len(rows), parts[0].shape[1])
     for share, part in zip(shares, parts, strict=True):
         scores[share] = part[: len(share)]
@@ -50,7 +55,7 @@ def score_spread(
 
 @torch.no_grad()
 def score_rows(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], padding: Padding, *, at_once: int, dtype: torch.dtype
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], laid: Laid, *, at_once: int, dtype: torch.dtype
 ) -> torch.Tensor:
     """Logits of all rows in their order, fp32 on the CPU, shape (rows, classes).
 
@@ -61,8 +66,9 @@ def score_rows(
     parts = []
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         for start in range(0, len(order), at_once):
-            batch = padding.batch([rows[row] for row in order[start : start + at_once]])
-            parts.append(logits_of(model, {name: value.to(device) for name, value in batch.items()}).cpu())
+            batch: dict[str, Any] = laid.batch([rows[row] for row in order[start : start + at_once]])
+            batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+            parts.append(logits_of(model, batch).cpu())
     in_order = torch.cat(parts)
     return torch.empty_like(in_order).index_copy_(0, torch.tensor(order), in_order)
 
@@ -81,16 +87,10 @@ def probe_scores(model: PreTrainedModel, rows: Sequence[Sequence[int]], padding:
     alone = score_rows(model, probed, padding, at_once=1, dtype=dtype)
     model.train(was_training)
     difference = float((together - alone).abs().max())
-    largest = max(float(alone.abs().max()), _typical_score(model))
+    largest = max(float(alone.abs().max()), typical_score(model))
     if not difference <= (1e-3 if dtype == torch.float32 else 0.2) * largest:
         raise ModelError(
             f"model.path: padding changes the scores of this model by {difference:.3g} of {largest:.3g}; a reward "
             "model is made from a causal language model"
         )
     return difference
-
-
-def _typical_score(model: PreTrainedModel) -> float:
-    """The size of a score of a new head, for hidden states of size 1: its weights may be tiny."""
-    heads = [module for module in model.modules() if isinstance(module, ScoreHead)]
-    return float(heads[-1].weight.detach().norm()) if heads else 1.0

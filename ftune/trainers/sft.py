@@ -6,21 +6,19 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
-from ftune.backends.engines.sharding import is_split
 from ftune.core.errors import RecipeError
 from ftune.speed.flat import FlatCollator
-from ftune.trainers.fed import FedTrainer, Feeding
+from ftune.trainers.fed import Feeding
 from ftune.trainers.feed import PreparedDataset, StreamDataset
+from ftune.trainers.feeding import FastTrainer, feed, feeding_of
 from ftune.trainers.fused_loss import FusedLossTrainer, WithPlaces
-from ftune.trainers.reliable import ReliableTrainer
 from ftune.trainers.speed import Speed
 from ftune.trainers.training import Around, Outcome, arguments, train
 
 
-class ReliableSFTTrainer(FedTrainer, ReliableTrainer, FusedLossTrainer):
+class ReliableSFTTrainer(FastTrainer, FusedLossTrainer):
     """SFTTrainer with ftune's saves, checks and counts."""
 
     _correct = _looked_at = 0
@@ -112,22 +110,7 @@ def train_sft(
     if speed.fused_loss:
         trainer.data_collator = WithPlaces(trainer.data_collator)
     longest = rows.longest if speed.attention and speed.fused_loss else None
-    trainer.feeding = feeding or _feeding(trainer, around, longest)
-    trainer.late = trainer.feeding is not None and trainer.feeding.late
-    if words := speed.words():
-        around.say.line(f"speed: {words}")
-    if trainer.feeding:
-        around.say.line(f"speed: {trainer.feeding.words()}")
-    around.events.write(
-        "speed",
-        attention=speed.attention or None,
-        fused_loss=speed.fused_loss,
-        folded_lora=speed.folded_lora,
-        compiled_layers=speed.compiled_layers,
-        fp8=speed.fp8,
-        micro_batch_tokens=trainer.feeding.capacity if trainer.feeding else None,
-        off=speed.reasons,
-    )
+    feed(trainer, around, speed, feeding or feeding_of(trainer, around, longest))
     return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
 
 
@@ -138,28 +121,6 @@ def _own_loss(trainer: ReliableSFTTrainer) -> str:
     if trainer.args.loss_type != "nll" or trainer.label_smoother is not None:
         return "trainer_args ask for another one"
     return ""
-
-
-def _feeding(trainer: ReliableSFTTrainer, around: Around, longest: int | None) -> Feeding | None:
-    """What keeps a GPU busy; None on a CPU, which is busy anyway.
-
-    `longest` is the longest row that may come, in flat batches whose loss is a sum; None for other batches, which are
-    not cut anew. Neither are those of processes that have to take each pass together.
-    """
-    args, accelerator = trainer.args, trainer.accelerator
-    if args.device.type != "cuda":
-        return None
-    together = (
-        is_split(trainer.model)
-        or trainer.is_deepspeed_enabled
-        or accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
-        or args.include_num_input_tokens_seen != "no"  # transformers adds these up over processes in each pass
-    )
-    # Memory that the recipe says is there: so many rows of that length may come together.
-    capacity = None if longest is None or together else args.per_device_train_batch_size * longest
-    looks_itself = around.trains_bf16 or args.optim == OptimizerNames.ADAMW_TORCH_FUSED
-    late = looks_itself and not (is_split(trainer.model) or trainer.is_deepspeed_enabled or args.fp16)
-    return Feeding(capacity, ahead=args.dataloader_num_workers == 0, late=late and around.method.hook is None)
 
 
 def _build(

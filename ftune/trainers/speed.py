@@ -19,10 +19,10 @@ from ftune.speed.extras import UnsupportedError
 from ftune.speed.flat import FlatCollator
 from ftune.speed.folded import foldable, folded, watched
 from ftune.speed.fp8 import Scales, convertible, fp8_products
-from ftune.speed.loss import give_loss, loss_fault, lossy_head
 from ftune.speed.selective import selective_layers
 from ftune.trainers.probe import packing_fault
 from ftune.trainers.speed_proof import Proof
+from ftune.trainers.speed_tasks import NEXT_TOKENS, Task
 
 PROBED_TOKENS = 16
 """Of each of two rows: enough to see a leak or another loss, and little work on a CPU."""
@@ -103,36 +103,38 @@ def at_speed(
     asked: str = "auto",
     wanted: Wanted = Wanted(),
     selective: bool = False,
+    task: Task = NEXT_TOKENS,
 ) -> Iterator[Speed]:
-    """The model with what of it is exact with this model on this machine; behind, it is as it was, but for its loss.
+    """The model with what of it is exact with this model on this machine; behind, it is as it was, but for its task.
 
     `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled on more of
     them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
-    products. `selective` layers checkpoint themselves. Raises ModelError where they cannot, and where FP8 is wanted and
-    the model cannot have it, or is not nearly itself with it.
+    products. `task` is what the model computes. `selective` layers checkpoint themselves. Raises ModelError where they
+    cannot, and where FP8 is wanted and the model cannot have it, or is not nearly itself with it.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
     speed = Speed()
     with ExitStack() as stack:
-        if wanted.packed_attention:
-            found = _attention(model, shortened, dtype, asked)
+        able = wanted.fused_loss
+        if able and (why := task.give(model, shortened[0], dtype)):
+            speed, able = speed.without(task.part, why), False
+        speed = replace(speed, fused_loss=able and task.part == "fused_loss")
+        if wanted.packed_attention and (able or task.part != "packed_attention"):
+            found = _attention(model, shortened, dtype, asked, task)
             if isinstance(found, str):
                 speed = speed.without("packed_attention", found)
             else:
                 speed = replace(speed, attention=found[0], difference=found[1])
-        if wanted.fused_loss:
-            why = _loss(model, shortened, dtype)
-            speed = speed.without("fused_loss", why) if why else replace(speed, fused_loss=True)
         if speed.attention:
             stack.enter_context(attention(model, speed.attention))
         if selective:  # before gradients are tried: that must not need more memory than the run
             with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
                 stack.enter_context(selective_layers(model, _looked_at(model, shortened, flat=bool(speed.attention))))
-        if speed.attention and speed.fused_loss:
+        if speed.attention and able:
             if wanted.folded_lora and any(foldable(module) for module in model.modules()):
-                speed = _fold(model, speed, wanted.folded_lora, Proof.of(model, shortened, dtype, longest), stack)
+                speed = _fold(model, speed, wanted.folded_lora, Proof.of(model, shortened, dtype, longest, task), stack)
             on_gpu = device_of(model).type == "cuda"
-            of_many = partial(Proof.of, model, _many(rows) if on_gpu else shortened, dtype, longest)
+            of_many = partial(Proof.of, model, _many(rows) if on_gpu else shortened, dtype, longest, task)
             if wanted.fp8:
                 speed = _fp8(model, speed, wanted.fp8, of_many, stack)
             elif wanted.compiled_layers and on_gpu:
@@ -231,7 +233,7 @@ def _many(rows: Sequence[list[int]]) -> list[list[int]]:
 
 
 def _attention(
-    model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str
+    model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, asked: str, task: Task
 ) -> tuple[str, float] | str:
     """The best attention that keeps rows apart, and how far logits differ by it; or why there is none."""
     if is_virtual(model):
@@ -244,7 +246,7 @@ def _attention(
     for name in candidates(device_of(model)) if asked == "auto" else [asked]:
         try:
             with attention(model, name):
-                found = packing_fault(model, rows, dtype)
+                found = packing_fault(model, rows, dtype, task)
         except (UnsupportedError, ValueError, RuntimeError, ImportError) as error:  # not for this model or machine
             faults.append(f"{WORDS[name]}: {_first_line(error)}")
             continue
@@ -256,16 +258,3 @@ def _attention(
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _loss(model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype) -> str:
-    """Why the model cannot give its loss by itself; empty where it does from now on."""
-    head = lossy_head(model)
-    if isinstance(head, str):
-        return head
-    give_loss(model, head)
-    row = torch.tensor([rows[0]], device=device_of(model))
-    try:
-        return loss_fault(model, {"input_ids": row, "labels": row}, dtype)
-    except (AttributeError, TypeError) as error:  # a method that wants what the model gives beside its loss
-        return f"the method wants more of the model than its loss ({_first_line(error)})"

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,8 @@ from transformers import PreTrainedModel
 
 from ftune.backends.engines.sharding import device_of
 from ftune.speed.flat import FlatCollator
-from ftune.speed.loss import LIMITS, add_places
+from ftune.speed.loss import LIMITS
+from ftune.trainers.speed_tasks import NEXT_TOKENS, Task
 
 GRADIENT_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.2}
 """How far a parameter's gradient may be from the plain one, relative to its norm, by the dtype of products.
@@ -48,22 +48,30 @@ class Proof:
     """Of the parameters that train, by name."""
     longest: int
     """What attention is told to be the longest row."""
+    task: Task
 
     @classmethod
-    def of(cls, model: PreTrainedModel, rows: list[list[int]], dtype: torch.dtype, longest: int) -> "Proof":
-        """Of `rows` as one flat batch; the model has been given its loss and an attention for it."""
+    def of(
+        cls,
+        model: PreTrainedModel,
+        rows: list[list[int]],
+        dtype: torch.dtype,
+        longest: int,
+        task: Task = NEXT_TOKENS,
+    ) -> "Proof":
+        """Of `rows` as one flat batch; the model can compute its task, and has an attention for it."""
         with _nothing_zero(model):
-            loss, gradients = _measured(model, rows, dtype, longest)
-        return cls(rows, dtype, loss, gradients, longest)
+            loss, gradients = _measured(model, rows, dtype, longest, task)
+        return cls(rows, dtype, loss, gradients, longest, task)
 
     def run(self, model: PreTrainedModel) -> None:
         """The rows once more, for whoever watches."""
-        _measured(model, self.rows, self.dtype, self.longest)
+        _measured(model, self.rows, self.dtype, self.longest, self.task)
 
     def fault(self, model: PreTrainedModel, *, fp8: bool = False) -> str:
         """What is not as it was, or with `fp8` not near it; empty where all is."""
         with _nothing_zero(model):
-            loss, gradients = _measured(model, self.rows, self.dtype, self.longest)
+            loss, gradients = _measured(model, self.rows, self.dtype, self.longest, self.task)
         if not abs(loss - self.loss) <= (FP8_LOSS if fp8 else LIMITS[self.dtype]) * abs(self.loss):
             return f"the loss becomes {loss:.6g}, it was {self.loss:.6g}"
         for name, before in self.gradients.items():
@@ -89,19 +97,18 @@ def _turned(found: Tensor, before: Tensor) -> str:
 
 
 def _measured(
-    model: PreTrainedModel, rows: Sequence[list[int]], dtype: torch.dtype, longest: int
+    model: PreTrainedModel, rows: Sequence[list[int]], dtype: torch.dtype, longest: int, task: Task
 ) -> tuple[float, dict[str, Tensor]]:
     """Summed loss, and gradients where they are on; in training's mode, where that draws no random numbers."""
     device, was_training = device_of(model), model.training
     model.train(not _drops(model))
     examples = [{"input_ids": list(row), "labels": list(row)} for row in rows]
-    batch: dict[str, Any] = add_places(FlatCollator(longest, rounded=device.type == "cuda")(examples))
+    batch = FlatCollator(longest, rounded=device.type == "cuda")(examples)
     batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
-    del batch["labels"]
     model.zero_grad(set_to_none=True)
     try:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss: Tensor = model(**batch).loss
+            loss = task.loss(model, batch)
         if not torch.is_grad_enabled():
             return float(loss), {}
         loss.backward()  # type: ignore[no-untyped-call]

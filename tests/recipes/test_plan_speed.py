@@ -51,6 +51,7 @@ def test_a_plan_knows_what_a_run_will_find(family: str) -> None:
 
 FAST = {"flat": True, "loss": "fused", "folded": True}
 PADDED = {"flat": False, "loss": "fused", "folded": False}
+SCORED = {"flat": True, "loss": "tiled", "folded": True}
 SLOW = {"flat": False, "loss": "tiled", "folded": False}
 
 
@@ -58,7 +59,11 @@ SLOW = {"flat": False, "loss": "tiled", "folded": False}
     ("command", "overrides", "adapter", "expected"),
     [
         ("sft", [], {}, FAST),
-        ("rm", [], {}, SLOW),
+        ("rm", [], {}, SCORED),
+        ("rm", ["head={type: classifier, positive_class: a, labels: [a, b]}"], {}, SCORED),
+        ("rm", ["speed.packed_attention=off"], {}, SLOW),
+        ("rm", ["speed.folded_lora=off"], {}, SCORED | {"folded": False}),
+        ("rm", [], {"virtual_tokens": 3}, SLOW),
         ("sft", ["model.attention=eager"], {}, PADDED),
         ("sft", ["model.attention=flex_attention"], {}, FAST),
         ("sft", ["speed.packed_attention=off", "speed.fused_loss=off"], {}, SLOW),
@@ -97,6 +102,9 @@ def test_a_gpu_gets_the_rows_of_a_step_together() -> None:
     assert tokens() == 200, "so much as two rows of 100; all eight have 310 at most"
     assert tokens(on_gpu=False) == tokens(whole=False) == tokens(Spread(type="zero", processes=2)) == 130
     assert most_tokens(recipe, Rows(100, "the test"), Spread(), whole=True, on_gpu=True) == 200
+    assert most_tokens(recipe, rows, Spread(), whole=True, on_gpu=True, answers=2) == 340, (
+        "all nine answers that there are"
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +125,9 @@ def test_layers_are_compiled_for_runs_that_last(hours: float | None, asked: str,
     assert compiled(recipe, job, time).compiled == expected
     assert not compiled(recipe, replace(job, spread=Spread(type="fsdp", processes=2)), time).compiled
     assert not compiled(recipe, replace(job, loss="tiled"), time).compiled
-    assert not compiled(recipe_of("rm"), replace(job, kind="rm", flat=False), time).compiled
+    scores = recipe_of("rm", f"speed.compiled_layers={asked}")
+    assert compiled(scores, replace(job, kind="rm", loss="tiled"), time).compiled == expected
+    assert not compiled(scores, replace(job, kind="rm", flat=False), time).compiled
 
 
 def test_fp8_is_planned_in_layers_that_are_compiled_for_it() -> None:

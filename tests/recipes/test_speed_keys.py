@@ -15,8 +15,8 @@ from ftune.core.errors import LaunchError, RecipeError
 from ftune.recipes.load import load_recipe
 from ftune.recipes.runs.fp8 import check_fp8
 from ftune.recipes.runs.plan_time import Time
-from ftune.recipes.runs.sft import SHORT_RUN, wanted_of
-from ftune.recipes.speed_section import Speed
+from ftune.recipes.runs.speed import SHORT_RUN, wanted_of
+from ftune.recipes.speed_section import SftSpeed
 from ftune.trainers.speed import Wanted
 
 
@@ -26,7 +26,7 @@ def lasting(seconds: float) -> Time:
 
 def wanted(backend: Any = None, seconds: float | None = 600.0, on_gpu: bool = True, **asked: Any) -> Wanted:
     time = None if seconds is None else lasting(seconds)
-    return wanted_of(Speed(**asked), backend or Single(), time, on_gpu=on_gpu)
+    return wanted_of(SftSpeed(**asked), backend or Single(), time, on_gpu=on_gpu)
 
 
 def test_all_is_wanted_by_default() -> None:

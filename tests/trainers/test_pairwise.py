@@ -89,8 +89,11 @@ def test_means_are_over_everything_since_the_last_reading() -> None:
     tally = Tally()
     tally.add(accuracy=torch.tensor([1.0, 0.0, 1.0]))
     tally.add(accuracy=torch.tensor([0.0]), margin=torch.tensor([3.0]))
+    unread = tally.unread()
+    tally.add(accuracy=torch.tensor([math.nan]))  # the next step has begun when this one is read
+    tally.read([float(value) for value in unread])
     tally.end_step(counts=True)
-    tally.add(accuracy=torch.tensor([math.nan]))
+    tally.read([float(value) for value in tally.unread()])
     tally.end_step(counts=False)
     assert tally.means() == {"accuracy": 0.5, "margin": 3.0}
     assert tally.means() == {}

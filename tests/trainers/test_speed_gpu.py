@@ -15,6 +15,7 @@ from ftune.speed.flat import FlatCollator
 from ftune.speed.loss import add_places
 from ftune.speed.offload import offloaded_inputs
 from ftune.trainers.speed import Speed, Wanted, at_speed
+from ftune.trainers.speed_tasks import NEXT_TOKENS, Task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -112,12 +113,12 @@ def test_as_exact_as_the_plain_way(
 
 
 @contextmanager
-def checkpointed(model: Any, checkpointing: bool | str, **wanted: bool) -> Iterator[Speed]:
+def checkpointed(model: Any, checkpointing: bool | str, task: Task = NEXT_TOKENS, **wanted: bool) -> Iterator[Speed]:
     """At speed, as a run has it."""
     if checkpointing in (True, "offloaded"):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     away = offloaded_inputs(model) if checkpointing == "offloaded" else nullcontext()
-    how = {"longest": 700, "selective": checkpointing == "selective", "wanted": Wanted(**wanted)}
+    how = {"longest": 700, "selective": checkpointing == "selective", "wanted": Wanted(**wanted), "task": task}
     with away, at_speed(model, rows_of(LENGTHS[0]), torch.bfloat16, **how) as speed:
         yield speed
 

@@ -58,7 +58,7 @@ def _of_training(
     notes += [FP8_TIME] if getattr(getattr(recipe, "speed", None), "fp8", "off") != "off" else []
     adapter = recipe.peft.planned(shape)
     speed = speed_of(recipe, shape, adapter, spread, on_gpu=on_gpu)
-    whole = speed["flat"] and speed["loss"] == "fused"
+    whole = speed["flat"] and (speed["loss"] == "fused" or head is not None)
     job = Job(
         **_model(recipe, shape, dtype),
         **speed,
@@ -69,7 +69,7 @@ def _of_training(
         accumulation=recipe.batch.accumulation(spread.world),
         tokens=min(data.max_length, shape.positions or data.max_length) if packed else rows.longest,
         packed=packed,
-        most_tokens=None if packed else most_tokens(recipe, rows, spread, whole=whole, on_gpu=on_gpu),
+        most_tokens=None if packed else most_tokens(recipe, rows, spread, whole=whole, on_gpu=on_gpu, answers=answers),
         own_tokens=round(rows.mean) if packed and rows.count else None,
         equal_rows=rows.equal,
         checkpointing=recipe.batch.checkpointing,

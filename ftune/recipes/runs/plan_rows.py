@@ -35,7 +35,8 @@ class Rows:
     counted: bool = True
     """Whether these are numbers of tokens that somebody has counted, not bounds and guesses."""
     lengths: tuple[tuple[int, int], ...] = ()
-    """Tokens, and how many rows have at most so many and more than the next number: the longest first."""
+    """Tokens, and how many rows (both answers of a pair) have at most so many and more than the next number: the
+    longest first."""
 
     @property
     def equal(self) -> bool:
@@ -79,8 +80,11 @@ def rows_of_inputs(inputs: "Inputs") -> Rows:
         if most is None:
             return Rows(longest, "the first rows of a stream")
         return Rows(most, "data.max_length, the worst case of a stream", counted=False)
-    known = () if inputs.train.is_preference else sorted(Counter(lengths.tolist()).items(), reverse=True)
-    return Rows(longest, "the rows themselves", len(lengths), tokens, lengths=tuple(known))
+    known = Counter(lengths.tolist())
+    if inputs.train.is_preference:
+        known += Counter(others.tolist())
+    histogram = tuple(sorted(known.items(), reverse=True))
+    return Rows(longest, "the rows themselves", len(lengths), tokens, lengths=histogram)
 
 
 def rows_of_prompts(asked: "Asked") -> Rows:
@@ -110,7 +114,8 @@ def _recorded(recipe: "TrainingRecipe | PpoRecipe", most: int) -> Rows | None:
     if longest is None:
         return None
     said_by = f"the rows, as {shown(folder / 'data.json')} has counted them"
-    return Rows(min(longest, most), said_by, kept, tokens, lengths=_bins(counts.get("lengths")))
+    of_pairs = getattr(getattr(recipe, "head", None), "type", "") == "scalar"  # one answer of each has been counted
+    return Rows(min(longest, most), said_by, kept, tokens, lengths=() if of_pairs else _bins(counts.get("lengths")))
 
 
 def _bins(histogram: object) -> tuple[tuple[int, int], ...]:

@@ -11,6 +11,7 @@ from ftune.plan.job import Job, Spread
 from ftune.plan.shape import ModelShape
 from ftune.plan.work import HOUR
 from ftune.recipes.runs.plan_rows import Rows
+from ftune.recipes.speed_section import SftSpeed
 
 if TYPE_CHECKING:
     from ftune.recipes.runs.plan_time import Time
@@ -27,9 +28,8 @@ def speed_of(
     recipe: "TrainingRecipe", shape: ModelShape, adapter: Adapter, spread: Spread, *, on_gpu: bool
 ) -> dict[str, Any]:
     """The fields of a job that say how rows lie in a batch and how layers and the loss are computed."""
-    speed: Any = getattr(recipe, "speed", None)  # only `ftune sft` has it
-    virtual = adapter.virtual_tokens + adapter.prefix_tokens > 0
-    wanted = speed is not None and not virtual
+    speed = recipe.speed
+    wanted = adapter.virtual_tokens + adapter.prefix_tokens == 0
     named = recipe.model.attention
     flat = (
         wanted
@@ -37,8 +37,8 @@ def speed_of(
         and named in KEEPS_ROWS_APART
         and _keeps_rows_apart(shape, asked=named, on_gpu=on_gpu)
     )
-    loss = _loss(recipe.trainer_args, fused=wanted and speed.fused_loss == "auto")
-    whole = flat and loss == "fused" and not _in_parts(spread)
+    loss = _loss(recipe.trainer_args, fused=wanted and isinstance(speed, SftSpeed) and speed.fused_loss == "auto")
+    whole = flat and (loss == "fused" or _scores(recipe)) and not _in_parts(spread)
     return {
         "flat": flat,
         "loss": loss,
@@ -46,13 +46,15 @@ def speed_of(
     }
 
 
-def most_tokens(recipe: "TrainingRecipe", rows: Rows, spread: Spread, *, whole: bool, on_gpu: bool) -> int:
-    """Tokens of the largest flat micro-batch.
+def most_tokens(
+    recipe: "TrainingRecipe", rows: Rows, spread: Spread, *, whole: bool, on_gpu: bool, answers: int = 1
+) -> int:
+    """Tokens of the largest flat micro-batch, of which a row of the recipe is so many `answers`.
 
     Where a GPU's loss is a sum over tokens (`whole`), the rows of a step are grouped anew, into as few as hold no more
     than the largest that the recipe allows. DeepSpeed and FSDP2 take them as they come.
     """
-    at_once = recipe.batch.rows_at_once
+    at_once = recipe.batch.rows_at_once * answers
     if not (whole and on_gpu) or _in_parts(spread):
         return rows.most(at_once)
     return min(at_once * rows.longest, rows.most(at_once * recipe.batch.accumulation(spread.world)))
@@ -60,13 +62,18 @@ def most_tokens(recipe: "TrainingRecipe", rows: Rows, spread: Spread, *, whole: 
 
 def compiled(recipe: "TrainingRecipe", job: Job, time: "Time | None") -> Job:
     """The job with compiled layers, where the run is worth it."""
-    speed: Any = getattr(recipe, "speed", None)
-    able = job.flat and job.loss == "fused" and job.on_gpu and not _in_parts(job.spread)
+    speed: Any = getattr(recipe, "speed", None)  # ppo has none, nor flat batches
+    able = job.flat and (job.loss == "fused" or job.kind == "rm") and job.on_gpu and not _in_parts(job.spread)
     if not able or speed.compiled_layers == "off":
         return job
     short = time is not None and time.hours * HOUR < SHORT_S
-    asked = speed.compiled_layers == "on" or speed.fp8 != "off"
-    return replace(job, compiled=asked or not short, fp8=speed.fp8 != "off")
+    fp8 = getattr(speed, "fp8", "off") != "off"
+    return replace(job, compiled=fp8 or speed.compiled_layers == "on" or not short, fp8=fp8)
+
+
+def _scores(recipe: "TrainingRecipe") -> bool:
+    """Whether a head reads scores at the ends of rows (`ftune rm`): no logits are made."""
+    return getattr(recipe, "head", None) is not None
 
 
 def _in_parts(spread: Spread) -> bool:

@@ -1,7 +1,6 @@
 """What `ftune rm` does with its rows and its model; the rest is `ftune.recipes.runs.training`."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +9,17 @@ from ftune.models.dtype import torch_name
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.judged import results_of, tell_judged, write_pairs
 from ftune.recipes.runs.offload import offloads
+from ftune.recipes.runs.speed import wanted_of
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from ftune.models.reward_facts import RewardFacts
     from ftune.recipes.rm import RmRecipe
-    from ftune.trainers.judged import Padding
+    from ftune.trainers.judged import Laid, Padding
     from ftune.trainers.rm import Judged
+    from ftune.trainers.speed import Speed
     from ftune.trainers.training import Outcome
 
 SCALAR = ("reward",)
@@ -41,7 +41,11 @@ def run_rm(recipe: "RmRecipe", options: RunOptions) -> None:
 def _train(recipe: "RmRecipe", run: Run) -> Trained:
     import torch
 
+    from ftune.speed.offload import offloaded_inputs
+    from ftune.trainers.judged import EndToEnd
     from ftune.trainers.scoring import probe_scores
+    from ftune.trainers.speed import at_speed
+    from ftune.trainers.speed_tasks import SCORES
 
     head = recipe.head
     if head.type == "classifier":
@@ -54,11 +58,25 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
     dtype = getattr(torch, torch_name(run.place.dtype))
     difference = probe_scores(model, probed, padding, dtype)
     run.say.line(f"  ok: a row has the same score alone and padded in a batch (scores differ by {difference:.1e})")
-    with _checkpointed(recipe, model, probed[0], dtype, offload=offload):
+    if recipe.batch.recomputes:  # before anything is tried: a try must not need more memory than the run
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    longest = _longest(run)
+    fast = at_speed(
+        model,
+        probed[: recipe.batch.rows_at_once],
+        dtype,
+        longest=longest,
+        asked=recipe.model.attention,
+        wanted=wanted_of(recipe.speed, run.place.backend, run.prediction.time, on_gpu=run.place.on_gpu),
+        selective=recipe.batch.selects,
+        task=SCORES,
+    )
+    with offloaded_inputs(model) if offload else nullcontext(), fast as speed:
+        laid = EndToEnd(longest, rounded=run.place.on_gpu) if speed.attention else padding
         if head.type == "scalar":
-            outcome, judged = _on_pairs(recipe, run, model, padding)
+            outcome, judged = _on_pairs(recipe, run, model, laid, speed)
         else:
-            outcome, judged = _on_classes(recipe, head.positive_class, run, model, padding)
+            outcome, judged = _on_classes(recipe, head.positive_class, run, model, laid, speed)
     if judged is not None:
         tell_judged(judged, run.say)
         if judged.pairs is not None and run.inputs.validation is not None and run.ranks.first:
@@ -67,25 +85,11 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
     return Trained(model, outcome, facts.write, _names(recipe, run))
 
 
-@contextmanager
-def _checkpointed(
-    recipe: "RmRecipe", model: "PreTrainedModel", row: list[int], dtype: "torch.dtype", *, offload: bool
-) -> "Iterator[None]":
-    """The model with layers that keep a part of their activations, or have them elsewhere, as the recipe says."""
-    import torch
-
-    from ftune.backends.engines.sharding import device_of
-    from ftune.speed.offload import offloaded_inputs
-    from ftune.speed.selective import selective_layers
-
-    with ExitStack() as stack:
-        if offload:
-            stack.enter_context(offloaded_inputs(model))
-        if recipe.batch.selects:
-            device = device_of(model)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                stack.enter_context(selective_layers(model, {"input_ids": torch.tensor([row], device=device)}))
-        yield
+def _longest(run: Run) -> int:
+    """Tokens of the longest row that is trained or looked at."""
+    prepared = run.inputs.parts().values()
+    sides = [side for one in prepared for side in ((one, one.rejected()) if one.is_preference else (one,))]
+    return max(int(side.lengths.max(initial=1)) for side in sides)
 
 
 def _names(recipe: "RmRecipe", run: Run) -> tuple[str, ...]:
@@ -144,7 +148,7 @@ def _prepare(run: Run, model: "PreTrainedModel") -> None:
 
 
 def _on_pairs(
-    recipe: "RmRecipe", run: Run, model: "PreTrainedModel", padding: "Padding"
+    recipe: "RmRecipe", run: Run, model: "PreTrainedModel", laid: "Laid", speed: "Speed"
 ) -> "tuple[Outcome, Judged | None]":
     from ftune.trainers.judged import PairDataset
     from ftune.trainers.rm import train_on_pairs
@@ -162,15 +166,16 @@ def _on_pairs(
         rows,
         PairDataset(inputs.validation) if inputs.validation else None,
         around(run, model),
-        padding=padding,
+        laid=laid,
         label_smoothing=recipe.label_smoothing,
         center=recipe.center,
         margin=recipe.margin,
+        speed=speed,
     )
 
 
 def _on_classes(
-    recipe: "RmRecipe", positive: str, run: Run, model: "PreTrainedModel", padding: "Padding"
+    recipe: "RmRecipe", positive: str, run: Run, model: "PreTrainedModel", laid: "Laid", speed: "Speed"
 ) -> "tuple[Outcome, Judged | None]":
     from ftune.trainers.judged import ClassDataset
     from ftune.trainers.rm import train_on_classes
@@ -182,10 +187,11 @@ def _on_classes(
         ClassDataset(inputs.train),
         ClassDataset(inputs.validation) if inputs.validation else None,
         around(run, model),
-        padding=padding,
+        laid=laid,
         label_smoothing=recipe.label_smoothing,
         names=names,
         positive=names.index(positive),
+        speed=speed,
     )
 
 

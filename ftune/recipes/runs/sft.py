@@ -5,25 +5,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ftune.models.dtype import torch_name
-from ftune.plan.work import HOUR
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.fp8 import check_fp8
 from ftune.recipes.runs.inputs import packing_line
 from ftune.recipes.runs.offload import offloads
-from ftune.recipes.runs.plan_speed import SHORT_S
+from ftune.recipes.runs.speed import wanted_of
 from ftune.recipes.runs.training import Run, Trained, around, run_training, wrapped_model, write_report
 from ftune.report.events import Event
 
 if TYPE_CHECKING:
-    from ftune.backends.base import Backend
     from ftune.data.prepared import Prepared
-    from ftune.recipes.runs.plan_time import Time
     from ftune.recipes.sft import SftRecipe
-    from ftune.recipes.speed_section import Speed
     from ftune.trainers.feed import PreparedDataset, StreamDataset
-    from ftune.trainers.speed import Wanted
-
-SHORT_RUN = "the run is short ('speed.compiled_layers: on' compiles)"
 
 
 def run_sft(recipe: "SftRecipe", options: RunOptions) -> None:
@@ -73,25 +66,6 @@ def _train(recipe: "SftRecipe", run: Run) -> Trained:
             speed=speed,
         )
     return Trained(model, outcome)
-
-
-def wanted_of(asked: "Speed", backend: "Backend", time: "Time | None", *, on_gpu: bool) -> "Wanted":
-    """What may make the run fast: what the recipe leaves on, and what the backend lets be changed in a model.
-
-    `time` is what the run is predicted to take.
-    """
-    from ftune.trainers.speed import Wanted
-
-    whole = f"the backend '{backend.name}' has the weights in parts" if backend.shards() else True
-    left_open = asked.compiled_layers == "auto" and asked.fp8 == "off"
-    short = on_gpu and left_open and time is not None and time.hours * HOUR < SHORT_S
-    return Wanted(
-        packed_attention=asked.packed_attention != "off",
-        fused_loss=asked.fused_loss != "off",
-        folded_lora=asked.folded_lora != "off" and whole,
-        compiled_layers=asked.compiled_layers != "off" and (SHORT_RUN if short else whole),
-        fp8=None if asked.fp8 == "off" else asked.fp8,
-    )
 
 
 def _feed(recipe: "SftRecipe", run: Run) -> "PreparedDataset | StreamDataset":

@@ -1,4 +1,4 @@
-"""`ftune sft` as a user starts it, in this process."""
+"""`ftune sft` or `ftune rm` as a user starts it, in this process."""
 
 import sys
 import tempfile
@@ -13,7 +13,19 @@ RUN = 2000
 
 
 def train(job: Job) -> Result:
-    """The command with the recipe's own settings; packed where the way says it."""
+    """`ftune sft` with the recipe's own settings; packed where the way says it."""
+    words = []
+    if job.way != "ftune":
+        words += ["data.packing=true", f"batch.gradient_accumulation_steps={job.setting.passes}"]
+    if job.way.endswith("bf16 weights"):
+        words += ["optim.optimizer=adamw_bf16", "model.dtype=bf16"]
+    if fp8 := FP8.get(job.way.removesuffix(", bf16 weights")):
+        words.append(f"speed.fp8={fp8}")
+    return measured(job, "sft", words)
+
+
+def measured(job: Job, command: str, words: list[str]) -> Result:
+    """`ftune COMMAND` with the job's recipe and further words."""
     from ftune.trainers.reliable import CountingCollator
 
     clock = Clock(job)
@@ -26,14 +38,8 @@ def train(job: Job) -> Result:
         return batch
 
     CountingCollator.__call__ = counting  # type: ignore[method-assign]
-    words = ["schedule.epochs=null", f"schedule.max_steps={RUN}", "checkpoint.every=never"]
-    if job.way != "ftune":
-        words += ["data.packing=true", f"batch.gradient_accumulation_steps={job.setting.passes}"]
-    if job.way.endswith("bf16 weights"):
-        words += ["optim.optimizer=adamw_bf16", "model.dtype=bf16"]
-    if fp8 := FP8.get(job.way.removesuffix(", bf16 weights")):
-        words.append(f"speed.fp8={fp8}")
-    events = run(job.recipe, words)
+    ours = ["schedule.epochs=null", f"schedule.max_steps={RUN}", "checkpoint.every=never"]
+    events = run(job.recipe, [*ours, *words], command)
     told = {event["kind"]: event for event in events}
     peak = max(event["memory_gib"] for event in events if event["kind"] == "step")  # not of the proof behind them
     return clock.result() | {
@@ -44,13 +50,13 @@ def train(job: Job) -> Result:
     }
 
 
-def run(recipe: str, words: list[str]) -> list[dict[str, Any]]:
-    """The events of `ftune sft RECIPE WORDS`; what it leaves otherwise is removed."""
+def run(recipe: str, words: list[str], command: str = "sft") -> list[dict[str, Any]]:
+    """The events of `ftune COMMAND RECIPE WORDS`; what it leaves otherwise is removed."""
     from ftune.cli.main import main
     from ftune.report.events import read_events
 
     with tempfile.TemporaryDirectory() as folder:
-        sys.argv = ["ftune", "sft", recipe, f"output_dir={Path(folder) / 'run'}", *words]
+        sys.argv = ["ftune", command, recipe, f"output_dir={Path(folder) / 'run'}", *words]
         try:
             main()
         except SystemExit as stop:

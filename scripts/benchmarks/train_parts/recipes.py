@@ -46,6 +46,6 @@ def read(job: Job) -> "tuple[SftRecipe, Prepared, str]":
     from ftune.recipes.load import load_recipe
     from ftune.recipes.runs.inputs import load_inputs
 
-    recipe: Any = load_recipe("sft", Path(job.recipe), []).recipe
+    recipe: Any = load_recipe("rm" if job.setting.pairs else "sft", Path(job.recipe), []).recipe
     inputs = load_inputs(recipe, Say())
     return recipe, inputs.train, inputs.located

@@ -60,6 +60,8 @@ class Setting:
     """Packed micro-batches of a step; more than one where memory counts."""
     selective: bool = False
     """A part of a layer's activations is kept, which ftune alone is measured with."""
+    pairs: bool = False
+    """A reward model trains, on pairs of answers."""
     offload: bool = False
     """Inputs of checkpointed layers are in the CPU's memory; likewise."""
 

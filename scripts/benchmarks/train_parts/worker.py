@@ -23,7 +23,9 @@ def main() -> None:
         os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path(tempfile.gettempdir()) / "unsloth_compiled_cache"))
     for module in HEAVY_OF_UNSLOTH if job.way == UNSLOTH else HEAVY:
         import_module(module)
-    if job.overrides:
+    if job.setting.pairs:
+        from train_parts.reward import train
+    elif job.overrides:
         from train_parts.curve import train
     elif job.way.startswith("TRL"):
         from train_parts.peers import train
