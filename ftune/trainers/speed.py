@@ -132,7 +132,8 @@ def at_speed(
                 stack.enter_context(selective_layers(model, _looked_at(model, shortened, flat=bool(speed.attention))))
         if speed.attention and able:
             if wanted.folded_lora and any(foldable(module) for module in model.modules()):
-                speed = _fold(model, speed, wanted.folded_lora, Proof.of(model, shortened, dtype, longest, task), stack)
+                of_few = partial(Proof.of, model, shortened, dtype, longest, task)
+                speed = _fold(model, speed, wanted.folded_lora, of_few, stack)
             on_gpu = device_of(model).type == "cuda"
             of_many = partial(Proof.of, model, _many(rows) if on_gpu else shortened, dtype, longest, task)
             if wanted.fp8:
@@ -156,13 +157,16 @@ def _looked_at(model: PreTrainedModel, rows: list[list[int]], *, flat: bool) -> 
     return {name: value.to(device_of(model)) if torch.is_tensor(value) else value for name, value in batch.items()}
 
 
-def _fold(model: PreTrainedModel, speed: Speed, wanted: bool | str, proof: Proof, stack: ExitStack) -> Speed:
+def _fold(
+    model: PreTrainedModel, speed: Speed, wanted: bool | str, proof: Callable[[], Proof], stack: ExitStack
+) -> Speed:
     """Adapters in the products of their layers."""
     if isinstance(wanted, str):
         return speed.without("folded_lora", wanted)
+    before = proof()
     with watched(model) as found, torch.no_grad():
-        proof.run(model)
-    why = _enter(folded(model, found), model, proof, stack)
+        before.run(model)
+    why = _enter(folded(model, found), model, before, stack)
     return speed.without("folded_lora", why) if why else replace(speed, folded_lora=len(found))
 
 

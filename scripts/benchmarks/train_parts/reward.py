@@ -71,7 +71,7 @@ def _arguments(job: Job, recipe: Any, *, on_gpu: bool) -> dict[str, Any]:
         "per_device_train_batch_size": recipe.batch.micro_batch_size,
         "gradient_accumulation_steps": recipe.batch.accumulation(1),
         "gradient_checkpointing": bool(recipe.batch.checkpointing),
-        "learning_rate": recipe.optim.learning_rate,
+        "learning_rate": recipe.training_args()["learning_rate"],
         "max_length": None,
         "bf16": on_gpu,
         "use_cpu": not on_gpu,

@@ -1,0 +1,59 @@
+"""`ftune sft` and `ftune rm` as whole runs of two processes, on each kind of backend: the losses of one process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftune.report.events import read_events
+from tests.conftest import chat_rows, write_rows
+from tests.forked import Forked
+from tests.trainers.test_rm import pairs
+
+ENDS_IN_S = 120.0
+BACKENDS: dict[str, dict[str, Any]] = {
+    "one": {"type": "single"},
+    "ddp": {"type": "ddp"},
+    "fsdp": {"type": "fsdp"},
+    "zero": {"type": "zero", "stage": 3},
+}
+METHODS: dict[str, dict[str, Any]] = {"lora": {"type": "lora", "rank": 4}, "full": {"type": "full"}}
+IN_PARTS = {"fsdp", "zero"}
+
+
+def losses(run: Path) -> list[float]:
+    events = read_events(run / "events.jsonl")
+    return [event["loss"] for event in events if event["kind"] in ("step", "eval")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("command", ["sft", "rm"])
+def test_two_processes_train_what_one_does(
+    command: str, method: str, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "judged.jsonl", pairs(24) if command == "rm" else chat_rows(24))
+    found = {}
+    for name, backend in BACKENDS.items():
+        spread = {} if name == "one" else {"num_processes": 2, "device": "cpu"}
+        path = recipe(
+            f"{name}.yaml",
+            type=command,
+            data={"train": "judged.jsonl", "validation": 6, "max_length": 128},
+            peft=METHODS[method],
+            batch={"micro_batch_size": 1, "global_batch_size": 4},
+            schedule={"max_steps": 3},
+            checkpoint={"every": "never"},
+            backend=backend | spread,
+        )
+        process = Forked(command, path, f"output_dir={name}", cwd=tmp_path, ranks=1 if name == "one" else 2)
+        codes = process.wait(ENDS_IN_S)
+        assert set(codes) == {0}, (name, process.said())
+        found[name] = losses(tmp_path / name)
+        (speed,) = [event for event in read_events(tmp_path / name / "events.jsonl") if event["kind"] == "speed"]
+        assert speed["attention"]
+        folds = method == "lora" and name not in IN_PARTS
+        assert bool(speed["folded_lora"]) is folds
+    assert len(found["one"]) == 4
+    for name, values in found.items():
+        assert values == pytest.approx(found["one"], rel=1e-4), name
