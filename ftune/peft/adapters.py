@@ -1,7 +1,8 @@
 """Trained adapters, loaded by peft whoever made them."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -16,3 +17,12 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     from ftune.peft.virtual_tokens import padding_goes_first
 
     return padding_goes_first(PeftModel.from_pretrained(base, str(folder)))
+
+
+def saved_frozen(model: Any) -> Callable[[str], bool]:
+    """Which parameters of an adapter's own are in its files although they may not train, by their names."""
+    if not hasattr(model, "peft_config"):
+        return lambda name: False
+    # peft saves what an encoder of virtual tokens gives, which takes all of it
+    own = ("prompt_encoder", getattr(model.base_model, "prefix", "prompt_encoder"))
+    return lambda name: any(part in name for part in own)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ftune.backends.engines.sharding import gathered
 from ftune.core.errors import CheckpointError
+from ftune.peft.adapters import saved_frozen
 from ftune.trainers.checkpoint_state import Beside, load_state, save_state
 from ftune.trainers.method import Method
 from ftune.trainers.torch_state import TorchState
@@ -35,12 +36,12 @@ class ResumableTrainer(Trainer):
         return ZeroState(self.deepspeed)
 
     def whole_weights(self, *, keep: bool) -> AbstractContextManager[None]:
-        """What trains stands whole in the model, for saving, where `keep`."""
+        """What an adapter's files are made of stands whole in the model, for saving, where `keep`."""
         if self.deepspeed is None:
-            return gathered(self.model, keep=keep)
+            return gathered(self.model, keep=keep, frozen=saved_frozen(self.model))
         from ftune.trainers.zero.whole import whole
 
-        return whole(self.model, keep=keep)
+        return whole(self.model, keep=keep, frozen=saved_frozen(self.model))
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         """With DeepSpeed, steps apart from passes; and ftune's checkpoint, where transformers expects DeepSpeed's."""

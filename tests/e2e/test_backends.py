@@ -8,6 +8,7 @@ import pytest
 
 from ftune.report.events import read_events
 from tests.conftest import chat_rows, write_rows
+from tests.contract.adapters_to_fuse import adapters_to_fuse
 from tests.forked import Forked
 from tests.trainers.test_rm import pairs
 
@@ -57,3 +58,23 @@ def test_two_processes_train_what_one_does(
     assert len(found["one"]) == 4
     for name, values in found.items():
         assert values == pytest.approx(found["one"], rel=1e-4), name
+
+
+SAVED: dict[str, dict[str, Any]] = {
+    "prefix": {"type": "prefix", "virtual_tokens": 4},  # peft saves what its encoder gives
+    "cartridge": {"type": "cartridge", "num_virtual_tokens": 4},  # a part of them frozen
+    "adapter_fusion": {"type": "adapter_fusion", "adapters": adapters_to_fuse()},  # frozen, and saved
+}
+
+
+@pytest.mark.parametrize("method", SAVED)
+@pytest.mark.parametrize("backend", sorted(IN_PARTS))
+def test_what_a_method_saves_of_weights_in_parts_is_whole(
+    method: str, backend: str, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    spread = {"num_processes": 2, "device": "cpu"}
+    schedule, checkpoint = {"max_steps": 2}, {"every": 1}
+    path = recipe(peft=SAVED[method], schedule=schedule, checkpoint=checkpoint, backend=BACKENDS[backend] | spread)
+    process = Forked("sft", path, "output_dir=run", cwd=tmp_path, ranks=2)
+    assert set(process.wait(ENDS_IN_S)) == {0}, process.said()
+    assert "ok: loaded again, the result computes what was trained" in process.said()

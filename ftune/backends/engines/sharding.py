@@ -3,7 +3,7 @@
 ftune splits by itself, where accelerate could: accelerate splits on GPUs alone and rounds what a model gives.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -148,26 +148,33 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def gathered(module: nn.Module, *, keep: bool = True, frozen: bool = False) -> Iterator[None]:
-    """What trains stands whole, exact and on the CPU in the module's `state_dict`: for saving. Every rank has to enter.
+def gathered(
+    module: nn.Module, *, keep: bool = True, frozen: Callable[[str], bool] = lambda name: False
+) -> Iterator[None]:
+    """What trains stands whole, exact and on the CPU in the module: for saving. Every rank has to enter.
 
-    With `frozen`, so does all else. Without `keep` it is only gathered for the others. FSDP2 puts shards back into
-    modules before it lets a `state_dict` be made, so they are replaced in the result.
+    So does of all else what `frozen` says of its name. Without `keep` it is only gathered for the others. A pass
+    through modules that stand whole waits for no other rank, as what peft saves of virtual tokens needs it.
     """
     put_back(module)
-    names: dict[int, str] = {}
-    first = {name: names.setdefault(id(value), name) for name, value in module.named_parameters(remove_duplicate=False)}
-    state = module.state_dict() if frozen else trained(module)
-    split = {name: value for name, value in state.items() if isinstance(value, DTensor) and first[name] == name}
-    wholes = gathered_values(split, keep=keep)
-
-    def replace(_: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-        for name, one in first.items():  # weights with two names stay one, of which a file has one
-            if one in wholes:
-                state[prefix + name] = wholes[one].to(state[prefix + name].dtype)
-
-    hook = module.register_state_dict_post_hook(replace)  # type: ignore[no-untyped-call]
+    split = {
+        name: value
+        for name, value in module.named_parameters()
+        if isinstance(value, DTensor) and (value.requires_grad or frozen(name))
+    }
+    wholes = gathered_values({name: value.detach() for name, value in split.items()}, keep=keep)
+    places = [
+        (part, name, value)
+        for part in module.modules()
+        for name, value in part._parameters.items()
+        if value is not None
+    ]
+    by_value = {id(split[name]): nn.Parameter(one, requires_grad=False) for name, one in wholes.items()}
     try:
+        for part, name, value in places:  # weights with two names stay one, of which a file has one
+            if id(value) in by_value:
+                part._parameters[name] = by_value[id(value)]
         yield
     finally:
-        hook.remove()
+        for part, name, value in places:
+            part._parameters[name] = value

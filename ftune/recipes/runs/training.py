@@ -277,6 +277,7 @@ def around(run: Run, model: "PreTrainedModel") -> "Around":
 
 def _save(run: Run, trained: Trained) -> Path:
     from ftune.models.save import save_result
+    from ftune.peft.adapters import saved_frozen
 
     if "zero" in run.place.backend.shards():
         from ftune.trainers.zero.whole import whole as gathered
@@ -292,9 +293,10 @@ def _save(run: Run, trained: Trained) -> Path:
             trained.beside(folder)
 
     template = run.inputs.template.text if run.inputs.template else None
-    first, whole_model = run.ranks.first, run.recipe.peft.library == "transformers"
-    proof = Proof.of(run, trained)
-    with gathered(trained.model, keep=first, frozen=whole_model), run.ranks.together(FtuneError):
+    first, proof = run.ranks.first, Proof.of(run, trained)
+    whole_model = run.recipe.peft.library == "transformers"
+    frozen = (lambda name: True) if whole_model else saved_frozen(trained.model)
+    with gathered(trained.model, keep=first, frozen=frozen), run.ranks.together(FtuneError):
         if first:
             save_result(export, run.inputs.tokenizer, template, result)
             proof.check(result)

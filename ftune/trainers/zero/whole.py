@@ -1,7 +1,7 @@
 """Weights in one piece under ZeRO, for saving."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import deepspeed
@@ -11,16 +11,18 @@ from transformers.integrations import deepspeed as integration
 
 
 @contextmanager
-def whole(module: torch.nn.Module, *, keep: bool = True, frozen: bool = False) -> Iterator[None]:
+def whole(
+    module: torch.nn.Module, *, keep: bool = True, frozen: Callable[[str], bool] = lambda name: False
+) -> Iterator[None]:
     """Inside, what trains stands whole, in fp32 and on the CPU in the module where `keep`: for saving.
 
-    All ranks have to enter. With `frozen`, what does not train stands whole too, as stage 3 cuts it up like the rest.
+    All ranks have to enter. So does of all else what `frozen` says of its name, as stage 3 cuts it up like the rest.
     Elsewhere, and everywhere afterwards, parameters are as they were. Inside, a pass through modules that stand whole
     waits for no other rank, as what peft saves of virtual tokens needs it; other models load as in any process.
     """
     before: dict[torch.nn.Parameter, torch.Tensor] = {}
-    for parameter in module.parameters():
-        if parameter.requires_grad or frozen:
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad or frozen(name):
             value = _gathered(parameter)
             if keep:
                 before[parameter], parameter.data = parameter.data, value.to("cpu", copy=True)
