@@ -82,6 +82,7 @@ def case(name: str, rank: int, folder: Path) -> dict[str, Any]:
     with gathered(model, keep=rank == 0):
         if rank == 0:
             model.save_pretrained(str(folder / f"{name}-result"))
+    distributed.barrier()  # both have written what both read
 
     other = made(kind, seed=5)
     if kind == "lora":  # frozen weights are those of the base
