@@ -28,7 +28,7 @@ def losses(run: Path) -> list[float]:
     return [event["loss"] for event in events if event["kind"] in ("step", "eval")]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", ["sft", "rm"])
 def test_two_processes_train_what_one_does(
     command: str, method: str, recipe: Callable[..., Path], tmp_path: Path
