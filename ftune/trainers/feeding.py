@@ -1,6 +1,6 @@
 """How a trainer gets its batches, by where it runs and what its batches are, and what a run says of its speed."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from transformers.training_args import OptimizerNames
 
@@ -11,6 +11,14 @@ from ftune.trainers.speed import Speed
 
 if TYPE_CHECKING:
     from ftune.trainers.training import Around
+
+
+class Examples(Protocol):
+    """What a trainer draws from."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that an example can have; None where nothing limits them."""
 
 
 class FastTrainer(FedTrainer, ReliableTrainer):
@@ -36,11 +44,11 @@ def feed(trainer: FastTrainer, around: "Around", speed: Speed, feeding: Feeding 
     )
 
 
-def feeding_of(trainer: FastTrainer, around: "Around", longest: int | None) -> Feeding | None:
+def feeding_of(trainer: FastTrainer, around: "Around", rows: "Examples | None") -> Feeding | None:
     """What keeps a GPU busy; None on a CPU, which is busy anyway.
 
-    `longest` is the longest row that may come, in flat batches whose loss is a sum; None for other batches, which are
-    not cut anew. Neither are those of processes that have to take each pass together.
+    `rows` are those of flat batches whose loss is a sum; None for other batches, which are not cut anew. Neither are
+    those of processes that have to take each pass together.
     """
     args, accelerator = trainer.args, trainer.accelerator
     if args.device.type != "cuda":
@@ -51,8 +59,9 @@ def feeding_of(trainer: FastTrainer, around: "Around", longest: int | None) -> F
         or accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         or args.include_num_input_tokens_seen != "no"  # transformers adds these up over processes in each pass
     )
+    longest = None if rows is None or together else rows.longest
     # Memory that the recipe says is there: so many rows of that length may come together.
-    capacity = None if longest is None or together else args.per_device_train_batch_size * longest
+    capacity = None if longest is None else args.per_device_train_batch_size * longest
     looks_itself = around.trains_bf16 or args.optim == OptimizerNames.ADAMW_TORCH_FUSED
     late = looks_itself and not (is_split(trainer.model) or trainer.is_deepspeed_enabled or args.fp16)
     return Feeding(capacity, ahead=args.dataloader_num_workers == 0, late=late and around.method.hook is None)

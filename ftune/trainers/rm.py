@@ -45,7 +45,7 @@ def train_on_pairs(
     label_smoothing: float,
     center: float,
     margin: bool,
-    speed: Speed = Speed(),  # noqa: B008 - frozen
+    speed: Speed,
 ) -> tuple[Outcome, Judged | None]:
     """Train `model` in place, then look at the held-out pairs. `around.args` are arguments of RewardConfig.
 
@@ -62,7 +62,7 @@ def train_on_pairs(
     )
     trainer.train_dataset, trainer.eval_dataset = rows, validation
     trainer.label_smoothing, trainer.center, trainer.tally = label_smoothing, center, Tally()
-    feed(trainer, around, speed, feeding_of(trainer, around, rows.longest if speed.attention else None))
+    feed(trainer, around, speed, feeding_of(trainer, around, rows if speed.attention else None))
     outcome = train(trainer, around, rows.prepared.origins)
     if outcome.stopped_by or not _judge(trainer, outcome, validation):
         return outcome, None
@@ -80,7 +80,7 @@ def train_on_classes(
     label_smoothing: float,
     names: Sequence[str],
     positive: int,
-    speed: Speed = Speed(),  # noqa: B008 - frozen
+    speed: Speed,
 ) -> tuple[Outcome, Judged | None]:
     """Train `model` in place, then look at the held-out texts; otherwise as `train_on_pairs`."""
     config = arguments(RewardConfig, around.args | GIVEN)
@@ -96,7 +96,7 @@ def train_on_classes(
     )
     trainer.label_smoothing, trainer.names, trainer.positive = label_smoothing, names, positive
     trainer.tally = Tally()
-    feed(trainer, around, speed, feeding_of(trainer, around, rows.longest if speed.attention else None))
+    feed(trainer, around, speed, feeding_of(trainer, around, rows if speed.attention else None))
     outcome = train(trainer, around, rows.prepared.origins)
     if outcome.stopped_by or not _judge(trainer, outcome, validation):
         return outcome, None

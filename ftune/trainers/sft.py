@@ -109,8 +109,8 @@ def train_sft(
         speed = speed.without("fused_loss", why)
     if speed.fused_loss:
         trainer.data_collator = WithPlaces(trainer.data_collator)
-    longest = rows.longest if speed.attention and speed.fused_loss else None
-    feed(trainer, around, speed, feeding or feeding_of(trainer, around, longest))
+    summed = rows if speed.attention and speed.fused_loss else None
+    feed(trainer, around, speed, feeding or feeding_of(trainer, around, summed))
     return train(trainer, around, rows.prepared.origins if isinstance(rows, PreparedDataset) else None)
 
 

@@ -22,7 +22,7 @@ from ftune.speed.fp8 import Scales, convertible, fp8_products
 from ftune.speed.selective import selective_layers
 from ftune.trainers.probe import packing_fault
 from ftune.trainers.speed_proof import Proof
-from ftune.trainers.speed_tasks import NEXT_TOKENS, Task
+from ftune.trainers.speed_tasks import NEXT_TOKENS, Task, first_line
 
 PROBED_TOKENS = 16
 """Of each of two rows: enough to see a leak or another loss, and little work on a CPU."""
@@ -221,7 +221,7 @@ def _enter(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of a compiler or of a model that is not as others are
-            why = _first_line(error)
+            why = first_line(error)
         if not why:
             stack.push(tried.pop_all())
     return why
@@ -252,13 +252,9 @@ def _attention(
             with attention(model, name):
                 found = packing_fault(model, rows, dtype, task)
         except (UnsupportedError, ValueError, RuntimeError, ImportError) as error:  # not for this model or machine
-            faults.append(f"{WORDS[name]}: {_first_line(error)}")
+            faults.append(f"{WORDS[name]}: {first_line(error)}")
             continue
         if not found.fault:
             return name, found.difference
         faults.append(f"{WORDS[name]}: packed rows {found.fault}")
     return faults[0]  # of the best one
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -45,7 +45,7 @@ class NextTokens:
         try:
             return loss_fault(model, {"input_ids": ids, "labels": ids}, dtype)
         except (AttributeError, TypeError) as error:  # a method that wants what the model gives beside its loss
-            return f"the method wants more of the model than its loss ({str(error).strip().partition(chr(10))[0]})"
+            return f"the method wants more of the model than its loss ({first_line(error)})"
 
     def outputs(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Logits."""
@@ -117,6 +117,11 @@ def _scores_fault(model: PreTrainedModel, row: list[int], dtype: torch.dtype) ->
     if float((found - plain).abs().max()) <= LIMITS[dtype] * max(float(plain.abs().max()), typical_score(model)):
         return ""
     return "the model's score of a row is more than its head on the last token"
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says first."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _unlabelled(batch: Batch) -> Batch:

@@ -21,10 +21,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from backends_parts.results import tell
 from train_parts.likeness import curves_of, table
 from train_parts.material import make_material
-from train_parts.processes import results_of
+from train_parts.processes import measured
 from train_parts.recipes import write_recipe
 from train_parts.work import Job, Result, Setting, folder_of
 
@@ -106,11 +105,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Train in all ways, and compare."""
     given = parse()
-    results = []
     with tempfile.TemporaryDirectory() as temporary:
-        for result in results_of(jobs_of(given, given.folder or Path(temporary)), given.limit, ahead=not given.tiny):
-            results.append(result)
-            tell(result, given.results)
+        jobs = jobs_of(given, given.folder or Path(temporary))
+        results = measured(jobs, given.limit, given.results, ahead=not given.tiny)
     compared = table(results, PLAIN)
     print(compared)
     if curves_of(results):

@@ -16,9 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from backends_parts.results import tell
 from train_parts.material import make_material
-from train_parts.processes import results_of
+from train_parts.processes import measured
 from train_parts.reward import TRL, WAYS
 from train_parts.table import markdown, ratios
 from train_parts.work import ALPHA, RANK, Job, Setting, folder_of
@@ -74,12 +73,9 @@ def main() -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="a try on a CPU")
     given = parser.parse_args()
-    results = []
     with tempfile.TemporaryDirectory() as temporary:
         jobs = jobs_of(given, given.folder or Path(temporary))
-        for result in results_of(jobs, given.limit, ahead=not (given.cpu or given.tiny)):
-            results.append(result)
-            tell(result, given.results)
+        results = measured(jobs, given.limit, given.results, ahead=not (given.cpu or given.tiny))
     print(markdown(results))
     print(ratios(results))
 

@@ -26,9 +26,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from backends_parts.results import tell
 from train_parts.material import make_material
-from train_parts.processes import results_of
+from train_parts.processes import measured
 from train_parts.recipes import write_recipe
 from train_parts.table import markdown, ratios
 from train_parts.work import SETTINGS, UNSLOTH, WAYS, WHOLE, Job, Setting, folder_of
@@ -83,7 +82,6 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a try on a CPU")
     given = parser.parse_args()
     settings = [one for one in (TINY if given.tiny else SETTINGS) if not given.only or one.name in given.only]
-    results = []
     ways = given.ways or (CPU_WAYS if given.cpu else [*WAYS, *([UNSLOTH] if given.unsloth else [])])
     with tempfile.TemporaryDirectory() as temporary:
         root = given.folder or Path(temporary)
@@ -92,9 +90,7 @@ def main() -> None:
             if given.cpu
             else gpu_jobs(settings, ways, root, given.steps, given.unsloth)
         )
-        for result in results_of(iter(jobs), given.limit, ahead=not given.cpu):
-            results.append(result)
-            tell(result, given.results)
+        results = measured(iter(jobs), given.limit, given.results, ahead=not given.cpu)
     print(markdown(results))
     print(ratios(results))
 

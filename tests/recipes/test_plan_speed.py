@@ -51,7 +51,6 @@ def test_a_plan_knows_what_a_run_will_find(family: str) -> None:
 
 FAST = {"flat": True, "loss": "fused", "folded": True}
 PADDED = {"flat": False, "loss": "fused", "folded": False}
-SCORED = {"flat": True, "loss": "tiled", "folded": True}
 SLOW = {"flat": False, "loss": "tiled", "folded": False}
 
 
@@ -59,10 +58,10 @@ SLOW = {"flat": False, "loss": "tiled", "folded": False}
     ("command", "overrides", "adapter", "expected"),
     [
         ("sft", [], {}, FAST),
-        ("rm", [], {}, SCORED),
-        ("rm", ["head={type: classifier, positive_class: a, labels: [a, b]}"], {}, SCORED),
-        ("rm", ["speed.packed_attention=off"], {}, SLOW),
-        ("rm", ["speed.folded_lora=off"], {}, SCORED | {"folded": False}),
+        ("rm", [], {}, FAST),
+        ("rm", ["head={type: classifier, positive_class: a, labels: [a, b]}"], {}, FAST),
+        ("rm", ["speed.packed_attention=off"], {}, PADDED),
+        ("rm", ["speed.folded_lora=off"], {}, FAST | {"folded": False}),
         ("rm", [], {"virtual_tokens": 3}, SLOW),
         ("sft", ["model.attention=eager"], {}, PADDED),
         ("sft", ["model.attention=flex_attention"], {}, FAST),
@@ -126,7 +125,7 @@ def test_layers_are_compiled_for_runs_that_last(hours: float | None, asked: str,
     assert not compiled(recipe, replace(job, spread=Spread(type="fsdp", processes=2)), time).compiled
     assert not compiled(recipe, replace(job, loss="tiled"), time).compiled
     scores = recipe_of("rm", f"speed.compiled_layers={asked}")
-    assert compiled(scores, replace(job, kind="rm", loss="tiled"), time).compiled == expected
+    assert compiled(scores, replace(job, kind="rm"), time).compiled == expected
     assert not compiled(scores, replace(job, kind="rm", flat=False), time).compiled
 
 

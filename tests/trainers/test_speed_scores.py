@@ -205,7 +205,7 @@ def test_a_step_cut_anew_and_read_late_is_the_same_step(
     words = "batch={micro_batch_size: 1, gradient_accumulation_steps: 4}"
     plain = run("plain", kind, words)
     late = Feeding(capacity=100, ahead=True, late=True)
-    monkeypatch.setattr("ftune.trainers.rm.feeding_of", lambda trainer, around, longest: late)
+    monkeypatch.setattr("ftune.trainers.rm.feeding_of", lambda trainer, around, rows: late)
     fed = run("fed", kind, words)
     assert speed_of(fed)["micro_batch_tokens"] == 100
     assert_same(told(fed), told(plain))
@@ -214,9 +214,8 @@ def test_a_step_cut_anew_and_read_late_is_the_same_step(
 def test_the_longest_example_has_each_answer_once(run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
 
-    def looking(trainer: Any, around: Any, longest: int) -> None:
-        data = trainer.train_dataset
-        seen.append((longest, max(len(data[number]["input_ids"]) for number in range(len(data)))))
+    def looking(trainer: Any, around: Any, rows: Any) -> None:
+        seen.append((rows.longest, max(len(rows[number]["input_ids"]) for number in range(len(rows)))))
 
     monkeypatch.setattr("ftune.trainers.rm.feeding_of", looking)
     for kind in KINDS:

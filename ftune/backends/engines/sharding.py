@@ -163,17 +163,16 @@ def gathered(
         if isinstance(value, DTensor) and (value.requires_grad or frozen(name))
     }
     wholes = gathered_values({name: value.detach() for name, value in split.items()}, keep=keep)
+    by_value = {id(split[name]): nn.Parameter(one, requires_grad=False) for name, one in wholes.items()}
     places = [
         (part, name, value)
         for part in module.modules()
         for name, value in part._parameters.items()
-        if value is not None
+        if id(value) in by_value
     ]
-    by_value = {id(split[name]): nn.Parameter(one, requires_grad=False) for name, one in wholes.items()}
     try:
         for part, name, value in places:  # weights with two names stay one, of which a file has one
-            if id(value) in by_value:
-                part._parameters[name] = by_value[id(value)]
+            part._parameters[name] = by_value[id(value)]
         yield
     finally:
         for part, name, value in places:

@@ -58,7 +58,7 @@ def _of_training(
     notes += [FP8_TIME] if getattr(getattr(recipe, "speed", None), "fp8", "off") != "off" else []
     adapter = recipe.peft.planned(shape)
     speed = speed_of(recipe, shape, adapter, spread, on_gpu=on_gpu)
-    whole = speed["flat"] and (speed["loss"] == "fused" or head is not None)
+    whole = speed["flat"] and speed["loss"] == "fused"
     job = Job(
         **_model(recipe, shape, dtype),
         **speed,

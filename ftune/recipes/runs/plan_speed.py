@@ -11,7 +11,6 @@ from ftune.plan.job import Job, Spread
 from ftune.plan.shape import ModelShape
 from ftune.plan.work import HOUR
 from ftune.recipes.runs.plan_rows import Rows
-from ftune.recipes.speed_section import SftSpeed
 
 if TYPE_CHECKING:
     from ftune.recipes.runs.plan_time import Time
@@ -37,8 +36,9 @@ def speed_of(
         and named in KEEPS_ROWS_APART
         and _keeps_rows_apart(shape, asked=named, on_gpu=on_gpu)
     )
-    loss = _loss(recipe.trainer_args, fused=wanted and isinstance(speed, SftSpeed) and speed.fused_loss == "auto")
-    whole = flat and (loss == "fused" or _scores(recipe)) and not _in_parts(spread)
+    # scores are read at the ends of rows: `ftune rm` makes no logits, and has no such key
+    loss = _loss(recipe.trainer_args, fused=wanted and getattr(speed, "fused_loss", "auto") == "auto")
+    whole = flat and loss == "fused" and not _in_parts(spread)
     return {
         "flat": flat,
         "loss": loss,
@@ -63,17 +63,12 @@ def most_tokens(
 def compiled(recipe: "TrainingRecipe", job: Job, time: "Time | None") -> Job:
     """The job with compiled layers, where the run is worth it."""
     speed: Any = getattr(recipe, "speed", None)  # ppo has none, nor flat batches
-    able = job.flat and (job.loss == "fused" or job.kind == "rm") and job.on_gpu and not _in_parts(job.spread)
+    able = job.flat and job.loss == "fused" and job.on_gpu and not _in_parts(job.spread)
     if not able or speed.compiled_layers == "off":
         return job
     short = time is not None and time.hours * HOUR < SHORT_S
     fp8 = getattr(speed, "fp8", "off") != "off"
     return replace(job, compiled=fp8 or speed.compiled_layers == "on" or not short, fp8=fp8)
-
-
-def _scores(recipe: "TrainingRecipe") -> bool:
-    """Whether a head reads scores at the ends of rows (`ftune rm`): no logits are made."""
-    return getattr(recipe, "head", None) is not None
 
 
 def _in_parts(spread: Spread) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from backends_parts.results import tell
+
 from train_parts.work import Job, Result
 
 HERE = Path(__file__).parents[1]
@@ -48,3 +50,12 @@ def results_of(jobs: Iterator[Job], limit_s: float, *, ahead: bool) -> Iterator[
     while waiting:
         yield finish(*waiting.popleft(), limit_s)
         waiting.extend((job, start(job)) for job in islice(jobs, 1))
+
+
+def measured(jobs: Iterator[Job], limit_s: float, results: Path | None, *, ahead: bool) -> list[Result]:
+    """The results of all jobs, each told and kept when it is there."""
+    found = []
+    for result in results_of(jobs, limit_s, ahead=ahead):
+        found.append(result)
+        tell(result, results)
+    return found
