@@ -4,6 +4,7 @@ They are processes of their own in every other way: they have their own files, v
 With FTUNE_TESTS_START=spawn each is a new Python that imports everything itself, as a run outside the tests is.
 """
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -154,6 +155,7 @@ def _run(
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
     if "torch" in sys.modules and "OMP_NUM_THREADS" in environment:  # which torch has read when it was imported
         import torch
 

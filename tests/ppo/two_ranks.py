@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,6 +16,7 @@ from ftune.ppo.build import build
 from ftune.ppo.reward_adapter import PolicyBase
 from ftune.ppo.saving import ready_to_save, save_policy, save_value
 from ftune.ppo.sequences import Sequences
+from tests.pair import group
 from tests.ppo.models import lora, parts, sequences, stir
 
 BATCH = sequences(count=8)
@@ -103,11 +103,10 @@ def case(kind: str, value: str, rank: int, folder: Path) -> dict[str, float]:
 
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     cases = [(kind, value) for kind in ("ddp", "fsdp") for value in ("trunk", "adapter")]
-    found = {f"{kind} {value}": case(kind, value, rank, folder) for kind, value in cases}
+    with group(rank, folder / "meeting"):
+        found = {f"{kind} {value}": case(kind, value, rank, folder) for kind, value in cases}
     (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

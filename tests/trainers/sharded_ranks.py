@@ -13,6 +13,7 @@ from ftune.peft.lora import Lora
 from ftune.trainers.checkpoint_state import Beside, load_state, save_state
 from ftune.trainers.fsdp import split_model
 from ftune.trainers.torch_state import TorchState
+from tests.pair import group
 from tests.ppo.models import VOCABULARY, llama
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -122,10 +123,9 @@ def overflow(rank: int) -> dict[str, Any]:
 
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    found = {name: case(name, rank, folder) for name in CASES} | {"overflow": overflow(rank)}
+    with group(rank, folder / "meeting"):
+        found = {name: case(name, rank, folder) for name in CASES} | {"overflow": overflow(rank)}
     (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ftune.trainers.zero.joining import zero_arguments
 from ftune.trainers.zero.state import ZeroState
 from ftune.trainers.zero.stepping import step_apart
 from ftune.trainers.zero.whole import whole
+from tests.pair import group
 
 RANKS, MICRO, ACCUMULATION, RATE, CLIP = 2, 2, 2, 1e-2, 1.0
 ROWS_OF_A_STEP = RANKS * MICRO * ACCUMULATION
@@ -254,8 +255,6 @@ def main() -> None:
     rank, folder, what = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1"}
-    store = f"file://{folder}/store_{what.replace(' ', '_')}"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
     cases: dict[str, Callable[[], Any]] = {
         "full 3": lambda: case("full", "3", "2", folder),
         "lora 1": lambda: case("lora", "1", "3", folder),
@@ -273,9 +272,9 @@ def main() -> None:
         "full 3 on a drive": lambda: case("full", "3 on a drive", "3", folder),
         "skipped 3 on a drive": lambda: skipped("3 on a drive", float("inf"), folder),
     }
-    found = {name: cases[name]() for name in what.split(",")}
+    with group(rank, folder / f"store_{what}"):
+        found = {name: cases[name]() for name in what.split(",")}
     (folder / f"{what}.{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
