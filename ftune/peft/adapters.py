@@ -14,9 +14,13 @@ def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     from peft import PeftModel
 
     import ftune.peft.tuners  # noqa: F401 - makes ftune's own known to peft
+    from ftune.peft.decomposed import follow_bases, same_decompositions
     from ftune.peft.virtual_tokens import padding_goes_first
 
-    return padding_goes_first(PeftModel.from_pretrained(base, str(folder)))
+    with same_decompositions():
+        model = PeftModel.from_pretrained(base, str(folder))
+        follow_bases(model)
+    return padding_goes_first(model)
 
 
 def saved_frozen(model: Any) -> Callable[[str], bool]:

@@ -6,6 +6,7 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import ModelError
+from ftune.peft.decomposed import same_decompositions
 from ftune.peft.targets import (
     check_layers,
     check_modules,
@@ -53,10 +54,25 @@ def wrapped(model: "PreTrainedModel", name: str, config_class: str, keys: Keys) 
         _check_blocks(model, name, keys, arguments["target_modules"])
     try:
         config = getattr(peft, config_class)(task_type=task_type(model), **arguments)
-        made = in_fp32(peft.get_peft_model(model, config))
+        with same_decompositions():
+            made = in_fp32(peft.get_peft_model(model, config))
     except (ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, KeyError) as error:
         raise ModelError(_told(name, keys, str(error))) from error
+    if name == "shadow":
+        _freeze_last_update(made)
     return late_forward(made) if name == "adaption_prompt" else made
+
+
+def _freeze_last_update(model: "PeftModel") -> None:
+    """Behind the last layer the shadow is read by its own loss alone, which is not computed: it would get no gradient.
+
+    DDP waits for each gradient.
+    """
+    from peft.tuners.shadow.layers import ShadowLayer
+
+    last = [module for module in model.modules() if isinstance(module, ShadowLayer)][-1]
+    last.shadow_update_transform.requires_grad_(False)
+    last.shadow_update_gate.requires_grad_(False)
 
 
 def _arguments(model: "PreTrainedModel", name: str, keys: Keys) -> Keys:

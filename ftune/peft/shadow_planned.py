@@ -24,15 +24,18 @@ def shadow(shape: ModelShape, keys: Mapping[str, Any]) -> Adapter:
     projection = made.hidden * shape.hidden if made.hidden != shape.hidden else 0
     rank, d = keys["r"], shape.hidden
     width = keys["update_hidden_size"] or rank
-    each = 2 * rank * d + 2 * (2 * d * width + width + d)
+    update = 2 * (2 * d * width + width + d)
+    counts = {f"{shape.layer_path}.{index}": 2 * rank * d + update for index in range(shape.layers)}
+    counts[f"{shape.layer_path}.{shape.layers - 1}"] -= update  # which nothing reads
     head = sum(part.parameters for part in copies(shape).values())
     return trained(
         shape,
-        {f"{shape.layer_path}.{index}": each for index in range(shape.layers)},
+        counts,
         shared=tables + body + projection + head,
+        frozen=update,
         modules_to_save=keys["modules_to_save"] or (),
-        # two MLPs, the thin pair, the gate; and a share of the shadow's own layers, which train as a whole
-        saved=shape.layers * (7 * d + 4 * width + rank) + made.layers * _own(made),
+        # two MLPs and the gate, the thin pair; and a share of the shadow's own layers, which train as a whole
+        saved=(shape.layers - 1) * (6 * d + 4 * width) + shape.layers * (d + rank) + made.layers * _own(made),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ftune.core.errors import ModelError
+from ftune.peft.decomposed import follow_bases, same_decompositions
 from ftune.peft.targets import HEADS
 from ftune.ppo.actor_critic import ActorCritic
 from ftune.ppo.adapters import adapted_layers, restore_trainable
@@ -78,7 +79,9 @@ def _loaded(model: Any, folder: str, name: str) -> nn.Parameter:
 
     device = str(next(model.parameters()).device)
     try:
-        loaded = model.load_adapter(folder, name, is_trainable=False, torch_device=device)
+        with same_decompositions():
+            loaded = model.load_adapter(folder, name, is_trainable=False, torch_device=device)
+            follow_bases(model)
         head = _head(load_peft_weights(folder, device=device), folder)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]

@@ -106,6 +106,8 @@ def trained(model: Any, case: str, steps: int = 60, **inputs: torch.Tensor) -> t
         loss = model(**placed).loss
         extra = hook.regulariser() if hook else None
         (loss if extra is None else loss + extra).backward()
+        left_out = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not left_out, "DDP waits for each gradient"
         optimizer.step()
         if hook:
             hook.after_step(step + 1)

@@ -25,12 +25,10 @@ from ftune.merge.engines.skeleton import Skeleton, is_placeholder, placeholder
 from ftune.merge.engines.stream import Read
 from ftune.merge.tensors import stored_in
 from ftune.peft.adapters import load_adapter
+from ftune.peft.decomposed import DECOMPOSED
 
 WRAPPINGS = ("base_layer.", "original_module.", "token_adapter.")
 """What peft puts into the names of parameters that it wraps."""
-
-READS_BASE = {"ADAMSS", "FROD", "OSF", "PSOFT"}
-"""What peft sets up from the weights of the base, so that all of them have to be there."""
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -57,7 +55,7 @@ class AdapterSource:
         for name in base.names:
             if name in own:
                 _put(base.model, name, torch.zeros(base.model.get_parameter(name).shape))
-            elif kind_of(folder) in READS_BASE:
+            elif kind_of(folder) in DECOMPOSED:
                 _put(base.model, name, _needed(read(name), name, folder).float())
         with in_words(folder, "cannot be put on the base", "fetch or save the adapter again"):
             self._model: Any = load_adapter(base.model, folder)

@@ -197,6 +197,7 @@ def wrapped_model(
     from transformers import set_seed
 
     from ftune.peft.base import Material, count_parameters
+    from ftune.peft.decomposed import check_constants
 
     recipe, inputs, place = run.recipe, run.inputs, run.place
     set_seed(recipe.seed)
@@ -207,6 +208,8 @@ def wrapped_model(
     if prepare:
         prepare(model)
     model = recipe.peft.wrap(model, Material(inputs.tokenizer, inputs.located, rows))
+    if run.folder.found.path:
+        check_constants(model, run.folder.found.path)
     trainable, total = count_parameters(model)
     device = torch.cuda.get_device_name() if place.on_gpu else "CPU"
     several = f", {run.ranks.count} processes ({place.backend.name})" if run.ranks.count > 1 else ""
