@@ -37,6 +37,9 @@ EXCHANGE = timedelta(minutes=10)
 NEWS_S = 3.0
 """How long an error waits for the news that another process failed first."""
 
+CAUSE_S = 30.0
+"""How long a process that ends because another one has failed waits for that one's words."""
+
 
 class LostError(FtuneError):
     """Another process of the run is gone; the exit code is its own."""
@@ -56,6 +59,10 @@ class Ranks:
         self.count: int = world.count if world else 1
         self.local_rank: int = world.local_rank if world else 0
         self._turn = 0
+        self._cause: BaseException | None = None
+        """The error of this process that ends the others."""
+        self._follows: BaseException | None = None
+        """The error with which this process ends because another one has failed."""
         self._lifeline: Lifeline | None = None
 
     @classmethod
@@ -132,12 +139,13 @@ class Ranks:
         try:
             yield
         except Exception as error:  # whatever it is, it is raised again once the others know
-            failure = error
+            failure = self._cause = error
         somewhere = self._any(failed=failure is not None)
         if failure is not None:
             raise failure
         if somewhere:
-            raise kind("another process of this run failed, and says why; this one ends with it")
+            self._follows = kind("another process of this run failed, and says why; this one ends with it")
+            raise self._follows
 
     def open_group(self, *, on_gpu: bool) -> None:
         """Let the processes exchange tensors from now on: over NCCL from GPUs, over gloo from CPUs."""
@@ -235,12 +243,17 @@ class Ranks:
         lifeline = self._lifeline
         if lifeline is None:
             return error
-        expected = isinstance(error, FtuneError | KeyboardInterrupt | SystemExit)
-        loss = lifeline.loss if expected else lifeline.wait(NEWS_S)
-        if loss is not None and not expected:
+        speaks = isinstance(error, FtuneError | KeyboardInterrupt | SystemExit)
+        if error is self._follows:
+            loss = lifeline.wait(CAUSE_S)
+        elif error is self._cause or speaks:
+            loss = None
+        else:
+            loss = lifeline.wait(NEWS_S)
+        if loss is not None:
             lifeline.close()
             return LostError(str(loss), loss.code)
-        words = str(error) if expected else "".join(traceback.format_exception(error)).strip()
+        words = str(error) if speaks else "".join(traceback.format_exception(error)).strip()
         lifeline.fail(words, getattr(error, "exit_code", 1))
         return error
 
