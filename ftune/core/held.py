@@ -14,12 +14,19 @@ _ours: dict[str, int] = {}
 """By the path of a folder that this process holds: the descriptor that its lock is on."""
 
 
-def hold(folder: Path) -> None:
-    """Say that this process is writing `folder`, until `let_go`."""
+def hold(folder: Path) -> bool:
+    """Say that this process is writing `folder`, until `let_go`. Not so, and False, where another one is."""
+    let_go(folder)
     descriptor = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    except OSError:  # a file system without such locks
+        pass
     _ours[os.path.realpath(folder)] = descriptor
+    return True
 
 
 def let_go(folder: Path) -> None:
@@ -47,6 +54,16 @@ def held_by_another(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _leave_to_the_parent() -> None:
+    """In a child that was forked: it would keep the folders of its parent, which may be gone."""
+    for descriptor in _ours.values():
+        os.close(descriptor)
+    _ours.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 @contextmanager

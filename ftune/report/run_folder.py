@@ -11,10 +11,11 @@ from typing import Any
 
 from ftune.core.checkpoints import Found, newest_valid, storage_errors, write_atomically
 from ftune.core.errors import CheckpointError, DivergedError, RecipeError, StoppedError, StorageError
+from ftune.core.held import held_by_another, hold, let_go
 from ftune.core.paths import shown
 from ftune.report.events import EventLog, UnwrittenLog
 
-STATE = "ftune.json"
+STATE, LOGS = "ftune.json", "logs"
 FIRST_FILES = ("recipe.yaml", "recipe.resolved.json", STATE)
 MAY_CHANGE = (
     "output_dir", "extends", "log", "checkpoint", "eval", "backend", "batch",
@@ -22,6 +23,8 @@ MAY_CHANGE = (
 )  # fmt: skip
 """Recipe keys that a resumed run may have changed: they alter what is shown or kept, how long it goes on, or where it
 computes. Whether a step still has as many rows is checked where that is known."""
+
+_BUSY = "output_dir: {}: another process is training there; wait for its end, stop it, or give another output_dir=..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,11 @@ class RunFolder:
         """Make the folder, or take it up again.
 
         A new run needs an empty folder or `overwrite`, which removes only a folder that a run has made. A resumed run
-        needs the recipe it was started with, but for MAY_CHANGE. Raises RecipeError, CheckpointError or StorageError.
+        needs the recipe it was started with, but for MAY_CHANGE. Until `recording` ends, no other process may open it.
+        Raises RecipeError, CheckpointError or StorageError.
         """
+        if held_by_another(path / LOGS):
+            raise RecipeError(_BUSY.format(shown(path)))
         started = (path / STATE).is_file()
         if path.exists() and not path.is_dir():
             raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
@@ -49,6 +55,7 @@ class RunFolder:
             _check_same(path, recipe)
             folder = cls(path, newest_valid(path), finished=read_state(path) == "done")
             if not folder.finished:
+                folder._hold()
                 folder.write_json("recipe.resolved.json", recipe)
                 folder.set_state("running")
             return folder
@@ -62,8 +69,16 @@ class RunFolder:
         folder = cls(path, Found(), finished=False)
         write_atomically(path / "recipe.yaml", text)
         folder.write_json("recipe.resolved.json", recipe)
-        folder.set_state("running")  # last: from here on the folder is a run
+        folder.set_state("running")  # from here on the folder is a run
+        folder._hold()
         return folder
+
+    def _hold(self) -> None:
+        logs = self.path / LOGS
+        with storage_errors(logs):
+            logs.mkdir(exist_ok=True)
+        if not hold(logs):
+            raise RecipeError(_BUSY.format(shown(self.path)))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a small JSON file into the folder, as a whole."""
@@ -100,6 +115,7 @@ class RunFolder:
                 ):  # the first failure is the one to tell
                     events.write("end", status=state, seconds=round(time.monotonic() - started, 1))
                     self.set_state(state)
+                let_go(self.path / LOGS)
 
 
 def read_state(path: Path) -> str:

@@ -13,7 +13,7 @@ from ftune.core.errors import FtuneError, LaunchError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe, RunOptions
-from ftune.report.run_folder import RunFolder, read_state
+from ftune.report.run_folder import LOGS, RunFolder, read_state
 
 APPEARS_S = 60.0
 """How long a network file system may take to show another node what the first process wrote."""
@@ -81,8 +81,7 @@ def _mark(folder: RunFolder, ranks: Ranks) -> str:
     if ranks.count == 1:
         return ""
     mark = secrets.token_hex(8)
-    (folder.path / "logs").mkdir(exist_ok=True)
-    write_atomically(folder.path / "logs" / "mark", mark)
+    write_atomically(folder.path / LOGS / "mark", mark)
     return mark
 
 
@@ -90,7 +89,7 @@ def _check_shared(path: Path, mark: str) -> None:
     until = time.monotonic() + APPEARS_S
     while time.monotonic() < until:
         try:
-            if (path / "logs" / "mark").read_text(encoding="utf-8") == mark:
+            if (path / LOGS / "mark").read_text(encoding="utf-8") == mark:
                 return
         except OSError:
             pass
