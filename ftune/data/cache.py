@@ -6,7 +6,11 @@ the step.
 """
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FACTS = "part.json"
+UNUSED_DAYS = 60
+"""An entry that no run has opened for so long goes when another one is made."""
 
 
 def cached(key: str, make: Callable[[Path], Part]) -> Part:
@@ -37,9 +43,11 @@ def cached(key: str, make: Callable[[Path], Part]) -> Part:
     home = cache_dir() / "data" / key
     with storage_errors(home):
         home.mkdir(parents=True, exist_ok=True)
+        os.utime(home)
     target = home / "rows"
     with FileLock(home / "lock"):
         if not target.exists() or verify(target):
+            _drop_unused(home.parent)
             staging = stage_folder(target)
             with writing(staging):
                 part = make(staging)
@@ -47,6 +55,14 @@ def cached(key: str, make: Callable[[Path], Part]) -> Part:
             del part  # its tables are mapped from the folder that moves now
             commit_folder(staging, target)
     return _opened(target)
+
+
+def _drop_unused(entries: Path) -> None:
+    oldest = time.time() - UNUSED_DAYS * 24 * 3600
+    for entry in entries.iterdir():
+        with suppress(OSError):  # another process drops it too, or it belongs to somebody else
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry)
 
 
 def cache_key(parts: dict[str, object]) -> str:

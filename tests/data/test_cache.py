@@ -1,6 +1,8 @@
 """The cache of prepared rows: found again, made once, and never found when anything that matters has changed."""
 
 import multiprocessing
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from ftune.core.errors import DataError
-from ftune.data.cache import cache_key, cached, tokenizer_fingerprint
+from ftune.data.cache import UNUSED_DAYS, cache_key, cached, tokenizer_fingerprint
 from ftune.data.intake import Rules
 from ftune.data.mix import chained
 from ftune.data.prepare import prepare
@@ -54,6 +56,17 @@ def test_an_entry_is_made_once_and_found_again(maker, tmp_path):
     assert second.table.origin_of(4) == "rows.jsonl:5"
     cached("other", maker)
     assert times(tmp_path) == 2
+
+
+def test_what_no_run_has_opened_for_long_is_dropped(maker, tmp_path, own_cache):
+    long_ago = time.time() - (UNUSED_DAYS + 1) * 24 * 3600
+    for key in ("unused", "used"):
+        cached(key, maker)
+        os.utime(own_cache / "data" / key, (long_ago, long_ago))
+    cached("used", maker)
+    cached("new", maker)
+    assert times(tmp_path) == 3
+    assert {path.name for path in (own_cache / "data").iterdir()} == {"used", "new"}
 
 
 def test_a_damaged_entry_is_made_again(maker, tmp_path, own_cache):
