@@ -19,6 +19,9 @@ class ScoreHead(torch.nn.Linear):
     In bf16, scores around 4 would be 0.03 apart, and many pairs of answers a tie.
     """
 
+    keeps_dtype = True
+    """Where a backend casts weights for a forward pass, not these."""
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores in fp32 of hidden states of any dtype."""
         with torch.autocast(hidden.device.type, enabled=False):

@@ -28,8 +28,8 @@ PROBED_TOKENS = 16
 """Of each of two rows: enough to see a leak or another loss, and little work on a CPU."""
 
 
-COMPILED_TOKENS = 4096
-"""What the compiler makes kernels for, and layers that are not compiled have room for: with more they are as fast."""
+PROVED_TOKENS = 4096
+"""What parts are tried with on a GPU, and kernels compiled for: with more they are as fast, and rounding means less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ OTHERWISE = {
 }
 """What a run says where a part is off."""
 
+NOT_FLAT = "it is for flat batches with a loss of their own"
 REPEATS_NOTHING = "the model does not say which layers it repeats"
 NOTHING_FITS = "no linear layer of its decoder layers has widths that are multiples of 16"
 BROKEN = "a layer is more than one graph"
@@ -107,15 +108,15 @@ def at_speed(
 ) -> Iterator[Speed]:
     """The model with what of it is exact with this model on this machine; behind, it is as it was, but for its task.
 
-    `rows` are those of a micro-batch, of which each part is tried on a few tokens; what is compiled on more of
-    them, for rows of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
+    `rows` are those of a micro-batch, of which each part is tried on a few tokens, on a GPU on more of them, for rows
+    of at most `longest` tokens. `asked` is the attention that the recipe names. `dtype` is that of
     products. `task` is what the model computes. `selective` layers checkpoint themselves. Raises ModelError where they
     cannot, and where FP8 is wanted and the model cannot have it, or is not nearly itself with it.
     """
     shortened = [row[:PROBED_TOKENS] for row in (rows[0], rows[-1])]
     speed = Speed()
     with ExitStack() as stack:
-        able = wanted.fused_loss
+        able = bool(getattr(wanted, task.part))
         if able and (why := task.give(model, shortened[0], dtype)):
             speed, able = speed.without(task.part, why), False
         speed = replace(speed, fused_loss=able and task.part == "fused_loss")
@@ -130,21 +131,24 @@ def at_speed(
         if selective:  # before gradients are tried: that must not need more memory than the run
             with torch.autocast(device_of(model).type, dtype, enabled=dtype != torch.float32):
                 stack.enter_context(selective_layers(model, _looked_at(model, shortened, flat=bool(speed.attention))))
+        on_gpu = device_of(model).type == "cuda"
+        folds = wanted.folded_lora if any(foldable(module) for module in model.modules()) else False
+        compiles = wanted.compiled_layers if on_gpu and not wanted.fp8 else False
         if speed.attention and able:
-            if wanted.folded_lora and any(foldable(module) for module in model.modules()):
-                of_few = partial(Proof.of, model, shortened, dtype, longest, task)
-                speed = _fold(model, speed, wanted.folded_lora, of_few, stack)
-            on_gpu = device_of(model).type == "cuda"
-            of_many = partial(Proof.of, model, _many(rows) if on_gpu else shortened, dtype, longest, task)
+            proof = partial(Proof.of, model, _many(rows, longest) if on_gpu else shortened, dtype, longest, task)
+            if folds:
+                speed = _fold(model, speed, folds, proof, stack)
             if wanted.fp8:
-                speed = _fp8(model, speed, wanted.fp8, of_many, stack)
-            elif wanted.compiled_layers and on_gpu:
-                speed = _compile(model, speed, wanted.compiled_layers, of_many, stack)
+                speed = _fp8(model, speed, wanted.fp8, proof, stack)
+            elif compiles:
+                speed = _compile(model, speed, compiles, proof, stack)
+        else:
+            for part, one in (("folded_lora", folds), ("compiled_layers", compiles)):
+                if one:
+                    speed = speed.without(part, one if isinstance(one, str) else NOT_FLAT)
         if wanted.fp8 and not speed.fp8:
             why = "; ".join(f"{OTHERWISE[part]}: {reason}" for part, reason in speed.reasons.items())
-            raise ModelError(
-                f"speed.fp8: it is for flat batches with a loss of their own ({why}); use 'speed.fp8: off'"
-            )
+            raise ModelError(f"speed.fp8: {NOT_FLAT} ({why}); use 'speed.fp8: off'")
         yield speed
 
 
@@ -227,12 +231,16 @@ def _enter(
     return why
 
 
-def _many(rows: Sequence[list[int]]) -> list[list[int]]:
-    """The rows over and over, to COMPILED_TOKENS tokens or a row more."""
-    again = cycle(list(row) for row in rows)
-    chosen = [next(again)]
-    while sum(map(len, chosen)) < COMPILED_TOKENS:
-        chosen.append(next(again))
+def _many(rows: Sequence[list[int]], longest: int) -> list[list[int]]:
+    """The rows over and over, to PROVED_TOKENS tokens, or to half of what a micro-batch may have.
+
+    What is not yet folded or compiled needs more memory a token than the run.
+    """
+    left = min(PROVED_TOKENS, max(len(rows) * max(longest, *map(len, rows)) // 2, 2 * PROBED_TOKENS))
+    again, chosen = cycle(rows), list[list[int]]()
+    while left > 0:
+        chosen.append(next(again)[:left])
+        left -= len(chosen[-1])
     return chosen
 
 
@@ -251,6 +259,8 @@ def _attention(
         try:
             with attention(model, name):
                 found = packing_fault(model, rows, dtype, task)
+        except torch.OutOfMemoryError:
+            raise
         except (UnsupportedError, ValueError, RuntimeError, ImportError) as error:  # not for this model or machine
             faults.append(f"{WORDS[name]}: {first_line(error)}")
             continue

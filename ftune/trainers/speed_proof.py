@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from ftune.backends.engines.sharding import device_of
 from ftune.speed.flat import FlatCollator
-from ftune.speed.loss import LIMITS
 from ftune.trainers.speed_tasks import NEXT_TOKENS, Task
 
 GRADIENT_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.2}
@@ -72,7 +71,7 @@ class Proof:
         """What is not as it was, or with `fp8` not near it; empty where all is."""
         with _nothing_zero(model):
             loss, gradients = _measured(model, self.rows, self.dtype, self.longest, self.task)
-        if not abs(loss - self.loss) <= (FP8_LOSS if fp8 else LIMITS[self.dtype]) * abs(self.loss):
+        if not abs(loss - self.loss) <= (FP8_LOSS if fp8 else self.task.limits[self.dtype]) * abs(self.loss):
             return f"the loss becomes {loss:.6g}, it was {self.loss:.6g}"
         for name, before in self.gradients.items():
             if name not in gradients:

@@ -38,6 +38,13 @@ class AfterOptimizerStep(TrainerCallback):
         self.trainer.after_optimizer_step()
 
 
+LESS_MEMORY = (
+    "halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
+    "set batch.activation_checkpointing: selective, then true, or model.quantization: nf4, in this order"
+)
+"""What to do where the memory is not enough and no plan knows better."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How training ended."""
@@ -137,10 +144,7 @@ def train(trainer: ReliableTrainer, around: Around, origins: Any) -> Outcome:
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         trainer.settle()  # the step before is told
-        advice = around.when_out_of_memory(
-            "halve batch.micro_batch_size (batch.global_batch_size keeps the result the same), lower data.max_length, "
-            "set batch.activation_checkpointing: selective, then true, or model.quantization: nf4, in this order"
-        )
+        advice = around.when_out_of_memory(LESS_MEMORY)
         raise LaunchError(
             f"out of GPU memory at step {trainer.state.global_step + 1} ({str(error).partition('. ')[0]}); {advice}"
         ) from error

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import distributed
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from ftune.backends.engines.sharding import gathered, whole
 from ftune.peft.lora import Lora
 from ftune.trainers.checkpoint_state import Beside, load_state, save_state
 from ftune.trainers.fsdp import split_model
+from ftune.trainers.head import put_head
 from ftune.trainers.torch_state import TorchState
 from tests.pair import group
 from tests.ppo.models import VOCABULARY, llama
@@ -121,10 +123,29 @@ def overflow(rank: int) -> dict[str, Any]:
     return {"scale": scaler.get_scale(), "changes": changes}
 
 
+def scored() -> float:
+    """How far, relative to them, scores of a model that computes in bf16 are from those of its head in fp32."""
+
+    def classifier() -> Any:
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(LlamaConfig(**llama(num_labels=1).config.to_diff_dict()))
+        put_head(model, new=True, seed=1)
+        return model.eval()
+
+    model, split = classifier(), classifier()
+    split_model(split, torch.device("cpu"), "bf16")
+    for weight in model.model.parameters():  # not the buffers, which FSDP2 leaves as they are
+        weight.data = weight.to(torch.bfloat16)
+    with torch.no_grad():
+        wanted, found = (one(input_ids=batch(0)).logits for one in (model, split))
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     with group(rank, folder / "meeting"):
         found = {name: case(name, rank, folder) for name in CASES} | {"overflow": overflow(rank)}
+        found["scored"] = {"off": scored()}
     (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 

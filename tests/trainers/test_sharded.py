@@ -105,3 +105,7 @@ def test_what_was_split_is_saved_whole(folder: Path) -> None:
 
 def test_an_overflow_on_one_process_skips_the_step_on_both(folder: Path) -> None:
     assert found(folder, "overflow") == [{"scale": 512.0, "changes": [True, False, True]}] * 2
+
+
+def test_a_head_computes_in_fp32_where_the_model_does_in_bf16(folder: Path) -> None:
+    assert [rank["off"] < 1e-6 for rank in found(folder, "scored")] == [True, True]

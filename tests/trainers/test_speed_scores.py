@@ -25,7 +25,7 @@ from ftune.trainers.head import put_head
 from ftune.trainers.judged import EndToEnd, Padding, PairCollator
 from ftune.trainers.pairwise import pair_losses
 from ftune.trainers.scoring import logits_of, score_rows
-from ftune.trainers.speed import Speed, at_speed
+from ftune.trainers.speed import PROBED_TOKENS, Speed, Wanted, at_speed
 from ftune.trainers.speed_tasks import SCORES
 from tests.conftest import WORDS, Done, write_rows
 from tests.trainers.test_packing_attention import GROUPED, ROWS
@@ -129,6 +129,21 @@ def test_what_is_not_exact_stays_padded_and_says_why() -> None:
     }
 
 
+def test_a_row_that_is_cut_at_a_padding_token_is_a_row_like_others() -> None:
+    model = model_of(MODELS["llama"](), "lora")
+    rows = [[*ROWS[0], *ROWS[1], *ROWS[2]], ROWS[0]]
+    assert len(rows[0]) > PROBED_TOKENS
+    rows[0][PROBED_TOKENS - 2 : PROBED_TOKENS] = [PAD, PAD]
+    with at_speed(model, rows, torch.float32, task=SCORES) as speed:
+        assert (speed.attention, speed.reasons) == (NAME, {})
+
+
+def test_what_needs_flat_batches_says_so_without_them() -> None:
+    model = model_of(MODELS["llama"](), "lora")
+    with at_speed(model, ROWS, torch.float32, task=SCORES, wanted=Wanted(packed_attention=False)) as speed:
+        assert speed.words() == "adapters beside their layers: it is for flat batches with a loss of their own"
+
+
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 ALL_OFF = {"packed_attention": "off", "folded_lora": "off", "compiled_layers": "off"}
@@ -194,7 +209,7 @@ def test_a_run_learns_the_same(kind: str, run: Callable[..., Path]) -> None:
 def test_each_part_can_be_switched_off(key: str, gone: str, run: Callable[..., Path]) -> None:
     speed = speed_of(run("part", "pairs", f"speed.{key}=off", "schedule.max_steps=1"))
     assert not speed[gone]
-    assert speed["off"] == {}
+    assert set(speed["off"]) == ({"folded_lora"} if key == "packed_attention" else set())  # which needs it
     assert bool(speed["attention"]) == (key != "packed_attention")
 
 

@@ -41,7 +41,8 @@ def shard(
     the memory of all weights. `offload` keeps shards, gradients and the optimiser's state in the CPU's memory.
 
     A model on the CPU goes to the mesh's device layer by layer, so that a device never holds the whole. To be called
-    before an optimiser is made. Raises LaunchError for a model that does not name its layers.
+    before an optimiser is made. A module with `keeps_dtype` computes with its weights as they are. Raises LaunchError
+    for a model that does not name its layers.
     """
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     pin = mesh.device_type != "cpu"
@@ -53,13 +54,14 @@ def shard(
             f"backend.type: a {type(model).__name__} does not name its decoder layers, by which FSDP2 splits a model; "
             f"use 'zero' or 'ddp'"
         )
-    for module in [*layers, model]:
+    own = [module for module in model.modules() if getattr(module, "keeps_dtype", False)]
+    for module in [*layers, *own, model]:
         fully_shard(
             module,
             mesh=mesh,
-            # the root's weights are wanted right after its forward pass
-            reshard_after_forward=reshard_after_forward and module is not model,
-            mp_policy=precision,
+            # those of a head and of the root are wanted right after their forward pass
+            reshard_after_forward=reshard_after_forward and module in layers,
+            mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32) if module in own else precision,
             offload_policy=policy,
             ignored_params=ignored,
         )

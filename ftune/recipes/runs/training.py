@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftune.backends.fsdp import Fsdp
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import CheckpointError, FtuneError, StoppedError, StorageError
+from ftune.core.errors import CheckpointError, FtuneError, LaunchError, StoppedError, StorageError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
@@ -104,7 +104,8 @@ def run_training(
             _record(run)
             ranks.open_group(on_gpu=run.place.on_gpu)
             with _resumable(folder, options):
-                trained = train(run)
+                with _advised(run):
+                    trained = train(run)
                 prediction.hold_against(folder, say)
                 _raise_if_stopped(run, trained.outcome)
                 tell_stream(run.inputs, say)
@@ -127,6 +128,20 @@ def _resumable(folder: RunFolder, options: RunOptions) -> Iterator[None]:
             raise
         command = resume_command(options.command)
         raise StorageError(f"{error}. Checkpoints are kept; go on from the newest with: {command}") from error
+
+
+@contextmanager
+def _advised(run: Run) -> Iterator[None]:
+    """Say what to change where the memory is not enough before the first step or behind the last one."""
+    import torch
+
+    from ftune.trainers.training import LESS_MEMORY
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        cause, advice = str(error).partition(". ")[0], run.prediction.out_of_memory(LESS_MEMORY)
+        raise LaunchError(f"out of GPU memory outside of a step ({cause}); {advice}") from error
 
 
 def _raise_if_stopped(run: Run, outcome: "Outcome") -> None:
