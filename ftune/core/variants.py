@@ -5,7 +5,7 @@ subclass of the package's base class with a `type: Literal["name"]` field (sever
 them). This is the only magic in ftune.
 """
 
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from importlib import import_module
 from importlib.util import find_spec
 from operator import or_
@@ -48,17 +48,22 @@ def class_of(variant: type[S], name: str) -> type[S]:
     return made
 
 
-def union_of(base: type[Section]) -> Any:
-    """The discriminated union of all variants of `base`; a bare name stands for `{type: name}`."""
+def union_of(base: type[Section], default: str | None = None) -> Any:
+    """The discriminated union of all variants of `base`; a bare name stands for `{type: name}`.
+
+    A section that does not say its `type` is of type `default`, where there is one.
+    """
     variants = variants_of(base)
     union: Any = reduce(or_, dict.fromkeys(variants.values()))
     accepted = union | Literal[tuple(variants)]
     discriminator = [Field(discriminator="type")] if len(variants) > 1 else []
-    return Annotated[union, *discriminator, BeforeValidator(_bare_name, json_schema_input_type=accepted)]
+    return Annotated[union, *discriminator, BeforeValidator(partial(_typed, default), json_schema_input_type=accepted)]
 
 
-def _bare_name(value: object) -> object:
-    return {"type": value} if isinstance(value, str) else value
+def _typed(default: str | None, value: object) -> object:
+    if isinstance(value, str):
+        return {"type": value}
+    return {"type": default, **value} if default and isinstance(value, dict) else value
 
 
 def _subclasses(base: type[S]) -> list[type[S]]:

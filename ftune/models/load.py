@@ -72,7 +72,9 @@ def load_model(
     loader_args: dict[str, object] | None = None,
     classes: Sequence[str] = (),
 ) -> "PreTrainedModel":
-    """The located causal language model on `device`, in the torch dtype named `dtype`. Raises ModelError.
+    """The located causal language model on `device`, in the torch dtype named `dtype`.
+
+    Raises ModelError, also where the files lack weights: transformers would make them up.
 
     With `classes` it has a head for sequence classification with these names of outputs instead of its own.
     """
@@ -87,9 +89,10 @@ def load_model(
     if attention != "auto":
         options["attn_implementation"] = attention
 
-    def load(**where: Any) -> "PreTrainedModel":
-        return kind.from_pretrained(
+    def load(**where: Any) -> "tuple[PreTrainedModel, dict[str, Any]]":
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
             path,
+            output_loading_info=True,
             revision=revision,
             trust_remote_code=trust_remote_code,
             dtype=dtype,
@@ -98,8 +101,16 @@ def load_model(
             **options,
             **where,
         )
+        return loaded
 
-    model = _local_first(path, load)
+    model, info = _local_first(path, load)
+    inner = f"{model.base_model_prefix}."
+    if missing := sorted(name for name in info["missing_keys"] if not classes or name.startswith(inner)):
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ModelError(
+            f"model.path: '{path}' lacks weights that its config.json asks for: {missing[0]}{others}; "
+            "fetch or save the model again"
+        )
     if device == "cpu":
         _keep_gradients(model)
     return model

@@ -1,9 +1,9 @@
 """`ftune ppo`: a policy trained on rewards, kept near its reference."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from ftune.backends.auto import Auto as AutoBackend
 from ftune.backends.base import Backend
@@ -37,10 +37,6 @@ LEARNING_RATES = {"lora": 5e-5, "full": 1e-6}
 """What `optim.learning_rate: auto` means. A model of 135M parameters wants ten times as much with LoRA."""
 
 
-def _engine(value: object) -> object:
-    return {"type": "auto", **value} if isinstance(value, dict) else value
-
-
 class PpoRecipe(Recipe):
     """A recipe of `ftune ppo`."""
 
@@ -66,7 +62,7 @@ class PpoRecipe(Recipe):
     gold: list[AnyReward] = Field(default_factory=list)  # type: ignore[valid-type]
     """Rewards that are only logged, to see whether the trained ones are being gamed."""
 
-    peft: union_of(PeftMethod) = Lora()  # type: ignore[valid-type]
+    peft: union_of(PeftMethod, default="lora") = Lora()  # type: ignore[valid-type]
     """What of the policy trains: `lora`, or `full` with `memory: separate`."""
 
     memory: Literal["auto", "shared", "separate"] = "auto"
@@ -76,7 +72,7 @@ class PpoRecipe(Recipe):
     value: Value = Value()
     """The value function."""
 
-    rollout: Annotated[union_of(RolloutEngine), BeforeValidator(_engine)] = Auto()  # type: ignore[valid-type]
+    rollout: union_of(RolloutEngine, default="auto") = Auto()  # type: ignore[valid-type]
     """How completions are made; without a `type` the fastest engine that works here (`auto`)."""
 
     score: Score = Score()

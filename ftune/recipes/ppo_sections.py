@@ -39,7 +39,12 @@ class PolicyModel(Model):
             return None
         from ftune.models.fingerprint import base_fingerprint
 
-        trained_on = _base_of(folder)
+        trained_on, task = _facts_of(folder)
+        if task == "SEQ_CLS":
+            raise ModelError(
+                f"model.adapter: '{self.adapter}' is a reward model or a classifier, which writes no text; give the "
+                "result of 'ftune sft', and this one as --reward-model"
+            )
         in_place = trained_on != located and any(Path(trained_on).glob("*.safetensors"))
         if trained_on and in_place and base_fingerprint(trained_on) != base_fingerprint(located):
             raise ModelError(
@@ -57,14 +62,14 @@ def adapter_folder(path: str) -> Path | None:
     return None
 
 
-def _base_of(folder: Path) -> str:
-    """What an adapter says that it was trained on; empty where it does not. Raises ModelError."""
+def _facts_of(folder: Path) -> tuple[str, str]:
+    """What an adapter says that it was trained on, and for; empty where it does not. Raises ModelError."""
     path = folder / "adapter_config.json"
     try:
-        named = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return str(config.get("base_model_name_or_path") or ""), str(config.get("task_type") or "")
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"model.adapter: {path} is not what 'ftune sft' or peft writes ({error})") from None
-    return str(named or "")
 
 
 class Prompts(Section):

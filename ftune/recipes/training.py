@@ -44,7 +44,7 @@ class TrainingRecipe(Recipe):
     data: RowsSection
     """The rows."""
 
-    peft: union_of(PeftMethod) = Lora()  # type: ignore[valid-type]
+    peft: union_of(PeftMethod, default="lora") = Lora()  # type: ignore[valid-type]
     """Which parameters train."""
 
     optim: Optim = Optim()

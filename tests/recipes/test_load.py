@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from ftune.core.errors import RecipeError
 from ftune.recipes.load import load_recipe, recipe_schema
@@ -139,6 +141,15 @@ def test_precedence_defaults_extends_file_overrides(recipe: Callable[..., Path],
     assert loaded.origin(("optim", "weight_decay")) == f"{tmp_path / 'two.yaml'}:1"
     assert loaded.origin(("optim", "betas")) == "default"
     assert loaded.origin(("seed",)) == f"{tmp_path / 'one.yaml'}:1"
+
+
+def test_a_section_without_a_type_is_of_the_default_one(recipe: Callable[..., Path]) -> None:
+    path = recipe()
+    value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del value["peft"]
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+    loaded: Any = load_recipe("sft", path, ["peft.rank=3", "backend.num_processes=1"]).recipe
+    assert (loaded.peft.type, loaded.peft.rank, loaded.backend.type) == ("lora", 3, "auto")
 
 
 def test_another_variant_replaces_the_one_below(recipe: Callable[..., Path], tmp_path: Path) -> None:

@@ -235,6 +235,17 @@ def test_a_reward_function_that_fails_loses_nothing(recipe: Write, ftune: Ftune,
 # -- what is refused before the first rollout --------------------------------------------------------------------------
 
 
+def test_a_reward_model_is_no_policy(recipe: Write, ftune: Ftune, tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    Lora(rank=2).wrap(base).save_pretrained(str(tmp_path / "rm"))
+    path = ppo_recipe(recipe, model={"path": str(tiny_model), "adapter": str(tmp_path / "rm")}, peft=None)
+    done = ftune("ppo", path)
+    assert done.code == 2
+    assert "is a reward model or a classifier, which writes no text; give the result of 'ftune sft'" in done.err
+
+
 @pytest.mark.parametrize("size", [32, 48], ids=["of the same shape", "of another shape"])
 def test_an_adapter_of_another_base_is_refused(
     recipe: Write, ftune: Ftune, tmp_path: Path, tiny_model: Path, size: int
