@@ -97,7 +97,7 @@ class Schedule(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
-            raise ValueError("give 'epochs' or 'max_steps', not both")
+            raise ValueError("give 'epochs' or 'max_steps', not both; schedule.epochs=null takes one out")
         if self.warmup >= 1 and not self.warmup.is_integer():
             raise ValueError(f"warmup {self.warmup} is neither a share below 1 nor a whole number of steps")
         return self
@@ -159,7 +159,10 @@ class Batch(Section):
     @model_validator(mode="after")
     def _one_truth(self) -> Self:
         if self.global_batch_size and self.gradient_accumulation_steps:
-            raise ValueError("give 'global_batch_size' or 'gradient_accumulation_steps', not both")
+            raise ValueError(
+                "give 'global_batch_size' or 'gradient_accumulation_steps', not both; batch.global_batch_size=null "
+                "takes one out"
+            )
         if self.micro_batch_size == "auto" and self.global_batch_size is None:
             raise ValueError(
                 "micro_batch_size: 'auto' follows the device's memory, and a step must not; say how many rows a step "

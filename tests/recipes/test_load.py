@@ -75,7 +75,7 @@ def test_all_faults_at_once_each_with_place_and_hint(tmp_path: Path) -> None:
             "12:56: peft.alpha: should be a number, got 'abc'",
             "13:9: optim.learning_rate: should be 'auto' or a number, got 'fast'",
             "13:43: optim.betas[1]: should be below 1.0, got 2",
-            "14:1: schedule: give 'epochs' or 'max_steps', not both",
+            "14:1: schedule: give 'epochs' or 'max_steps', not both; schedule.epochs=null takes one out",
             "15:9: batch.micro_batch_size: should be 'auto' or an integer, got 1.5",
             "16:14: checkpoint.every: should be an integer or 'epoch' or 'never', got 'epok'; did you mean 'epoch'?",
             "17:25: backend.device: should be 'auto' or 'cpu' or 'cuda', got 'gpu'; did you mean 'cpu'?",
