@@ -57,7 +57,7 @@ def follow_bases(model: "Module") -> None:
 
 
 def check_constants(model: "Module", checkpoint: Path) -> None:
-    """Raises CheckpointError where the method's constants are not those that a run, whose checkpoint it is, has."""
+    """Raises CheckpointError where the method's constants came out otherwise than in the run of this checkpoint."""
     from safetensors import safe_open
 
     file = checkpoint / "adapter_model.safetensors"
