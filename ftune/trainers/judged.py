@@ -52,8 +52,14 @@ class PairDataset(Dataset[Example]):
         for number in sorted(range(len(at_most)), key=at_most.__getitem__, reverse=True):
             if at_most[number] <= longest:  # so is all that follows
                 break
-            longest = max(longest, len(self[number]["input_ids"]))
+            longest = max(longest, self._tokens(self.prompts[number]))
         return longest
+
+    def _tokens(self, pairs: list[int]) -> int:
+        """Of the answers of these pairs, each once."""
+        sides = self.prepared, self.rejected
+        answers = {side.arrays(pair)[0].tobytes(): int(side.lengths[pair]) for pair in pairs for side in sides}
+        return sum(answers.values())
 
     def margin(self, pair: int) -> float:
         """The margin that the row of a pair gives; 0 without one."""
