@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftune.core.errors import ModelError
 from ftune.models.gguf import folder_of_gguf
-from ftune.models.reference import check_reference, is_hub_id
+from ftune.models.reference import check_reference, is_hub_id, looks_like_folder
 from ftune.models.wheel import fetch_wheel
 
 if TYPE_CHECKING:
@@ -162,8 +162,10 @@ def ask_hub(path: str) -> None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    folder = f"there is no folder '{path}' here; as a model on the hub it"
+    it = folder if looks_like_folder(path) else f"'{path}'"
     if constants.HF_HUB_OFFLINE:
-        raise ModelError(f"model.path: '{path}' is not in the cache and HF_HUB_OFFLINE is set; {OFFLINE_CHOICES}")
+        raise ModelError(f"model.path: {it} is not in the cache and HF_HUB_OFFLINE is set; {OFFLINE_CHOICES}")
     try:
         HfApi().model_info(path, timeout=20)
     except GatedRepoError:
@@ -175,7 +177,7 @@ def ask_hub(path: str) -> None:
     except _network_errors() as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model.path: '{path}' is not in the cache and the hub did not answer ({cause}); {OFFLINE_CHOICES}"
+            f"model.path: {it} is not in the cache and the hub did not answer ({cause}); {OFFLINE_CHOICES}"
         ) from None
 
 

@@ -16,6 +16,12 @@ def is_hub_id(path: str) -> bool:
     return _HUB_ID.fullmatch(path) is not None and not path.endswith(".gguf") and not Path(path).exists()
 
 
+def looks_like_folder(path: str) -> bool:
+    """Whether a hub id is rather the path of a folder that is not there: it begins with one that is, or with `runs`."""
+    folder, slash, _ = path.rpartition("/")
+    return bool(slash) and (folder == "runs" or Path(folder).is_dir())
+
+
 def check_reference(path: str) -> str:
     """What is wrong with a model's path on this machine; empty when nothing is. Asks no network."""
     if path.startswith("wheel:"):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ftune.core.errors import ModelError
-from ftune.models.reference import check_reference, is_hub_id
+from ftune.models.load import ask_hub
+from ftune.models.reference import check_reference, is_hub_id, looks_like_folder
 from ftune.models.wheel import WHEELS, Wheel, fetch_wheel
 
 
@@ -52,6 +53,19 @@ def test_a_folder_without_a_model_says_what_it_is_and_what_to_give(what: str, tm
     files, inside, said = INSTEAD[what]
     path = _with(tmp_path / "run", *files) / inside
     assert said.format(path, run=tmp_path / "run") in check_reference(str(path))
+
+
+def test_a_path_under_a_folder_that_is_there_is_told_from_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [looks_like_folder(path) for path in ("runs/a", "models/a", "org/a", "a")] == [True, True, False, False]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="there is no folder 'runs/a' here; as a model on the hub it is not in the"):
+        ask_hub("runs/a")
+    with pytest.raises(ModelError, match=r"^model\.path: 'org/a' is not in the cache and HF_HUB_OFFLINE is set"):
+        ask_hub("org/a")
 
 
 @pytest.fixture

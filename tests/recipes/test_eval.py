@@ -208,6 +208,15 @@ def test_a_model_that_is_not_there(trained: Path, ftune: Run, tmp_path: Path) ->
         assert done.err.startswith(f"error: {path}: ")
 
 
+def test_a_run_that_is_not_there_is_told_before_where_results_go(
+    ftune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = ftune("eval", "runs/nope")
+    assert (done.code, done.out) == (2, "")
+    assert "error: model: there is no folder 'runs/nope' here; for a model on the hub say where results go" in done.err
+
+
 def test_completions_that_are_empty_are_counted(trained: Path, ftune: Run, tiny_model: Path, tmp_path: Path) -> None:
     """A model whose likeliest token is always padding: it has no words to look at, and all its answers are wrong."""
     from safetensors.torch import load_file, save_file

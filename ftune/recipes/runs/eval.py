@@ -16,6 +16,7 @@ from ftune.evals.generate import Completion
 from ftune.evals.metrics.base import Answer, Metric, score_all
 from ftune.evals.metrics.choose import metrics_for
 from ftune.evals.scored import Kind, Scored
+from ftune.models.reference import is_hub_id
 from ftune.recipes.runs.eval_answers import forgetting, labels, likelihoods
 from ftune.recipes.runs.eval_output import Evaluation, Examined, write_results
 from ftune.recipes.runs.eval_processes import Check, others_at_work, wanted_processes
@@ -141,6 +142,9 @@ def _folder(recipe: "EvalRecipe", systems: Systems) -> Path:
         folder = Path(recipe.output).expanduser()
     elif systems.tuned.run is not None:
         folder = systems.tuned.run / "eval"
+    elif is_hub_id(recipe.model):
+        way = "for a model on the hub say where results go: output=FOLDER"
+        raise DataError(f"model: there is no folder '{recipe.model}' here; {way}")
     else:
         raise DataError(f"output: '{recipe.model}' is no run folder; say where results go: output=FOLDER")
     if folder.is_file():
