@@ -109,6 +109,8 @@ def _score(recipe: "EvalRecipe", systems: Systems, folder: Path, say: Say) -> No
 
     from ftune.recipes.runs.eval_scores import evaluate_scores
 
+    if recipe.chat_template is not None:
+        raise DataError(f"chat_template: '{recipe.model}' scores texts, with the template it was trained on; remove it")
     rows, format = judged_rows(recipe, systems.tuned, say)
     report = evaluate_scores(
         str(systems.tuned.run or systems.tuned.folder),
