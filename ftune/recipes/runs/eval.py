@@ -11,6 +11,7 @@ from ftune.core.errors import DataError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.core.ticking import Steps, ticking
 from ftune.evals.generate import Completion
 from ftune.evals.metrics.base import Answer, Metric, score_all
@@ -44,7 +45,7 @@ def run_eval(recipe: "EvalRecipe") -> None:
     questions = questions_of(recipe, systems.tuned, say)
     metrics = _metrics(recipe, questions, say) if recipe.max_new_tokens else []
     named = f"; metrics: {', '.join(metric.title() for metric in metrics)}" if metrics else ""
-    say.line(f"{len(questions.rows):,} rows from {questions.source}{named}")
+    say.line(f"{several(len(questions.rows), 'row')} from {questions.source}{named}")
     models = _examined(recipe, systems, questions, folder, say)
     if metrics:
         for examined in models.values():

@@ -8,6 +8,7 @@ import xxhash
 
 from ftune.core.errors import DataError
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.data.counts import NAMED_FAULTS
 from ftune.data.encode import understood, understood_row
 from ftune.data.example import Answered, Conversation, Example, Feedback, Preference, PromptCompletion, Skipped, Text
@@ -89,10 +90,11 @@ def tell_prompts(train: PromptSet, held_out: PromptSet, say: Say) -> None:
     for line in train.understood_as:
         say.line(f"prompts: {line}")
     longest = max(len(prompt.ids) for prompt in train.prompts)
-    say.line(f"  {train.read:,} rows read, {len(train.prompts):,} prompts, the longest has {longest:,} tokens")
+    prompts = several(len(train.prompts), "prompt")
+    say.line(f"  {several(train.read, 'row')} read, {prompts}, the longest has {longest:,} tokens")
     _tell_dropped(train, say)
     if held_out.prompts:
-        say.line(f"  held out: {len(held_out.prompts):,} prompts")
+        say.line(f"  held out: {several(len(held_out.prompts), 'prompt')}")
         _tell_dropped(held_out, say)
         known = {tuple(prompt.ids) for prompt in train.prompts}
         if shared := sum(tuple(prompt.ids) in known for prompt in held_out.prompts):
