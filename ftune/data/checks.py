@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ftune.core.several import several
 from ftune.data.tokenize import IGNORED, Tokens
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class _Invariant:
             self.places += [origin] if len(self.places) < NAMED_ROWS else []
 
     def check(self) -> Check:
-        found = f"{self.broken:,} of {self.looked_at:,} rows break it: {', '.join(self.places)}"
-        return Check(self.name, not self.broken, found if self.broken else f"{self.looked_at:,} rows")
+        found = f"{self.broken:,} of {several(self.looked_at, 'row')} break it: {', '.join(self.places)}"
+        return Check(self.name, not self.broken, found if self.broken else several(self.looked_at, "row"))
 
 
 class Checker:

@@ -7,6 +7,8 @@ from itertools import count
 from statistics import median
 from typing import Any
 
+from ftune.core.several import several
+
 NAMED_FAULTS = 10
 MOST_BINS = 20
 
@@ -82,7 +84,7 @@ class Counts:
 
     def lines(self) -> list[str]:
         """The counts in words, one fact a line, zeros left out."""
-        lines = [f"{self.read:,} rows read, {self.kept:,} {'sequences made' if self.pieces else 'kept'}"]
+        lines = [f"{several(self.read, 'row')} read, {self.kept:,} {'sequences made' if self.pieces else 'kept'}"]
         lines += [f"{number:,} dropped: {cause}" for cause, number in sorted(self.dropped.items())]
         share = 100 * self.trained_tokens / self.tokens if self.tokens else 0
         lines.append(f"{self.tokens:,} tokens, {self.trained_tokens:,} of them trained ({share:.0f} %)")
@@ -90,17 +92,15 @@ class Counts:
             f"trained tokens a row: {self.trained_min:,} at least, {self.trained_median:,.0f} in the middle, "
             f"{self.trained_max:,} at most; longest row {self.longest:,} tokens ({self.longest_row})"
         )
-        remarks = {
-            "rows cut to max_length": self.truncated,
-            "rows lost trained tokens by that": self.truncated_completions,
-            "rows lost a stop token by that": self.truncated_stop_tokens,
-            "answers are empty": self.empty_completions,
-            "rows hold control tokens in their text, encoded as plain text": self.control_text,
-            "rows have their tools written as text, because the chat template has no place for them": (
-                self.tools_as_text
-            ),
-        }
-        return lines + [f"{number:,} {words}" for words, number in remarks.items() if number]
+        remarks = [
+            (self.truncated, "row", "rows", "cut to max_length"),
+            (self.truncated_completions, "row", "rows", "lost trained tokens by that"),
+            (self.truncated_stop_tokens, "row", "rows", "lost a stop token by that"),
+            (self.empty_completions, "answer is", "answers are", "empty"),
+            (self.control_text, "row holds", "rows hold", "control tokens in the text, encoded as plain text"),
+            (self.tools_as_text, "row has", "rows have", "tools as text, for which the chat template has no place"),
+        ]
+        return lines + [f"{several(count, one, many)} {words}" for count, one, many, words in remarks if count]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -90,7 +90,8 @@ def settled(whole: Sides, rules: Rules) -> list[Sides] | Refusal:
         kept = Sides(whole.main.truncated(limit), whole.rejected and whole.rejected.truncated(limit), whole.score)
     if not rules.prompts and not all(side.trained for side in kept.both()):
         cut = " within max_length" if all(side.trained for side in whole.both()) else ""
-        words = f"nothing to train on: the row has no answer{cut}; set 'data.on_bad_row: drop' to leave it out"
+        way = f" ({limit}); raise 'data.max_length', or" if cut else ";"
+        words = f"nothing to train on: the row has no answer{cut}{way} set 'data.on_bad_row: drop' to leave it out"
         return Refusal(f"no trained token{cut}", words, rules.on_bad_row)
     return [kept]
 
@@ -110,6 +111,8 @@ class Intake:
     """Called with each row that is kept, its number in the source from 0, and its tokens."""
     counts: Counts = field(default_factory=Counts)
     errors: list[str] = field(default_factory=list)
+    shortest: tuple[int, str] | None = None
+    """Tokens and place of the shortest row that is too long."""
 
     def take(self, row: Row | BadRow, outcome: Outcome) -> None:
         """One row. Raises DataError at the tenth faulty row when faults are errors."""
@@ -132,20 +135,31 @@ class Intake:
         if not self.counts.kept:
             causes = ", ".join(f"{number:,} {cause}" for cause, number in self.counts.dropped.items())
             places = "".join(f"\n{fault}" for fault in self.counts.faults[:3])
-            raise DataError(
-                f"all {self.counts.read:,} rows were dropped ({causes}); nothing is left to train on{places}"
-            )
+            rows = "the only row was" if self.counts.read == 1 else f"all {self.counts.read:,} rows were"
+            raise DataError(f"{rows} dropped ({causes}); nothing is left to train on{self._too_long()}{places}")
 
     def raise_errors(self) -> None:
         """Raises DataError with the faults that are errors, when there are any."""
         if self.errors:
             raise DataError("\n".join(self.errors))
 
+    def _too_long(self) -> str:
+        if self.shortest is None:
+            return ""
+        tokens, place = self.shortest
+        return (
+            f": max_length is {self.rules.max_length}, and the shortest of what is longer has {tokens:,} tokens "
+            f"({place}); raise 'data.max_length', or set 'data.on_long_row: truncate'"
+        )
+
     def _measure(self, row: Row, whole: Sides) -> None:
         if whole.longest > self.counts.longest:
             self.counts.longest, self.counts.longest_row = whole.longest, row.origin
         kept = settled(whole, self.rules)
         if isinstance(kept, Refusal):
+            if kept.cause == TOO_LONG:
+                found = (whole.longest, row.origin)
+                self.shortest = min(self.shortest or found, found)
             self._refuse(row, kept.words, kept.cause, kept.policy)
             return
         self.counts.pieces += len(kept) - 1

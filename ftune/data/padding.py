@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftune.core.errors import DataError
+from ftune.core.several import several
 from ftune.data.checks import Check
 from ftune.data.table import TokenTable
 
@@ -46,7 +47,7 @@ def pad_with_unused(tokenizer: "PreTrainedTokenizerBase", tables: Sequence[Token
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chosen)
     tokenizer.padding_side = "right"
     rows = sum(len(table) for table in tables)
-    return Check(NAME, ok=True, detail=f"'{tokenizer.pad_token}'; {rows:,} rows")
+    return Check(NAME, ok=True, detail=f"'{tokenizer.pad_token}'; {several(rows, 'row')}")
 
 
 def _different(arrays: Sequence[NDArray[np.int32]]) -> set[int]:

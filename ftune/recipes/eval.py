@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ftune.backends.machine import count_gpus
 from ftune.core.section import Location
 from ftune.core.variants import union_of
+from ftune.data.template import check_named
 from ftune.evals.harness import absent
 from ftune.evals.metrics.base import Metric, clash
 from ftune.judges.base import Judge
@@ -33,6 +34,9 @@ class EvalRecipe(Recipe):
 
     rows: Annotated[Source | None, BeforeValidator(bare_path, json_schema_input_type=str | Source | None)] = None
     """Rows with the answers that are wanted; by default the run's own validation rows."""
+
+    chat_template: str | None = None
+    """A `.jinja` file or a shipped template (`chatml`) for chat rows; by default the model's own."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
     """Take so many rows, drawn by the seed."""
@@ -88,6 +92,8 @@ class EvalRecipe(Recipe):
         folder = Path(self.model).expanduser()
         if (state := read_state(folder)) and state != "done":
             yield ("model",), f"the run in '{self.model}' is {state}, not done; finish it with --resume"
+        if problem := check_named(self.chat_template):
+            yield ("chat_template",), problem
         if self.judge is not None and self.against == "none":
             yield ("judge",), "compares two models; name another one with 'against'"
         if self.harness and (problem := absent()):

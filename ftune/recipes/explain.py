@@ -1,7 +1,7 @@
 """Validation errors in the words of the recipe: which key, what is wrong with it, what was meant."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -33,10 +33,17 @@ def explain(cls: type[Section], value: object, error: ValidationError) -> Iterat
         place = _place(value, detail["loc"], detail["type"])
         grouped.setdefault(place, []).append(detail)
     for place, details in grouped.items():
+        if _looked_into(place, grouped) and all(_wanted(detail) for detail in details):
+            continue  # a member of a union that the value is not of; the one that it is of says what is wrong inside
         message = _message(cls, place, details)
         if details[0]["type"] == "value_error":
             place, message = _named(value, place, message)
         yield place, f"{dotted(place)}: {message}" if place else message
+
+
+def _looked_into(place: Location, faults: Iterable[Location]) -> bool:
+    """Whether a fault lies inside of the value at a place."""
+    return any(len(other) > len(place) and other[: len(place)] == place for other in faults)
 
 
 def _message(cls: type[Section], place: Location, details: list[ErrorDetails]) -> str:

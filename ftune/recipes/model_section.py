@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
 from ftune.core.section import Location, Section
 from ftune.core.variants import union_of
+from ftune.data.template import check_named
 from ftune.models.dtype import Dtype, torch_name
 from ftune.models.quantization.base import Quantization
 from ftune.models.quantization.none import Unquantized
@@ -54,12 +54,8 @@ class Model(Section):
         """A model or template file that is not there, a missing attention package."""
         if problem := check_reference(self.path):
             yield ("path",), problem
-        if (
-            self.chat_template
-            and self.chat_template.endswith((".jinja", ".j2"))
-            and not Path(self.chat_template).is_file()
-        ):
-            yield ("chat_template",), f"no such file '{self.chat_template}'"
+        if problem := check_named(self.chat_template):
+            yield ("chat_template",), problem
         if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
             yield ("attention",), "needs the flash-attn package; use 'auto' or 'sdpa' without it"
 

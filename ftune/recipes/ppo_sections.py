@@ -25,7 +25,10 @@ class PolicyModel(Model):
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """Those of any model, and an adapter that is not there."""
-        yield from super().faults()
+        for place, problem in super().faults():
+            given = adapter_folder(self.path) if place == ("path",) else None
+            way = f"; or give its base here and 'model.adapter: {self.path}'" if given else ""
+            yield place, f"{problem}{way}"
         if self.adapter is not None and adapter_folder(self.adapter) is None:
             yield ("adapter",), f"'{self.adapter}' holds no adapter (adapter_config.json); give a run or its 'adapter'"
 

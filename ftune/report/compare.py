@@ -9,6 +9,7 @@ from typing import Any
 
 from ftune.core.errors import RecipeError
 from ftune.core.paths import shown
+from ftune.core.several import several
 from ftune.report.curves import short
 from ftune.report.run_folder import read_state
 from ftune.report.run_record import dig, finite
@@ -238,8 +239,8 @@ def _legend(compared: RunComparison) -> list[str]:
 
 
 def _rows_in_words(run: EvaluatedRun) -> str:
-    count = "an unknown number of" if run.rows is None else f"{run.rows:,}"
-    return f"{count} rows of {run.source or 'an unknown source'}"
+    count = "an unknown number of rows" if run.rows is None else several(run.rows, "row")
+    return f"{count} of {run.source or 'an unknown source'}"
 
 
 def _place(source: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Trainer
 
+from ftune.core.several import several
 from ftune.evals.classes import class_report
 from ftune.trainers.judged import ClassCollator, ClassDataset
 from ftune.trainers.scoring import logits_of, score_spread
@@ -75,5 +76,5 @@ class ReliableClassifierTrainer(TalliedTrainer, ClassifierTrainer):
         """Loss, accuracy and F1."""
         return (
             f"validation loss {facts['loss']:.4f}, accuracy {facts['accuracy']:.1%}, F1 {facts['f1']:.3f} "
-            f"({facts['rows']:,} rows)"
+            f"({several(facts['rows'], 'row')})"
         )

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 
+from ftune.core.several import several
 from ftune.evals.pairs import ScoredPairs, pair_report
 from ftune.trainers.judged import PairCollator, PairDataset, scored_pairs
 from ftune.trainers.scoring import logits_of, score_spread
@@ -99,5 +100,5 @@ class ReliablePairwiseTrainer(TalliedTrainer, PairwiseTrainer):
         """Loss, accuracy and margin."""
         return (
             f"validation loss {facts['loss']:.4f}, accuracy {facts['accuracy']:.1%}, margin {facts['margin']:.3f} "
-            f"({facts['pairs']:,} pairs)"
+            f"({several(facts['pairs'], 'pair')})"
         )

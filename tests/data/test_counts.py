@@ -38,3 +38,14 @@ def test_counts_have_it_and_the_share_that_is_trained() -> None:
     empty = Counts()
     empty.measure([], [])
     assert empty.lengths == {}
+
+
+def test_lines_of_one_row_are_in_the_singular() -> None:
+    counts = Counts(read=1, kept=1, truncated=1, control_text=2, empty_completions=1)
+    told = counts.lines()
+    assert told[0] == "1 row read, 1 kept"
+    assert told[3:] == [
+        "1 row cut to max_length",
+        "1 answer is empty",
+        "2 rows hold control tokens in the text, encoded as plain text",
+    ]

@@ -95,11 +95,21 @@ def test_long_rows_follow_their_policy(made):
     assert counts.longest > 80
 
 
+def test_where_all_rows_are_too_long_the_shortest_is_named(made):
+    shortest = made(GOOD).lengths[0]
+    said = (
+        r"all 2 rows were dropped \(2 longer than max_length\); .*: max_length is 8, and the shortest of what is "
+        rf"longer has {shortest} tokens \(.*rows\.jsonl:2\); raise 'data\.max_length', or set 'data\.on_long_row: trunc"
+    )
+    with pytest.raises(DataError, match=said):
+        made(LONG, GOOD, max_length=8, on_long_row="drop")
+
+
 def test_a_cut_that_leaves_nothing_to_train_is_a_bad_row(made):
     options = {"max_length": 20, "on_long_row": "truncate"}
-    with pytest.raises(DataError, match="no answer within max_length"):
+    with pytest.raises(DataError, match=r"no answer within max_length \(20\); raise 'data\.max_length', or set"):
         made(GOOD, **options)
-    with pytest.raises(DataError, match=r"all 1 rows were dropped \(1 no trained token within max_length\)"):
+    with pytest.raises(DataError, match=r"the only row was dropped \(1 no trained token within max_length\)"):
         made(GOOD, on_bad_row="drop", **options)
 
 

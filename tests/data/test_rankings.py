@@ -115,7 +115,7 @@ def test_padding_is_a_token_that_no_row_ends_with(tiny_model: Path, tokenizer: A
     assert pad_with_unused(own, [table]).ok
     assert own.pad_token == "<|endoftext|>"
     own.pad_token = own.eos_token
-    assert "'<|endoftext|>'; 1 rows" in pad_with_unused(own, [table]).detail
+    assert "'<|endoftext|>'; 1 row" in pad_with_unused(own, [table]).detail
     assert own.pad_token_id not in table.ids
     own.pad_token = own.eos_token
     ends = part([{"text": f"a{mark}"} for mark in ("<|endoftext|>", "<|im_start|>")], tokenizer, Rules()).table

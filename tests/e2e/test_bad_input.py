@@ -46,7 +46,9 @@ def test_files(recipe: Write, ftune: Run, tmp_path: Path, name: str) -> None:
 
 def test_all_rows_filtered(recipe: Write, ftune: Run, tmp_path: Path) -> None:
     write_rows(tmp_path / "long.jsonl", [{"prompt": "word " * 500, "completion": "word"}])
-    check(ftune("sft", recipe(data={"train": "long.jsonl", "max_length": 16})), "all 1 rows were dropped")
+    done = ftune("sft", recipe(data={"train": "long.jsonl", "max_length": 16}))
+    check(done, "the only row was dropped")
+    assert "(long.jsonl:1); raise 'data.max_length', or set 'data.on_long_row: truncate'" in done.err
 
 
 def test_no_such_model_and_no_network(recipe: Write, ftune: Run) -> None:

@@ -85,6 +85,12 @@ def test_packages_against_their_ranges() -> None:
     assert found[0].remedy == "pip install 'trl>=1.16'"
 
 
+def test_a_package_of_two_extras_is_listed_once() -> None:
+    required = ["requests; extra == 'a'", "torch", "requests>=2; extra == 'b'"]
+    (found,) = packages.judge(packages.PackageFacts(required, {"requests": "2.34.2", "torch": "2.13.0"}))
+    assert found.text == "requests 2.34.2, torch 2.13.0"
+
+
 DEEPSPEED = deepspeed_ops.OpsFacts("0.19.8", nvcc="13.0", torch_cuda="13.0", gpus=True)
 
 

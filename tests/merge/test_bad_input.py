@@ -89,6 +89,7 @@ def test_what_is_neither_a_run_nor_an_adapter_nor_a_model(refused: Refused, tmp_
     (tmp_path / "empty").mkdir()
     assert "'empty' holds neither a run, an adapter nor a model" in refused("empty")
     assert "no such folder here" in refused("nowhere")
+    assert refused("runs/nowhere").startswith("runs/nowhere: there is no folder 'runs/nowhere' here; ")
     (tmp_path / "rows.jsonl").write_text("{}\n")
     assert "'rows.jsonl' is not a model" in refused("rows.jsonl")
 

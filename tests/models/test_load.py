@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftune.core.errors import ModelError
-from ftune.models.load import load_model
+from ftune.models.load import load_model, load_tokenizer
 from tests.conftest import Done
 
 
@@ -39,3 +39,24 @@ def test_a_run_with_flex_attention_on_a_cpu_ends_with_advice(
     assert done.code == 2
     assert "'flex_attention' needs a GPU" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("kept", [(), ("tokenizer_config.json",)], ids=["nothing", "its settings alone"])
+def test_a_folder_without_a_tokenizer_says_which_files_it_lacks(
+    tiny_model: Path, tmp_path: Path, kept: tuple[str, ...]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare)
+    for file in bare.glob("tokenizer*"):
+        if file.name not in kept:
+            file.unlink()
+    with pytest.raises(ModelError, match=r"'.*bare' holds no tokenizer \(neither tokenizer\.json .*; copy those files"):
+        load_tokenizer(str(bare))
+
+
+def test_a_vocabulary_under_another_name_is_tried(tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    (other / "tokenizer.json").rename(other / "tokenizer.model")
+    with pytest.raises(ModelError, match="cannot be loaded: "):
+        load_tokenizer(str(other))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ftune.core.errors import ModelError
-from ftune.models.reference import check_reference, is_hub_id
+from ftune.models.load import ask_hub
+from ftune.models.reference import check_reference, is_hub_id, looks_like_folder
 from ftune.models.wheel import WHEELS, Wheel, fetch_wheel
 
 
@@ -22,6 +23,49 @@ def test_references(tmp_path: Path, tiny_model: Path) -> None:
     assert "no such file or folder" in check_reference("x.gguf")
     (tmp_path / "x.bin").write_text("")
     assert "is not a model" in check_reference(str(tmp_path / "x.bin"))
+
+
+def _with(folder: Path, *files: str) -> Path:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}")
+    return folder
+
+
+RUN, ADAPTER = "recipe.resolved.json", "adapter/adapter_config.json"
+INSTEAD = {
+    "a run with an adapter": ((RUN, ADAPTER), "", "'ftune merge {}', and give '{run}/merged'"),
+    "its adapter": ((RUN, ADAPTER), "adapter", "'ftune merge {}', and give '{run}/merged'"),
+    "a run that was merged": ((RUN, ADAPTER, "merged/config.json"), "", "'ftune merge' made of it: '{run}/merged'"),
+    "a run with a model": ((RUN, "model/config.json"), "", "give the model that it made: '{run}/model'"),
+    "a run without a result": ((RUN,), "", "a run that has made no model yet; finish it with --resume"),
+    "an adapter alone": (
+        ("adapter_config.json", "ftune.json"),
+        "",
+        "an adapter and no whole model; merge it with 'ftune merge {} --output",
+    ),
+    "something else": (("notes.json",), "", "holds no model (no config.json)"),
+}
+
+
+@pytest.mark.parametrize("what", INSTEAD)
+def test_a_folder_without_a_model_says_what_it_is_and_what_to_give(what: str, tmp_path: Path) -> None:
+    files, inside, said = INSTEAD[what]
+    path = _with(tmp_path / "run", *files) / inside
+    assert said.format(path, run=tmp_path / "run") in check_reference(str(path))
+
+
+def test_a_path_under_a_folder_that_is_there_is_told_from_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [looks_like_folder(path) for path in ("runs/a", "models/a", "org/a", "a")] == [True, True, False, False]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="there is no folder 'runs/a' here; as a model on the hub it is not in the"):
+        ask_hub("runs/a")
+    with pytest.raises(ModelError, match=r"^model\.path: 'org/a' is not in the cache and HF_HUB_OFFLINE is set"):
+        ask_hub("org/a")
 
 
 @pytest.fixture

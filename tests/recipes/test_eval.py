@@ -22,7 +22,7 @@ Run = Callable[..., Done]
 KEYS = {
     "model", "against", "rows", "limit", "likelihood", "forgetting", "max_new_tokens", "micro_batch_size", "samples",
     "device", "output", "seed", "metrics", "rewards", "judge", "extends", "type", "processes", "harness",
-    "harness_limit",
+    "harness_limit", "chat_template",
 }  # fmt: skip
 
 
@@ -107,6 +107,24 @@ def test_an_interrupted_evaluation_is_finished_by_two_processes(
     assert len(made) == 1 + 2 + 2  # of the 3 and 4 that were missing, batch by batch in turn
     assert samples(tmp_path / "broken") == samples(tmp_path / "whole")
     assert not (tmp_path / "broken/partial").exists()
+
+
+def test_a_model_without_a_template_is_given_one(ftune: Run, tiny_model: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    rows = write_rows(tmp_path / "rows.jsonl", chat_rows(3))
+    words = ("eval", bare, *QUICK, f"rows={rows}", f"output={tmp_path / 'out'}")
+    without = ftune(*words)
+    assert without.code == 2
+    assert "chat rows need a chat template; name one with 'chat_template', for example chatml" in without.err
+    assert ftune(*words, "chat_template=chatml").code == 0
+    losses = [facts(tmp_path / "out")["metrics"]["loss"]["after"]]
+    own = tmp_path / "own.jinja"
+    own.write_text("{% for message in messages %}{{ message.role }}: {{ message.content }}{{ eos_token }}{% endfor %}")
+    assert ftune(*words, f"chat_template={own}").code == 0
+    losses.append(facts(tmp_path / "out")["metrics"]["loss"]["after"])
+    assert losses[0] != losses[1]
+    own.unlink()
+    assert f"chat_template: no such file '{own}'" in ftune(*words, f"chat_template={own}").err
 
 
 def test_other_models_and_none(trained: Path, ftune: Run, tiny_model: Path, tmp_path: Path) -> None:
@@ -206,6 +224,15 @@ def test_a_model_that_is_not_there(trained: Path, ftune: Run, tmp_path: Path) ->
         done = ftune("eval", path, f"rows={tmp_path / 'rows.jsonl'}", f"output={tmp_path / 'out'}")
         assert done.code == 2, done.err
         assert done.err.startswith(f"error: {path}: ")
+
+
+def test_a_run_that_is_not_there_is_told_before_where_results_go(
+    ftune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = ftune("eval", "runs/nope")
+    assert (done.code, done.out) == (2, "")
+    assert "error: model: there is no folder 'runs/nope' here; for a model on the hub say where results go" in done.err
 
 
 def test_completions_that_are_empty_are_counted(trained: Path, ftune: Run, tiny_model: Path, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_pairs_get_the_numbers_of_the_run_that_trained_on_them(recipe: Write, ft
     plain = write_rows(tmp_path / "plain.jsonl", texts(2))
     with pytest.raises(DataError, match="where a chosen and a rejected one are needed"):
         scores_of(tmp_path / "runs/tiny", plain, format=None)
+    done = ftune("eval", tmp_path / "runs/tiny", f"rows={held_out}", "chat_template=chatml")
+    assert (done.code, "scores texts, with the template it was trained on; remove it" in done.err) == (2, True)
 
 
 def test_texts_get_the_numbers_of_the_run_that_trained_on_them(recipe: Write, ftune: Run, tmp_path: Path) -> None:

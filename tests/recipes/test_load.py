@@ -46,6 +46,13 @@ def test_an_empty_list_is_told_what_it_lacks(tmp_path: Path) -> None:
     assert any(wanted in line for line in errors_of(path))
 
 
+def test_a_fault_inside_a_list_is_told_without_what_else_could_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "eval.yaml"
+    path.write_text("model: m\nmetrics: [rogue]\n")
+    (error,) = errors_of(path, command="eval")
+    assert error.endswith("metrics[0]: unknown type 'rogue'; did you mean 'rouge'?")
+
+
 @pytest.mark.parametrize("value", ["1", "true"])
 def test_a_number_where_text_is_wanted_is_to_be_quoted(value: str, tmp_path: Path) -> None:
     path = tmp_path / "numbers.yaml"

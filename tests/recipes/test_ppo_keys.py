@@ -244,6 +244,12 @@ def test_optimisers_without_betas_need_no_word_about_them(write: Write) -> None:
     assert loaded(ppo_recipe(write), "optim.optimizer=sgd").optim.optimizer == "sgd"
 
 
+def test_an_adapter_in_place_of_the_model_is_told_where_it_goes(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"is an adapter .*; or give its base here and 'model.adapter: "):
+        loaded(ppo_recipe(write), f"model.path={tmp_path}")
+
+
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_broken_adapter_config_is_told_in_a_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(content)

@@ -149,6 +149,12 @@ def test_what_the_model_cannot_read_is_too_long_whatever_the_recipe_says(load: L
 def test_no_prompt_left_is_an_error(load: Load) -> None:
     with pytest.raises(DataError, match=r"all 2 rows were dropped \(2 too long\)"):
         load([{"prompt": "cat " * 99}] * 2, max_length=8)
+    with pytest.raises(
+        DataError, match=r": data\.max_length is 8, and the shortest .* tokens \(.*rows\.jsonl:2\); raise"
+    ):
+        load([{"prompt": "cat " * 99}, {"prompt": "cat " * 98}], max_length=8)
+    with pytest.raises(DataError, match=r"the only row was dropped \(1 too long\)"):
+        load([{"prompt": "cat " * 99}], max_length=8)
     with pytest.raises(DataError, match=r"rows\.jsonl"):
         load([])
 

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ftune.core.several import several
 from ftune.data.audit.report import Balance, Finding, Lengths, Report
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def lines(report: Report, width: int = 80, block: str = "█") -> Iterator[Line]
 def _counts(report: Report, width: int) -> Iterator[Line]:
     for part in report.parts:
         tokens = f"; {part.tokens:,} tokens, {part.trained_tokens:,} of them trained" if part.tokens else ""
-        yield from _wrapped(f"{part.part}: {part.read:,} rows read, {part.kept:,} kept{tokens}", width, "  ")
+        yield from _wrapped(f"{part.part}: {several(part.read, 'row')} read, {part.kept:,} kept{tokens}", width, "  ")
     for dropped in report.dropped:
         places = _places(dropped.places, dropped.count)
         yield from _wrapped(f"{dropped.count:,} dropped: {dropped.cause} ({places})", width, "  ")

@@ -49,11 +49,6 @@ def size(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-def several(count: int, one: str, many: str = "") -> str:
-    """A number with its word: `1 node`, `2 nodes`, `3 processes`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
-
-
 def without_names(text: str, home: str | None = None, user: str | None = None) -> str:
     """The text with the home folder as `~` and the user's name in other paths as `$USER`.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftune.launch.doctor.finding import Finding, error, ok, several, size, warning
+from ftune.core.several import several
+from ftune.launch.doctor.finding import Finding, error, ok, size, warning
 
 SLOWING = ("NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE", "NCCL_IB_DISABLE", "CUDA_LAUNCH_BLOCKING")
 """Switches that make training slow, left over from a search for a fault."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from ftune.backends.machine import count_gpus
 from ftune.core.errors import FtuneError
-from ftune.launch.doctor.finding import Finding, error, ok, several, warning
+from ftune.core.several import several
+from ftune.launch.doctor.finding import Finding, error, ok, warning
 
 AREA = "recipe"
 

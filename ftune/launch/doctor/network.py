@@ -15,9 +15,9 @@ from ftune.backends.machine import count_gpus
 from ftune.core.errors import LaunchError
 from ftune.core.interface import interface_to
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.core.world import World, export_slurm, joined
 from ftune.launch.doctor.all_reduce import Timing, measure, sizes
-from ftune.launch.doctor.finding import several
 from ftune.launch.doctor.links import in_words, links_in, nccl_log
 from ftune.launch.doctor.meeting import meet
 from ftune.launch.doctor.needs import Needs, load

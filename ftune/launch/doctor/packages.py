@@ -33,7 +33,7 @@ def judge(facts: PackageFacts) -> Iterator[Finding]:
 
     if not facts.required:
         yield warning("packages", "ftune is not installed as a package: its requirements are not known", "pip install")
-    fitting = []
+    fitting: dict[str, None] = {}  # several extras may ask for the same package
     for line in facts.required:
         wanted = Requirement(line)
         found, extra = facts.installed.get(wanted.name), wanted.marker is not None
@@ -41,7 +41,7 @@ def judge(facts: PackageFacts) -> Iterator[Finding]:
             if not extra:
                 yield error("packages", f"{wanted.name} is not installed", f"pip install '{wanted.name}{_range(line)}'")
         elif wanted.specifier.contains(found, prereleases=True):
-            fitting.append(f"{wanted.name} {found}")
+            fitting[f"{wanted.name} {found}"] = None
         else:
             said = f"{wanted.name} {found} is installed, ftune asks for {_range(line)}"
             remedy = f"pip install '{wanted.name}{_range(line)}'"

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 
 from ftune.core.say import Say
-from ftune.launch.doctor.finding import Finding, several, without_names
+from ftune.core.several import several
+from ftune.launch.doctor.finding import Finding, without_names
 
 STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 

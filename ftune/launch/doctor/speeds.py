@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.core.world import World
 from ftune.launch.doctor.all_reduce import Timing, bus_bandwidth
-from ftune.launch.doctor.finding import several, size
+from ftune.launch.doctor.finding import size
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftune.core.errors import LaunchError
+from ftune.core.several import several
 from ftune.core.world import LAUNCHER, World, joined
-from ftune.launch.doctor.finding import Finding, error, ok, several, warning
+from ftune.launch.doctor.finding import Finding, error, ok, warning
 from ftune.launch.doctor.ports import call
 
 MARKS = ("TORCHELASTIC_RUN_ID", LAUNCHER, "SLURM_STEP_ID", "ACCELERATE_MIXED_PRECISION")

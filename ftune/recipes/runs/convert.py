@@ -6,6 +6,7 @@ from pathlib import Path
 from ftune.core.errors import DataError
 from ftune.core.paths import shown
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.data.convert import to_messages, write_rows
 from ftune.data.encode import understood, understood_row
 from ftune.data.example import Example, Skipped
@@ -29,7 +30,7 @@ def convert(recipe: Recipe, target: Path) -> None:
         say.line(f"  left out: {fault}")
     if len(left_out) > NAMED_ROWS:
         say.line(f"  and {len(left_out) - NAMED_ROWS:,} more")
-    say.result(f"{written:,} rows: {shown(target)}")
+    say.result(f"{several(written, 'row')}: {shown(target)}")
 
 
 def _examples(recipe: SftRecipe, say: Say, left_out: list[str]) -> Iterator[Example]:

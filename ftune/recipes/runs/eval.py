@@ -11,11 +11,13 @@ from ftune.core.errors import DataError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.core.ticking import Steps, ticking
 from ftune.evals.generate import Completion
 from ftune.evals.metrics.base import Answer, Metric, score_all
 from ftune.evals.metrics.choose import metrics_for
 from ftune.evals.scored import Kind, Scored
+from ftune.models.reference import is_hub_id
 from ftune.recipes.runs.eval_answers import forgetting, labels, likelihoods
 from ftune.recipes.runs.eval_output import Evaluation, Examined, write_results
 from ftune.recipes.runs.eval_processes import Check, others_at_work, wanted_processes
@@ -43,7 +45,7 @@ def run_eval(recipe: "EvalRecipe") -> None:
     questions = questions_of(recipe, systems.tuned, say)
     metrics = _metrics(recipe, questions, say) if recipe.max_new_tokens else []
     named = f"; metrics: {', '.join(metric.title() for metric in metrics)}" if metrics else ""
-    say.line(f"{len(questions.rows):,} rows from {questions.source}{named}")
+    say.line(f"{several(len(questions.rows), 'row')} from {questions.source}{named}")
     models = _examined(recipe, systems, questions, folder, say)
     if metrics:
         for examined in models.values():
@@ -108,6 +110,8 @@ def _score(recipe: "EvalRecipe", systems: Systems, folder: Path, say: Say) -> No
 
     from ftune.recipes.runs.eval_scores import evaluate_scores
 
+    if recipe.chat_template is not None:
+        raise DataError(f"chat_template: '{recipe.model}' scores texts, with the template it was trained on; remove it")
     rows, format = judged_rows(recipe, systems.tuned, say)
     report = evaluate_scores(
         str(systems.tuned.run or systems.tuned.folder),
@@ -141,6 +145,9 @@ def _folder(recipe: "EvalRecipe", systems: Systems) -> Path:
         folder = Path(recipe.output).expanduser()
     elif systems.tuned.run is not None:
         folder = systems.tuned.run / "eval"
+    elif is_hub_id(recipe.model):
+        way = "for a model on the hub say where results go: output=FOLDER"
+        raise DataError(f"model: there is no folder '{recipe.model}' here; {way}")
     else:
         raise DataError(f"output: '{recipe.model}' is no run folder; say where results go: output=FOLDER")
     if folder.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftune.core.checkpoints import write_atomically
+from ftune.core.several import several
 from ftune.evals.generate import Completion
 from ftune.evals.intervals import Comparison, compare, moved
 from ftune.evals.scored import Kind, Scored
@@ -124,9 +125,9 @@ def _table(evaluation: Evaluation) -> list[str]:
     count = len(evaluation.questions.rows)
     after = evaluation.models[AFTER].values
     if not compared:
-        lines = [f"{f'on {count:,} rows':<26}{'value':>10}"]
+        lines = [f"{'on ' + several(count, 'row'):<26}{'value':>10}"]
         return lines + [f"{_name(name):<26}{_shown(each.value, each.kind):>10}" for name, each in after.items()]
-    lines = [f"{f'on {count:,} held-out rows':<26}{'before':>10}{'after':>10}{'change':>10}  95 % interval"]
+    lines = [f"{'on ' + several(count, 'held-out row'):<26}{'before':>10}{'after':>10}{'change':>10}  95 % interval"]
     for name, each in compared.items():
         if name.endswith(LESS_TELLING):  # in the files alone
             continue

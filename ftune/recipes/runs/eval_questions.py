@@ -92,9 +92,13 @@ def questions_of(recipe: "EvalRecipe", found: Found, say: Say) -> Questions:
             if own
             else load_tokenizer(locate_model(found.base or found.folder), revision=found.revision)
         )
-    template = choose_template(tokenizer) if tokenizer.chat_template else None
+    named = recipe.chat_template
+    template = choose_template(tokenizer, named) if named or tokenizer.chat_template else None
     rows, format = _rows(recipe, found, say)
-    questions = understood_rows(_limited(rows, recipe), format, tokenizer, template, recipe.seed)
+    try:
+        questions = understood_rows(_limited(rows, recipe), format, tokenizer, template, recipe.seed)
+    except DataError as error:  # what reads rows names the key that training has for it
+        raise DataError(str(error).replace("model.chat_template", "chat_template")) from error
     return _readable(questions, _positions(found), say)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import DataError
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.data.intake import Rules
 from ftune.recipes.data_section import Data
 from ftune.recipes.runs.rows import TextModel, load_rows, open_stream, stream_fingerprint
@@ -130,7 +131,7 @@ def tell_rows(inputs: Inputs, say: Say) -> None:
         say.line(f"  {line}")
     if inputs.validation is not None:
         counts = inputs.validation.counts
-        say.line(f"  held out: {counts.kept:,} rows, {counts.trained_tokens:,} trained tokens")
+        say.line(f"  held out: {several(counts.kept, 'row')}, {counts.trained_tokens:,} trained tokens")
         if shared := inputs.shared_rows():
             say.warning(f"{shared:,} held-out rows are also training rows, so the validation loss will flatter")
     dropped = sum(train.counts.dropped.values())
@@ -158,7 +159,7 @@ def tell_stream(inputs: Inputs, say: Say) -> None:
     if inputs.stream is not None:
         counts = inputs.stream.intake.counts
         dropped = "".join(f", {number:,} dropped: {cause}" for cause, number in sorted(counts.dropped.items()))
-        say.line(f"stream: {counts.read:,} rows read{dropped}")
+        say.line(f"stream: {several(counts.read, 'row')} read{dropped}")
 
 
 def packing_line(rows: "Prepared", bins: "Sequence[Sequence[int]]", capacity: int) -> str:
@@ -167,6 +168,6 @@ def packing_line(rows: "Prepared", bins: "Sequence[Sequence[int]]", capacity: in
         raise DataError("packing lost or repeated a row, so training is not started; this is a fault of ftune")
     tokens = int(rows.lengths.sum())
     return (
-        f"packing: {len(rows):,} rows in {len(bins):,} sequences, {tokens / (len(bins) * capacity):.1%} full, "
-        f"each of the {tokens:,} tokens once"
+        f"packing: {several(len(rows), 'row')} in {several(len(bins), 'sequence')}, "
+        f"{tokens / (len(bins) * capacity):.1%} full, each of the {tokens:,} tokens once"
     )

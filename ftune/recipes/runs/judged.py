@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftune.core.checkpoints import write_atomically
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.recipes.runs.training import Run
 from ftune.report.events import Event, redact
 
@@ -67,10 +68,13 @@ def judged_lines(facts: Mapping[str, Any]) -> list[str]:
             f"  F1: {facts['f1']:.3f} ({classes})",
         ]
     return [
-        f"held-out pairs: {facts['pairs']:,} of {facts['prompts']:,} prompts, {found}",
+        f"held-out pairs: {facts['pairs']:,} of {several(facts['prompts'], 'prompt')}, {found}",
         f"  length alone (the {facts['length_rule']} answer wins): {facts['length_accuracy']:.1%} right "
         f"(95 %: {facts['length_accuracy_low']:.1%} to {facts['length_accuracy_high']:.1%})",
-        *(f"  {part['where']}: {part['accuracy']:.1%} of {part['pairs']:,} pairs" for part in facts["by_length"]),
+        *(
+            f"  {part['where']}: {part['accuracy']:.1%} of {several(part['pairs'], 'pair')}"
+            for part in facts["by_length"]
+        ),
         f"  mean margin {facts['margin']:.3f}, calibration error {facts['calibration_error']:.3f}",
     ]
 

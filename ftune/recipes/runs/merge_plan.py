@@ -11,7 +11,7 @@ from ftune.merge.checkpoint import Checkpoint, open_checkpoint
 from ftune.merge.sources import ADAPTER_WEIGHTS, Found, find_source, told_of
 from ftune.merge.tensors import bytes_of, stored_in
 from ftune.models.load import locate_model
-from ftune.models.reference import is_hub_id
+from ftune.models.reference import is_hub_id, looks_like_folder
 from ftune.recipes.base import RunOptions
 from ftune.recipes.merge import MergeRecipe
 from ftune.report.events import read_events
@@ -130,7 +130,7 @@ def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
     if adapter is not None:
         return f"{adapter}: its base (--base names another)"
     model = sources[0].path
-    return f"{model}: no such folder here" if is_hub_id(model) else model
+    return f"{model}: no such folder here" if is_hub_id(model) and not looks_like_folder(model) else model
 
 
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
@@ -139,8 +139,11 @@ def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
         output = Path(recipe.output).expanduser()
     elif run is not None:
         output = run / "merged"
+    elif is_hub_id(path := sources[0].path):
+        way = "for a model on the hub say where the merged one goes with --output FOLDER"
+        raise ModelError(f"sources: there is no folder '{path}' here; {way}")
     else:
-        raise ModelError(f"output: '{sources[0].path}' is no run folder; say where the model goes with --output FOLDER")
+        raise ModelError(f"output: '{path}' is no run folder; say where the model goes with --output FOLDER")
     return output.resolve() if output.is_symlink() else output  # a link may lead to a larger disk
 
 

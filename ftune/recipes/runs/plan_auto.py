@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ftune.core.several import several
 from ftune.plan.job import Spread
 from ftune.plan.selected import knows_selected
 from ftune.recipes.runs.plan_rows import Rows
@@ -136,7 +137,7 @@ def _why_checkpointing(taken: "Plan", without: "Plan", limit: str | None) -> str
         return "as on a CPU; on a GPU it follows from its memory"
     has = f"of {gpu.usable / GIB:.1f}"
     if taken.job.checkpointing:
-        rows = f"{without.job.micro_batch_size} rows" if without.job.micro_batch_size > 1 else "1 row"
+        rows = several(without.job.micro_batch_size, "row")
         beyond = "" if taken.fits else ", which is still too much"
         return f"without it {rows} would take {_gib(without)} {has}; with it {_gib(taken)} are predicted{beyond}"
     if not without.fits and limit is not None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from ftune.core.several import several
 from ftune.plan.selected import selected
 from ftune.plan.work import HOUR
 from ftune.recipes.runs.plan_changes import pasted
@@ -72,11 +73,11 @@ def timing(plan: "Plan", price: float | None) -> list[str]:
     steps, time = steps_of(plan), time_of(plan)
     if steps is None:
         return []
-    unit = "iterations" if plan.job.kind == "ppo" else "steps"
+    told = several(steps, "iteration" if plan.job.kind == "ppo" else "step")
     if time is None:
-        return [f"{steps:,} {unit}"]
+        return [told]
     lines = [
-        f"time: {_duration(time.hours)} for {steps:,} {unit} at {_speed(plan, time)} ({time.said_by}), "
+        f"time: {_duration(time.hours)} for {told} at {_speed(plan, time)} ({time.said_by}), "
         "without loading, evaluation and saving"
     ]
     if price is not None:
@@ -179,7 +180,7 @@ def _verdict(plan: "Plan") -> list[str]:
 
 def _batch(plan: "Plan") -> str:
     job = plan.job
-    rows = "1 row" if job.micro_batch_size == 1 else f"{job.micro_batch_size} rows"
+    rows = several(job.micro_batch_size, "row")
     length = f"{job.tokens:,}" if job.packed or plan.rows.equal else f"up to {job.tokens:,}"
     steps = f", {job.accumulation} times a step" if job.accumulation > 1 else ""
     partly = "partly " if job.checkpointing == "selective" else ""

@@ -8,6 +8,7 @@ import xxhash
 
 from ftune.core.errors import DataError
 from ftune.core.say import Say
+from ftune.core.several import several
 from ftune.data.counts import NAMED_FAULTS
 from ftune.data.encode import understood, understood_row
 from ftune.data.example import Answered, Conversation, Example, Feedback, Preference, PromptCompletion, Skipped, Text
@@ -35,6 +36,8 @@ class PromptSet:
     read: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
+    shortest: tuple[int, str] | None = None
+    """Tokens and place of the shortest prompt that is too long."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,10 +90,11 @@ def tell_prompts(train: PromptSet, held_out: PromptSet, say: Say) -> None:
     for line in train.understood_as:
         say.line(f"prompts: {line}")
     longest = max(len(prompt.ids) for prompt in train.prompts)
-    say.line(f"  {train.read:,} rows read, {len(train.prompts):,} prompts, the longest has {longest:,} tokens")
+    prompts = several(len(train.prompts), "prompt")
+    say.line(f"  {several(train.read, 'row')} read, {prompts}, the longest has {longest:,} tokens")
     _tell_dropped(train, say)
     if held_out.prompts:
-        say.line(f"  held out: {len(held_out.prompts):,} prompts")
+        say.line(f"  held out: {several(len(held_out.prompts), 'prompt')}")
         _tell_dropped(held_out, say)
         known = {tuple(prompt.ids) for prompt in train.prompts}
         if shared := sum(tuple(prompt.ids) in known for prompt in held_out.prompts):
@@ -120,8 +124,18 @@ def _read_all(
         raise DataError("\n".join(found.errors))
     if not found.prompts:
         causes = ", ".join(f"{number:,} {cause}" for cause, number in found.dropped.items())
-        raise DataError(f"data: all {found.read:,} rows were dropped ({causes}); there is no prompt left")
+        rows = "the only row was" if found.read == 1 else f"all {found.read:,} rows were"
+        why = ""
+        if found.shortest is not None:
+            tokens, place = found.shortest
+            way = "; raise 'data.max_length'" if limit == data.max_length else "; shorten them"
+            why = f": {_room(data, limit)}, and the shortest of what is longer has {tokens:,} tokens ({place}){way}"
+        raise DataError(f"data: {rows} dropped ({causes}); there is no prompt left{why}")
     return found
+
+
+def _room(data: Prompts, limit: int) -> str:
+    return f"data.max_length is {limit:,}" if limit == data.max_length else f"the model has room for {limit:,}"
 
 
 def _examples(
@@ -174,8 +188,9 @@ def _take(
     if not ids:
         _refuse(found, row, "the prompt has no tokens", "the row has no prompt", data.on_bad_row)
     elif len(ids) > limit:
-        fits = f"data.max_length is {limit:,}" if limit == data.max_length else f"the model has room for {limit:,}"
-        words = f"a prompt of {len(ids):,} tokens, but {fits}; shorten it or set 'data.on_long_row: drop'"
+        length = (len(ids), row.origin)
+        found.shortest = min(found.shortest or length, length)
+        words = f"a prompt of {len(ids):,} tokens, but {_room(data, limit)}; shorten it or set 'data.on_long_row: drop'"
         _refuse(found, row, words, TOO_LONG, data.on_long_row)
     else:
         values = row.values if isinstance(row, Row) else {}

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ftune.core.errors import DataError
+from ftune.core.several import several
 from ftune.models.dtype import torch_name
 from ftune.recipes.base import RunOptions
 from ftune.recipes.runs.judged import results_of, tell_judged, write_pairs
@@ -158,7 +159,8 @@ def _on_pairs(
     first = [rows[index]["lengths"] for index in range(min(len(rows), 1000))]
     answers, tokens = sum(map(len, first)) / len(first), sum(map(sum, first)) / len(first)
     run.say.line(
-        f"pairs: {len(inputs.train):,} of {len(rows):,} prompts; {answers:.2g} answers and {tokens:,.0f} tokens each"
+        f"pairs: {len(inputs.train):,} of {several(len(rows), 'prompt')}; "
+        f"{answers:.2g} answers and {tokens:,.0f} tokens each"
     )
     return train_on_pairs(
         model,
