@@ -13,7 +13,7 @@ from ftune.core.errors import FtuneError, LaunchError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe, RunOptions
-from ftune.report.run_folder import LOGS, RunFolder, read_state
+from ftune.report.run_folder import LOGS, Opening, RunFolder
 
 APPEARS_S = 60.0
 """How long a network file system may take to show another node what the first process wrote."""
@@ -45,7 +45,7 @@ def open_run(
         return opened[0]
     found = Found(Path(seen["checkpoint"]) if seen["checkpoint"] else None, seen["step"], seen["facts"])
     _check_shared(path, seen["mark"])
-    return RunFolder(path, found, finished=False, writes=False)
+    return RunFolder(path, found, Opening.RESUMED if found.path else Opening.NEW, writes=False)
 
 
 @contextmanager
@@ -64,16 +64,26 @@ def reported(folder: RunFolder, say: Say) -> Iterator[None]:
 
 
 def _open(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) -> RunFolder | None:
-    begun = bool(read_state(path))
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if options.resume and begun:
-        say.line(f"resumed from {unit} {folder.found.step}")
-    if folder.finished:
-        say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
+    if folder.opening is Opening.FINISHED:
+        say.result(_told(folder.opening, path))
         return None
+    if folder.opening is Opening.RESUMED:
+        say.line(f"resumed from {unit} {folder.found.step}")
+    elif told := _told(folder.opening, path):
+        say.line(told)
     for damaged, problems in folder.found.damaged:
         say.warning(f"damaged checkpoint kept as {shown(damaged)}: {'; '.join(problems)}")
     return folder
+
+
+def _told(opening: Opening, path: Path) -> str:
+    """What is said of a folder; nothing where it is what was asked for."""
+    if opening is Opening.FINISHED:
+        return f"{shown(path)} is finished, nothing to do; --overwrite starts anew"
+    if opening is Opening.ANEW:
+        return f"{shown(path)} holds a run that failed and left neither checkpoint nor result; it begins anew"
+    return ""
 
 
 def _mark(folder: RunFolder, ranks: Ranks) -> str:
