@@ -1,7 +1,10 @@
 """The folder of a run: opened with care, never overwritten by accident."""
 
+import errno
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -142,6 +145,17 @@ def what_opening_means(path: Path, recipe: dict[str, Any], *, resume: bool, over
         if not _failed_untrained(path):
             raise RecipeError(_refusal(path, started=True))
         return Opening.ANEW
+
+
+def check_writable(path: Path) -> None:
+    """Whether a run could write into a folder, which need not exist; nothing stays written. Raises StorageError."""
+    with storage_errors(path):
+        if path.is_dir():
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        else:  # only trying tells for sure: a folder of another name, so that no run that begins there can meet it
+            above = next(folder for folder in path.absolute().parents if folder.exists())
+            Path(tempfile.mkdtemp(prefix=".ftune-", dir=above)).rmdir()
 
 
 def read_state(path: Path) -> str:

@@ -13,7 +13,7 @@ from ftune.core.errors import FtuneError, LaunchError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe, RunOptions
-from ftune.report.run_folder import LOGS, Opening, RunFolder
+from ftune.report.run_folder import LOGS, Opening, RunFolder, check_writable, what_opening_means
 
 APPEARS_S = 60.0
 """How long a network file system may take to show another node what the first process wrote."""
@@ -65,20 +65,34 @@ def reported(folder: RunFolder, say: Say) -> Iterator[None]:
 
 def _open(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) -> RunFolder | None:
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
+    told = _told(folder.opening, path, resume=options.resume)
     if folder.opening is Opening.FINISHED:
-        say.result(_told(folder.opening, path))
+        say.result(told)
         return None
     if folder.opening is Opening.RESUMED:
         say.line(f"resumed from {unit} {folder.found.step}")
-    elif told := _told(folder.opening, path):
+    elif told:
         say.line(told)
     for damaged, problems in folder.found.damaged:
         say.warning(f"damaged checkpoint kept as {shown(damaged)}: {'; '.join(problems)}")
     return folder
 
 
-def _told(opening: Opening, path: Path) -> str:
+def look_at(path: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> str:
+    """What the run would say of its folder, for a dry run; nothing where it is what was asked for.
+
+    Raises RecipeError, CheckpointError and StorageError, as the run would.
+    """
+    opening = what_opening_means(path, recipe.resolved(), resume=resume, overwrite=overwrite)
+    if opening is not Opening.FINISHED:
+        check_writable(path)
+    return _told(opening, path, resume=resume)
+
+
+def _told(opening: Opening, path: Path, *, resume: bool) -> str:
     """What is said of a folder; nothing where it is what was asked for."""
+    if opening is Opening.NEW and resume:
+        return f"{shown(path)} holds no run to resume; a new one begins"
     if opening is Opening.FINISHED:
         return f"{shown(path)} is finished, nothing to do; --overwrite starts anew"
     if opening is Opening.ANEW:
