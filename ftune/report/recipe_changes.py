@@ -14,6 +14,9 @@ MAY_CHANGE = (
 """Recipe keys that a resumed run may have changed: they alter what is shown or kept, how long it goes on, or where it
 computes. Whether a step still has as many rows is checked where that is known."""
 
+UNLESS_GIVEN_EPOCHS = 3.0
+"""Passes over the training rows where a recipe of `sft` or `rm` gives no length."""
+
 
 def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[Change]:
     """Keys whose values differ between two resolved recipes; lists are compared as wholes."""
@@ -35,6 +38,22 @@ def forbidden_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if not any(change[0] == key or change[0].startswith(f"{key}.") for key in MAY_CHANGE)
         for name, before, after in _innermost(change)
     ]
+
+
+def trains_longer(old: dict[str, Any], new: dict[str, Any], last_step: int) -> bool:
+    """Whether a recipe trains for longer than the one of a finished run, whose last checkpoint is of `last_step`.
+
+    Whether epochs are more than the steps of before, only the rows can tell; it is taken for granted.
+    """
+    before, after = old.get("schedule") or {}, new.get("schedule") or {}
+    for key in ("iterations", "max_steps"):
+        if before.get(key) and after.get(key):
+            return bool(after[key] > before[key])
+    if after.get("max_steps"):
+        return bool(after["max_steps"] > last_step)
+    if before.get("max_steps"):
+        return True
+    return bool((after.get("epochs") or UNLESS_GIVEN_EPOCHS) > (before.get("epochs") or UNLESS_GIVEN_EPOCHS))
 
 
 def _innermost(change: Change) -> Iterator[Change]:

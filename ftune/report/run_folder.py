@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ftune.core.errors import CheckpointError, DivergedError, RecipeError, Stopp
 from ftune.core.held import held_by_another, hold, let_go
 from ftune.core.paths import shown
 from ftune.report.events import EventLog, UnwrittenLog
-from ftune.report.recipe_changes import forbidden_changes
+from ftune.report.recipe_changes import forbidden_changes, trains_longer
 
 STATE, LOGS = "ftune.json", "logs"
 FIRST_FILES = ("recipe.yaml", "recipe.resolved.json", STATE)
@@ -37,7 +38,20 @@ class Opening(Enum):
     ANEW = "the run there has failed and left no checkpoint and no result"
     REPLACED = "the run there goes, as was asked for"
     RESUMED = "the run there goes on"
+    LENGTHENED = "the run there had come to its end, and goes on for longer"
     FINISHED = "the run to be resumed has come to its end already"
+
+
+Saved = tuple[int | None, list[int]]
+"""The step of the last checkpoint, and which folders the result is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a finished run was."""
+
+    recipe: dict[str, Any]
+    saved: Saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,8 @@ class RunFolder:
     path: Path
     found: Found
     opening: Opening
+    finished: Finished | None = None
+    """The run as it was, where it is lengthened."""
     writes: bool = True
     """Whether this process writes into it: of several, only the first does."""
 
@@ -61,8 +77,12 @@ class RunFolder:
         opening = what_opening_means(path, recipe, resume=resume, overwrite=overwrite)
         if opening is Opening.FINISHED:
             return cls(path, Found(), opening)
-        if opening is Opening.RESUMED:
-            folder = cls(path, newest_valid(path), opening)
+        if opening in (Opening.RESUMED, Opening.LENGTHENED):
+            found = newest_valid(path)
+            finished = Finished(_recipe_of(path), _saved(path)) if opening is Opening.LENGTHENED else None
+            folder = cls(path, found, opening, finished)
+            if finished and found.path is None:
+                raise CheckpointError(_nothing_to_go_on_from(path))
             folder._hold()
             folder.write_json("recipe.resolved.json", recipe)
             folder.set_state("running")
@@ -97,6 +117,22 @@ class RunFolder:
         """Say in `ftune.json` how the run stands: running, stopped, failed, diverged or done."""
         self.write_json(STATE, {"state": state, **facts})
 
+    def fail(self, state: str = "failed") -> None:
+        """Say that the run has not come to its end; one that is lengthened is as finished as before until it saves."""
+        if self.finished is not None and _saved(self.path) == self.finished.saved:
+            self.write_json("recipe.resolved.json", self.finished.recipe)
+            state = "done"
+        self.set_state(state)
+
+    def _finish(self) -> None:
+        """The state; and an evaluation that is there, which can only be of a result before, gets another name."""
+        evaluation = self.path / "eval"
+        if evaluation.is_dir():
+            names = (self.path / f"eval.before{suffix}" for suffix in chain([""], map("-{}".format, count(2))))
+            with storage_errors(evaluation):
+                evaluation.rename(next(path for path in names if not path.exists()))
+        self.set_state("done")
+
     @contextmanager
     def recording(self) -> Iterator[EventLog]:
         """The run's event log; however the work inside ends, `ftune.json` and the last event say it."""
@@ -121,7 +157,10 @@ class RunFolder:
                     suppress(StorageError) if state != "done" else nullcontext()
                 ):  # the first failure is the one to tell
                     events.write("end", status=state, seconds=round(time.monotonic() - started, 1))
-                    self.set_state(state)
+                    if state == "done":
+                        self._finish()
+                    else:
+                        self.fail(state)
                 let_go(self.path / LOGS)
 
 
@@ -196,12 +235,7 @@ def _remove_untrained(path: Path) -> None:
 
 
 def _resuming(path: Path, recipe: dict[str, Any]) -> Opening:
-    try:
-        before = json.loads((path / "recipe.resolved.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown(path)}: recipe.resolved.json cannot be read ({error}); start a new run"
-        ) from None
+    before = _recipe_of(path)
     if differing := forbidden_changes(before, recipe):
         if _failed_untrained(path):
             return Opening.ANEW
@@ -209,7 +243,43 @@ def _resuming(path: Path, recipe: dict[str, Any]) -> Opening:
             f"{shown(path)}: cannot resume with another recipe ({'; '.join(differing)}); "
             f"undo the change, or start a new run with output_dir=..."
         )
-    return Opening.FINISHED if read_state(path) == "done" else Opening.RESUMED
+    if read_state(path) != "done":
+        return Opening.RESUMED
+    last = _last_step(path)
+    if not trains_longer(before, recipe, last or 0):
+        return Opening.FINISHED
+    if last is None:
+        raise CheckpointError(_nothing_to_go_on_from(path))
+    return Opening.LENGTHENED
+
+
+def _recipe_of(path: Path) -> dict[str, Any]:
+    try:
+        recipe: dict[str, Any] = json.loads((path / "recipe.resolved.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown(path)}: recipe.resolved.json cannot be read ({error}); start a new run"
+        ) from None
+    return recipe
+
+
+def _last_step(path: Path) -> int | None:
+    """The highest step of the checkpoints, whole or not."""
+    names = (folder.name.removeprefix("checkpoint-") for folder in path.glob("checkpoint-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+def _saved(path: Path) -> Saved:
+    return _last_step(path), [(path / name).stat().st_ino for name in ("adapter", "model") if (path / name).is_dir()]
+
+
+def _nothing_to_go_on_from(path: Path) -> str:
+    whole = (path / "model").is_dir()
+    how = "model.path={0}/model" if whole else "ftune merge {0}, then model.path={0}/merged"
+    return (
+        f"{shown(path)}: the run is finished and holds no whole checkpoint, so it cannot go on for longer; "
+        f"train its result in a new run: {how.format(shown(path))} output_dir=..."
+    )
 
 
 def _refusal(path: Path, *, started: bool) -> str:

@@ -69,10 +69,10 @@ def _open(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) 
     if folder.opening is Opening.FINISHED:
         say.result(told)
         return None
-    if folder.opening is Opening.RESUMED:
-        say.line(f"resumed from {unit} {folder.found.step}")
-    elif told:
+    if told:
         say.line(told)
+    if folder.opening in (Opening.RESUMED, Opening.LENGTHENED):
+        say.line(f"resumed from {unit} {folder.found.step}")
     for damaged, problems in folder.found.damaged:
         say.warning(f"damaged checkpoint kept as {shown(damaged)}: {'; '.join(problems)}")
     return folder
@@ -95,6 +95,8 @@ def _told(opening: Opening, path: Path, *, resume: bool) -> str:
         return f"{shown(path)} holds no run to resume; a new one begins"
     if opening is Opening.FINISHED:
         return f"{shown(path)} is finished, nothing to do; --overwrite starts anew"
+    if opening is Opening.LENGTHENED:
+        return f"{shown(path)} was finished and goes on for longer"
     if opening is Opening.ANEW:
         return f"{shown(path)} holds a run that failed and left neither checkpoint nor result; it begins anew"
     return ""
