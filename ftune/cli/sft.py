@@ -51,15 +51,17 @@ def run_recipe(
     from ftune.recipes.show import resolved_with_origins
 
     loaded = load_recipe(command, path, overrides or (), text=text)
+    if resume and overwrite:
+        raise RecipeError("--resume and --overwrite: choose one")
     if dry_run:
-        from ftune.recipes.runs.plan_command import plan_here
+        from ftune.recipes.runs.plan_command import folder_here, plan_here
 
         typer.echo(resolved_with_origins(loaded))
         if text := plan_here(loaded):
             typer.echo(f"\n{text}")
+        if text := folder_here(loaded, resume=resume, overwrite=overwrite):
+            typer.echo(f"\n{text}")
         return
-    if resume and overwrite:
-        raise RecipeError("--resume and --overwrite: choose one")
     words = sys.argv[1:]
     if (code := start_here(loaded.recipe, path, words)) is not None:
         raise typer.Exit(code)

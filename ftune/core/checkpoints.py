@@ -30,6 +30,7 @@ FORMAT = 1
 PIECE_BYTES = 2**20
 SETTLED_AT_ONCE = 4
 FULL_BYTES = 2**20
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 LOADABLE = {".bin", ".json", ".pkl", ".pt", ".pth", ".safetensors"}
 """An unlisted file with one of these endings could be picked up by a loader, so it makes a checkpoint invalid."""
@@ -356,7 +357,7 @@ def _umask() -> int:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a failure of the disk into a StorageError that says path, cause, free space and what to do."""
+    """Turn a failure of the disk into a StorageError: path, cause, free space where that is the cause, what to do."""
     try:
         yield
     except Exception as error:
@@ -364,7 +365,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         number = _errno_of(error, free_bytes)
         if number is None:
             raise
-        message = f"{path}: {os.strerror(number)} ({free_bytes / 2**30:.1f} GiB free); {_advice(number)}"
+        free = f" ({free_bytes / 2**30:.1f} GiB free)" if number in NO_ROOM else ""
+        message = f"{path}: {os.strerror(number)}{free}; {_advice(number)}"
         raise StorageError(message) from error
 
 
@@ -380,7 +382,7 @@ def _errno_of(error: Exception, free_bytes: int) -> int | None:
 
 
 def _advice(number: int) -> str:
-    if number in {errno.ENOSPC, errno.EDQUOT}:
+    if number in NO_ROOM:
         return "make room, keep fewer checkpoints, or choose another output_dir"
     if number in {errno.ENOENT, errno.ENOTDIR}:
         return "check the path"

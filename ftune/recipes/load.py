@@ -48,7 +48,7 @@ def load_recipe(
     text: str | None = None,
     elsewhere: Collection[str] = (),
 ) -> Loaded:
-    """Load the recipe of a command from `path`, or from `text` that stands for it.
+    """Load the recipe of a command from `path`, or from `text` that stands for it, of which no positions are told.
 
     Without a command the recipe's own `type` says it, or else it is `sft`. `elsewhere` are sections whose devices or
     files are on other machines, so that it is no fault where this one has none.
@@ -56,8 +56,11 @@ def load_recipe(
     Precedence: defaults < `extends` from left to right < the file < overrides. Raises RecipeError with one line a
     fault: `file:line:column: key: what is wrong; what to do`.
     """
+    is_file = text is None
     text = _read(path) if text is None else text
     document = _compose(path, text, ())
+    if not is_file:
+        document.marks = dict.fromkeys(document.marks, Mark(str(path)))
     apply_overrides(document, overrides)
     value = document.value if document.value is not None else {}
     if not isinstance(value, dict):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.core.section import Location, Section
+from ftune.report.recipe_changes import UNLESS_GIVEN_EPOCHS
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -87,7 +88,7 @@ class Schedule(Section):
     def training_args(self) -> dict[str, object]:
         """Length, warm-up and shape."""
         return {
-            "num_train_epochs": self.epochs or 3.0,
+            "num_train_epochs": self.epochs or UNLESS_GIVEN_EPOCHS,
             "max_steps": self.max_steps or -1,
             "warmup_steps": self.warmup,
             "lr_scheduler_type": self.type,

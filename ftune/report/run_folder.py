@@ -1,11 +1,16 @@
 """The folder of a run: opened with care, never overwritten by accident."""
 
+import errno
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from enum import Enum
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +19,39 @@ from ftune.core.errors import CheckpointError, DivergedError, RecipeError, Stopp
 from ftune.core.held import held_by_another, hold, let_go
 from ftune.core.paths import shown
 from ftune.report.events import EventLog, UnwrittenLog
+from ftune.report.recipe_changes import forbidden_changes, trains_longer
 
 STATE, LOGS = "ftune.json", "logs"
 FIRST_FILES = ("recipe.yaml", "recipe.resolved.json", STATE)
-MAY_CHANGE = (
-    "output_dir", "extends", "log", "checkpoint", "eval", "backend", "batch",
-    "schedule.epochs", "schedule.max_steps", "schedule.iterations",
-)  # fmt: skip
-"""Recipe keys that a resumed run may have changed: they alter what is shown or kept, how long it goes on, or where it
-computes. Whether a step still has as many rows is checked where that is known."""
+UNTRAINED_FILES = frozenset(
+    {*FIRST_FILES, LOGS, "environment.json", "data.json", "events.jsonl", "report.html", "samples.jsonl"}
+)
+"""What a run leaves that fails before its first checkpoint and its result."""
 
 _BUSY = "output_dir: {}: another process is training there; wait for its end, stop it, or give another output_dir=..."
+
+
+class Opening(Enum):
+    """What opening its folder means for a run."""
+
+    NEW = "there is no run yet"
+    ANEW = "the run there has failed and left no checkpoint and no result"
+    REPLACED = "the run there goes, as was asked for"
+    RESUMED = "the run there goes on"
+    LENGTHENED = "the run there had come to its end, and goes on for longer"
+    FINISHED = "the run to be resumed has come to its end already"
+
+
+Saved = tuple[int | None, list[int]]
+"""The step of the last checkpoint, and which folders the result is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a finished run was."""
+
+    recipe: dict[str, Any]
+    saved: Saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +60,9 @@ class RunFolder:
 
     path: Path
     found: Found
-    finished: bool
-    """The run to be resumed has come to its end already."""
+    opening: Opening
+    finished: Finished | None = None
+    """The run as it was, where it is lengthened."""
     writes: bool = True
     """Whether this process writes into it: of several, only the first does."""
 
@@ -42,31 +70,30 @@ class RunFolder:
     def open(cls, path: Path, recipe: dict[str, Any], text: str, *, resume: bool, overwrite: bool) -> "RunFolder":
         """Make the folder, or take it up again.
 
-        A new run needs an empty folder or `overwrite`, which removes only a folder that a run has made. A resumed run
-        needs the recipe it was started with, but for MAY_CHANGE. Until `recording` ends, no other process may open it.
-        Raises RecipeError, CheckpointError or StorageError.
+        A new run needs an empty folder, one whose run has failed untrained, or `overwrite`, which removes only a
+        folder that a run has made. A resumed run needs the recipe it was started with, but for MAY_CHANGE. Until
+        `recording` ends, no other process may open it. Raises RecipeError, CheckpointError or StorageError.
         """
-        if held_by_another(path / LOGS):
-            raise RecipeError(_BUSY.format(shown(path)))
-        started = (path / STATE).is_file()
-        if path.exists() and not path.is_dir():
-            raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
-        if started and resume:
-            _check_same(path, recipe)
-            folder = cls(path, newest_valid(path), finished=read_state(path) == "done")
-            if not folder.finished:
-                folder._hold()
-                folder.write_json("recipe.resolved.json", recipe)
-                folder.set_state("running")
+        opening = what_opening_means(path, recipe, resume=resume, overwrite=overwrite)
+        if opening is Opening.FINISHED:
+            return cls(path, Found(), opening)
+        if opening in (Opening.RESUMED, Opening.LENGTHENED):
+            found = newest_valid(path)
+            finished = Finished(_recipe_of(path), _saved(path)) if opening is Opening.LENGTHENED else None
+            folder = cls(path, found, opening, finished)
+            if finished and found.path is None:
+                raise CheckpointError(_nothing_to_go_on_from(path))
+            folder._hold()
+            folder.write_json("recipe.resolved.json", recipe)
+            folder.set_state("running")
             return folder
-        if path.is_dir() and not _only_begun(path):
-            if not (overwrite and started):
-                raise RecipeError(_refusal(path, started=started))
-            with storage_errors(path):
-                shutil.rmtree(path)
         with storage_errors(path):
+            if opening is Opening.REPLACED:
+                shutil.rmtree(path)
+            elif opening is Opening.ANEW:
+                _remove_untrained(path)
             path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, Found(), finished=False)
+        folder = cls(path, Found(), opening)
         write_atomically(path / "recipe.yaml", text)
         folder.write_json("recipe.resolved.json", recipe)
         folder.set_state("running")  # from here on the folder is a run
@@ -89,6 +116,22 @@ class RunFolder:
     def set_state(self, state: str, **facts: object) -> None:
         """Say in `ftune.json` how the run stands: running, stopped, failed, diverged or done."""
         self.write_json(STATE, {"state": state, **facts})
+
+    def fail(self, state: str = "failed") -> None:
+        """Say that the run has not come to its end; one that is lengthened is as finished as before until it saves."""
+        if self.finished is not None and _saved(self.path) == self.finished.saved:
+            self.write_json("recipe.resolved.json", self.finished.recipe)
+            state = "done"
+        self.set_state(state)
+
+    def _finish(self) -> None:
+        """The state; and an evaluation that is there, which can only be of a result before, gets another name."""
+        evaluation = self.path / "eval"
+        if evaluation.is_dir():
+            names = (self.path / f"eval.before{suffix}" for suffix in chain([""], map("-{}".format, count(2))))
+            with storage_errors(evaluation):
+                evaluation.rename(next(path for path in names if not path.exists()))
+        self.set_state("done")
 
     @contextmanager
     def recording(self) -> Iterator[EventLog]:
@@ -114,8 +157,44 @@ class RunFolder:
                     suppress(StorageError) if state != "done" else nullcontext()
                 ):  # the first failure is the one to tell
                     events.write("end", status=state, seconds=round(time.monotonic() - started, 1))
-                    self.set_state(state)
+                    if state == "done":
+                        self._finish()
+                    else:
+                        self.fail(state)
                 let_go(self.path / LOGS)
+
+
+def what_opening_means(path: Path, recipe: dict[str, Any], *, resume: bool, overwrite: bool) -> Opening:
+    """What `RunFolder.open` will do; nothing is written. Raises RecipeError, CheckpointError or StorageError."""
+    with storage_errors(path):
+        if held_by_another(path / LOGS):
+            raise RecipeError(_BUSY.format(shown(path)))
+        if path.exists() and not path.is_dir():
+            raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
+        if not (path / STATE).is_file():
+            if path.is_dir() and not _only_begun(path):
+                raise RecipeError(_refusal(path, started=False))
+            return Opening.NEW
+        if resume:
+            return _resuming(path, recipe)
+        if _only_begun(path):
+            return Opening.NEW
+        if overwrite:
+            return Opening.REPLACED
+        if not _failed_untrained(path):
+            raise RecipeError(_refusal(path, started=True))
+        return Opening.ANEW
+
+
+def check_writable(path: Path) -> None:
+    """Whether a run could write into a folder, which need not exist; nothing stays written. Raises StorageError."""
+    with storage_errors(path):
+        if path.is_dir():
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        else:  # only trying tells for sure: a folder of another name, so that no run that begins there can meet it
+            above = next(folder for folder in path.absolute().parents if folder.exists())
+            Path(tempfile.mkdtemp(prefix=".ftune-", dir=above)).rmdir()
 
 
 def read_state(path: Path) -> str:
@@ -134,40 +213,73 @@ def read_command(path: Path) -> str:
         return ""
 
 
-def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Keys whose values differ between two resolved recipes: dotted key, old value, new value."""
-    found: list[tuple[str, Any, Any]] = []
-    for key in dict.fromkeys([*old, *new]):
-        name, before, after = f"{prefix}{key}", old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += changes(before, after, f"{name}.")
-        elif before != after:
-            found.append((name, before, after))
-    return found
-
-
 def _only_begun(path: Path) -> bool:
     """Whether a folder is empty, or was left by a run that was killed before it had begun."""
     return all(file.name.removeprefix(".").removesuffix(".tmp") in FIRST_FILES for file in path.iterdir())
 
 
-def _check_same(path: Path, recipe: dict[str, Any]) -> None:
-    try:
-        before = json.loads((path / "recipe.resolved.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{shown(path)}: recipe.resolved.json cannot be read ({error}); start a new run"
-        ) from None
-    differing = [
-        f"{name}: was {old!r}, is {new!r}"
-        for name, old, new in changes(before, recipe)
-        if not any(name == key or name.startswith(f"{key}.") for key in MAY_CHANGE)
-    ]
-    if differing:
+def _failed_untrained(path: Path) -> bool:
+    """Whether the run there has failed, and left nothing that was trained nor anything that ftune does not know."""
+    return read_state(path) == "failed" and all(
+        file.name.removeprefix(".").removesuffix(".tmp") in UNTRAINED_FILES for file in path.iterdir()
+    )
+
+
+def _remove_untrained(path: Path) -> None:
+    """Remove what `_failed_untrained` has seen, the state last."""
+    for file in sorted(path.iterdir(), key=lambda file: file.name == STATE):
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink()
+
+
+def _resuming(path: Path, recipe: dict[str, Any]) -> Opening:
+    before = _recipe_of(path)
+    if differing := forbidden_changes(before, recipe):
+        if _failed_untrained(path):
+            return Opening.ANEW
         raise CheckpointError(
             f"{shown(path)}: cannot resume with another recipe ({'; '.join(differing)}); "
             f"undo the change, or start a new run with output_dir=..."
         )
+    if read_state(path) != "done":
+        return Opening.RESUMED
+    last = _last_step(path)
+    if not trains_longer(before, recipe, last or 0):
+        return Opening.FINISHED
+    if last is None:
+        raise CheckpointError(_nothing_to_go_on_from(path))
+    return Opening.LENGTHENED
+
+
+def _recipe_of(path: Path) -> dict[str, Any]:
+    try:
+        recipe: dict[str, Any] = json.loads((path / "recipe.resolved.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{shown(path)}: recipe.resolved.json cannot be read ({error}); start a new run"
+        ) from None
+    return recipe
+
+
+def _last_step(path: Path) -> int | None:
+    """The highest step of the checkpoints, whole or not."""
+    names = (folder.name.removeprefix("checkpoint-") for folder in path.glob("checkpoint-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+def _saved(path: Path) -> Saved:
+    return _last_step(path), [(path / name).stat().st_ino for name in ("adapter", "model") if (path / name).is_dir()]
+
+
+def _nothing_to_go_on_from(path: Path) -> str:
+    whole = (path / "model").is_dir()
+    how = "model.path={0}/model" if whole else "ftune merge {0}, then model.path={0}/merged"
+    return (
+        f"{shown(path)}: the run is finished and holds no whole checkpoint, so it cannot go on for longer; "
+        f"train its result in a new run: {how.format(shown(path))} output_dir=..."
+    )
 
 
 def _refusal(path: Path, *, started: bool) -> str:

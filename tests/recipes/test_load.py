@@ -64,6 +64,13 @@ def test_a_number_where_text_is_wanted_is_to_be_quoted(value: str, tmp_path: Pat
     assert not any("positive_class" in line for line in errors_of(path, command="rm"))
 
 
+def test_a_text_that_the_command_line_stands_for_has_no_positions(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("eval", Path("runs/e1"), ["max_new_tokens=-1"], text="model: runs/e1\nrows: nowhere\nturns: 3\n")
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["<override 1>", "runs/e1"]
+
+
 def test_all_faults_at_once_each_with_place_and_hint(tmp_path: Path) -> None:
     path = tmp_path / "faulty.yaml"
     path.write_text(FAULTY)

@@ -1,5 +1,6 @@
 """A run's folder belongs to one process at a time, and to nobody once that has ended."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ftune.core.errors import RecipeError
-from ftune.report.run_folder import RunFolder
+from ftune.core.errors import DataError, FtuneError, RecipeError
+from ftune.report.run_folder import Opening, RunFolder
 
 RUN = """
 import sys
@@ -57,7 +58,8 @@ def test_a_killed_run_can_be_resumed_at_once(tmp_path: Path, other: subprocess.P
 
 
 def test_a_child_that_outlives_it_does_not_keep_the_folder(tmp_path: Path) -> None:
-    forks = RUN.replace('print("training"', 'os.fork() or os.read(0, 1)\n    print("training"', 1)
+    waits = 'os.read(begun, 1) if os.fork() else (os.write(tell, b"."), os.read(0, 1))'
+    forks = RUN.replace('print("training"', f'begun, tell = os.pipe()\n    {waits}\n    print("training"', 1)
     words = [sys.executable, "-c", f"import os{forks}", str(tmp_path / "run")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "training\n"  # the parent's: the child, as a loader's worker does, waits
@@ -65,3 +67,48 @@ def test_a_child_that_outlives_it_does_not_keep_the_folder(tmp_path: Path) -> No
         process.wait()
         with taken(tmp_path / "run", resume=True).recording():
             pass
+
+
+def failed(path: Path, recipe: dict[str, object]) -> None:
+    """Leave a run that failed."""
+    folder = RunFolder.open(path, recipe, "", resume=False, overwrite=False)
+    with pytest.raises(DataError), folder.recording():
+        raise DataError("no rows")
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_that_failed_untrained_gives_way_to_a_corrected_one(tmp_path: Path, resume: bool) -> None:
+    path, corrected = tmp_path / "run", {"data": {"train": [{"path": "good"}]}}
+    failed(path, {"data": {"train": [{"path": "bad"}]}})
+    folder = RunFolder.open(path, corrected, "", resume=resume, overwrite=False)
+    assert folder.opening is Opening.ANEW
+    assert json.loads((path / "recipe.resolved.json").read_text()) == corrected
+    assert not (path / "events.jsonl").exists()
+
+
+def test_the_same_recipe_resumes_a_run_that_failed_untrained_with_its_history(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    failed(path, {})
+    assert RunFolder.open(path, {}, "", resume=True, overwrite=False).opening is Opening.RESUMED
+    assert (path / "events.jsonl").exists()
+
+
+@pytest.mark.parametrize("left", ["checkpoint-2", "checkpoint-2.damaged", ".staging", "adapter", "model", "mine"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_failed_run_that_left_more_is_kept(tmp_path: Path, left: str, resume: bool) -> None:
+    path = tmp_path / "run"
+    failed(path, {"seed": 1})
+    (path / left).mkdir()
+    with pytest.raises(FtuneError, match=r"holds a run; use --resume|with another recipe \(seed: was 1, is 2\)"):
+        RunFolder.open(path, {"seed": 2}, "", resume=resume, overwrite=False)
+    assert (path / left).is_dir()
+
+
+@pytest.mark.parametrize("state", ["running", "stopped", "diverged", "done"])
+def test_a_run_in_another_state_does_not_give_way(tmp_path: Path, state: str) -> None:
+    path = tmp_path / "run"
+    failed(path, {})
+    (path / "ftune.json").write_text(json.dumps({"state": state}))
+    with pytest.raises(RecipeError, match=r"holds a (finished )?run; use --"):
+        RunFolder.open(path, {"seed": 2}, "", resume=False, overwrite=False)
+    assert (path / "events.jsonl").exists()

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ftune.report.events import read_events
+from ftune.report.run_folder import read_state
 from tests.conftest import Done, chat_rows, write_rows
 
 Run = Callable[..., Done]
@@ -195,6 +196,50 @@ def test_a_run_killed_after_its_last_step_only_writes_its_result(recipe: Write, 
     assert ftune("sft", path, "--resume").code == 0
     assert same_bits(weights(run), whole)
     assert sorted(folder.name for folder in run.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+
+
+CONSTANT = {"type": "constant", "warmup": 0.0}
+
+
+def test_a_finished_run_goes_on_for_longer_as_if_it_had_never_ended(recipe: Write, ftune: Run, tmp_path: Path) -> None:
+    path, run = recipe(schedule={"max_steps": 4, **CONSTANT}), tmp_path / "runs/tiny"
+    assert ftune("sft", path, "schedule.max_steps=6", "output_dir=runs/whole").code == 0
+    assert ftune("sft", path).code == 0
+    (run / "eval").mkdir()
+    again = ftune("sft", path, "--resume", "schedule.max_steps=3")
+    assert "runs/tiny is finished, nothing to do" in again.out
+    assert "resumed" not in again.err
+    longer = ftune("sft", path, "--resume", "schedule.max_steps=6")
+    assert longer.code == 0, longer.err
+    assert longer.err.startswith("runs/tiny was finished and goes on for longer\nresumed from step 4\n")
+    assert same_bits(weights(run), weights(tmp_path / "runs/whole"))
+    assert losses(run) == losses(tmp_path / "runs/whole")
+    assert read_state(run) == "done"
+    assert not (run / "eval").exists()  # it was of the result before
+    assert (run / "eval.before").is_dir()
+    assert "is finished, nothing to do" in ftune("sft", path, "--resume", "schedule.max_steps=6").out
+
+
+def test_a_finished_run_that_cannot_go_on_stays_finished(recipe: Write, ftune: Run, tmp_path: Path) -> None:
+    path, run = recipe(schedule={"max_steps": 4, **CONSTANT}), tmp_path / "runs/tiny"
+    assert ftune("sft", path).code == 0
+    before, recorded = weights(run), (run / "recipe.resolved.json").read_text()
+    rows = (tmp_path / "rows.jsonl").read_text()
+    write_rows(tmp_path / "rows.jsonl", chat_rows(24, start=3))
+    refused = ftune("sft", path, "--resume", "schedule.max_steps=6")
+    assert refused.code == 2
+    assert "the training rows are not those of the checkpoint" in refused.err
+    (tmp_path / "rows.jsonl").write_text(rows)
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for words in ([], ["--dry-run"]):
+        refused = ftune("sft", path, "--resume", "schedule.max_steps=6", *words)
+        assert refused.code == 2
+        assert "runs/tiny: the run is finished and holds no whole checkpoint, so it cannot go on" in refused.err
+        assert "ftune merge runs/tiny, then model.path=runs/tiny/merged output_dir=..." in refused.err
+    assert read_state(run) == "done"
+    assert (run / "recipe.resolved.json").read_text() == recorded
+    assert same_bits(weights(run), before)
 
 
 def test_a_folder_is_never_overwritten_by_accident(recipe: Write, ftune: Run, tmp_path: Path) -> None:

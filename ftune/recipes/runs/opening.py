@@ -13,7 +13,7 @@ from ftune.core.errors import FtuneError, LaunchError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe, RunOptions
-from ftune.report.run_folder import LOGS, RunFolder, read_state
+from ftune.report.run_folder import LOGS, Opening, RunFolder, check_writable, what_opening_means
 
 APPEARS_S = 60.0
 """How long a network file system may take to show another node what the first process wrote."""
@@ -45,7 +45,7 @@ def open_run(
         return opened[0]
     found = Found(Path(seen["checkpoint"]) if seen["checkpoint"] else None, seen["step"], seen["facts"])
     _check_shared(path, seen["mark"])
-    return RunFolder(path, found, finished=False, writes=False)
+    return RunFolder(path, found, Opening.RESUMED if found.path else Opening.NEW, writes=False)
 
 
 @contextmanager
@@ -64,16 +64,42 @@ def reported(folder: RunFolder, say: Say) -> Iterator[None]:
 
 
 def _open(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) -> RunFolder | None:
-    begun = bool(read_state(path))
     folder = RunFolder.open(path, recipe.resolved(), options.text, resume=options.resume, overwrite=options.overwrite)
-    if options.resume and begun:
-        say.line(f"resumed from {unit} {folder.found.step}")
-    if folder.finished:
-        say.result(f"{shown(path)} is finished, nothing to do; --overwrite starts anew")
+    told = _told(folder.opening, path, resume=options.resume)
+    if folder.opening is Opening.FINISHED:
+        say.result(told)
         return None
+    if told:
+        say.line(told)
+    if folder.opening in (Opening.RESUMED, Opening.LENGTHENED):
+        say.line(f"resumed from {unit} {folder.found.step}")
     for damaged, problems in folder.found.damaged:
         say.warning(f"damaged checkpoint kept as {shown(damaged)}: {'; '.join(problems)}")
     return folder
+
+
+def look_at(path: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> str:
+    """What the run would say of its folder, for a dry run; nothing where it is what was asked for.
+
+    Raises RecipeError, CheckpointError and StorageError, as the run would.
+    """
+    opening = what_opening_means(path, recipe.resolved(), resume=resume, overwrite=overwrite)
+    if opening is not Opening.FINISHED:
+        check_writable(path)
+    return _told(opening, path, resume=resume)
+
+
+def _told(opening: Opening, path: Path, *, resume: bool) -> str:
+    """What is said of a folder; nothing where it is what was asked for."""
+    if opening is Opening.NEW and resume:
+        return f"{shown(path)} holds no run to resume; a new one begins"
+    if opening is Opening.FINISHED:
+        return f"{shown(path)} is finished, nothing to do; --overwrite starts anew"
+    if opening is Opening.LENGTHENED:
+        return f"{shown(path)} was finished and goes on for longer"
+    if opening is Opening.ANEW:
+        return f"{shown(path)} holds a run that failed and left neither checkpoint nor result; it begins anew"
+    return ""
 
 
 def _mark(folder: RunFolder, ranks: Ranks) -> str:

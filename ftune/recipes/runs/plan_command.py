@@ -131,6 +131,15 @@ def plan_here(loaded: Loaded) -> str:
     return "\n\n".join("\n".join(part) for part in (headline(plan), memory(plan), timing(plan, None)) if part)
 
 
+def folder_here(loaded: Loaded, *, resume: bool, overwrite: bool) -> str:
+    """What the run would say of its folder, for a dry run. Raises what it would raise because of that folder."""
+    if (recipe := _trained(loaded)) is None:
+        return ""
+    from ftune.recipes.runs.opening import look_at
+
+    return look_at(Path(recipe.output_dir), recipe, resume=resume, overwrite=overwrite)
+
+
 def _here(recipe: "Trained") -> Target:
     """What is on this machine: its CPU where there is no GPU or the recipe wants none."""
     gpu = gpu_here() if recipe.backend.device != "cpu" else None

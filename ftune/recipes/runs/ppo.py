@@ -42,7 +42,7 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
             return
         with reported(folder, say), folder.recording() as events, closing(RankLog(path, ranks.rank, say)):
             quiet_bars()
-            ranks.before_the_end(partial(folder.set_state, "failed"))
+            ranks.before_the_end(folder.fail)
             asked = ranks.first_then_all(partial(ask, recipe, say))
             tell_prompts(asked.train, asked.held_out, say)
             _record(recipe, folder, events, asked, options)

@@ -96,7 +96,7 @@ def run_training(
             return
         with reported(folder, say), folder.recording() as events, closing(RankLog(path, ranks.rank, say)) as log:
             quiet_bars()
-            ranks.before_the_end(partial(folder.set_state, "failed"))
+            ranks.before_the_end(folder.fail)
             inputs = ranks.first_then_all(partial(load_inputs, recipe, say))
             recipe, place = settled(recipe, find_place(recipe, ranks, say), partial(rows_of_inputs, inputs), say)
             prediction = predict(recipe, place, partial(rows_of_inputs, inputs))

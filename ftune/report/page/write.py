@@ -23,7 +23,7 @@ from ftune.report.page.evaluation import comparison
 from ftune.report.page.facts import costs, facts, results, task
 from ftune.report.page.incidents import incidents
 from ftune.report.page.samples import samples_of
-from ftune.report.run_folder import changes
+from ftune.report.recipe_changes import changes
 from ftune.report.run_record import RunRecord, read_run
 
 if TYPE_CHECKING:
