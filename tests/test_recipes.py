@@ -73,7 +73,8 @@ def test_a_shipped_recipe_is_valid_and_short(name: str, ftune: Callable[..., Don
     schema = re.match(r"# yaml-language-server: \$schema=(.*)\n# \S", text)
     assert schema, "the first line names the schema, the second says what the recipe is for"
     assert (path.parent / schema[1]).is_file()
-    assert ftune(kind, path, "--dry-run").code == 0
+    elsewhere = ["output_dir=runs/new"] if kind in ("sft", "rm", "ppo") else []  # not in a folder of `trained`
+    assert ftune(kind, path, *elsewhere, "--dry-run").code == 0
 
 
 @pytest.mark.parametrize(
