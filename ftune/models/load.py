@@ -53,13 +53,18 @@ def load_tokenizer(
     """The tokenizer of a located model. Raises ModelError."""
     from transformers import AutoTokenizer
 
-    if not (trust_remote_code or is_hub_id(path)):
-        _check_vocabulary(path)
-
     def load(**where: Any) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code, **where)
 
-    tokenizer = _local_first(path, load)
+    lacking = not trust_remote_code and _lacks_vocabulary(Path(path))
+    try:
+        tokenizer = _local_first(path, load)
+    except ModelError:
+        if lacking:
+            raise _no_tokenizer(path) from None
+        raise
+    if lacking and tokenizer.vocab_files_names:  # some classes are then given one token, without a word (seen in 5.23)
+        raise _no_tokenizer(path)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"model.path: the tokenizer of '{path}' has neither a pad token nor an end-of-text token")
@@ -67,15 +72,17 @@ def load_tokenizer(
     return tokenizer
 
 
-def _check_vocabulary(path: str) -> None:
-    """Without a vocabulary transformers gives some models a tokenizer of one token (seen in 5.23), without a word."""
-    folder = Path(path)
+def _lacks_vocabulary(folder: Path) -> bool:
+    """Whether it is a folder without a file that a vocabulary may lie in; tokenizers of bytes need none."""
     found = (file for pattern in VOCABULARIES for file in folder.glob(pattern))
-    if folder.is_dir() and all(file.name == "tokenizer_config.json" for file in found):
-        raise ModelError(
-            f"model.path: '{path}' holds no tokenizer (neither tokenizer.json nor tokenizer.model, vocab.json, "
-            "vocab.txt, tekken.json); copy those files there from where the model comes from, tokenizer_config.json too"
-        )
+    return folder.is_dir() and all(file.name == "tokenizer_config.json" for file in found)
+
+
+def _no_tokenizer(path: str) -> ModelError:
+    return ModelError(
+        f"model.path: '{path}' holds no tokenizer (neither tokenizer.json nor tokenizer.model, vocab.json, vocab.txt, "
+        "tekken.json); copy those files there from where the model comes from, tokenizer_config.json too"
+    )
 
 
 def load_model(

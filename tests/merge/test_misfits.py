@@ -1,6 +1,7 @@
 """Adapters and bases that do not go together, and adapters that cannot be merged into any."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ def test_a_base_of_fewer_layers(refused: Refused, tiny_model: Path) -> None:
         assert "and 6 more" in said
 
 
-def test_a_base_of_other_names(refused: Refused) -> None:
+def test_a_base_of_other_names(refused: Refused, tiny_model: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=301, n_positions=64)).save_pretrained("gpt2")
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, "gpt2")
     said = refused("adapter", "--base", "gpt2")
     assert "trained on another base: this one has no layers called 'q_proj', 'up_proj'" in said
 

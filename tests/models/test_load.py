@@ -54,6 +54,19 @@ def test_a_folder_without_a_tokenizer_says_which_files_it_lacks(
         load_tokenizer(str(bare))
 
 
+def test_a_model_that_transformers_would_give_a_tokenizer_of_one_token_has_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ModelError, match="holds no tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_of_bytes_needs_no_vocabulary(tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).encode("a", add_special_tokens=False) == [100]
+
+
 def test_a_vocabulary_under_another_name_is_tried(tiny_model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_model, other)
