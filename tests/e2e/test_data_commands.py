@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ftune.core.several import several
 from tests.conftest import Done, chat_rows, write_rows
 
 Run = Callable[..., Done]
@@ -132,7 +133,7 @@ def test_converted_rows_are_the_same_rows(recipe: Write, ftune: Run, tmp_path: P
     path = recipe(data={"train": "some.jsonl"})
     done = ftune("data", "convert", path, "--to", "messages", "clean.jsonl")
     assert done.code == 0, done.err
-    assert f"{len(rows)} rows: clean.jsonl" in done.out
+    assert f"{several(len(rows), 'row')}: clean.jsonl" in done.out
     before = json.loads(ftune("data", "preview", path, "--json").out)["rows"]
     after = json.loads(ftune("data", "preview", path, "--json", "data.train=clean.jsonl").out)["rows"]
     assert [row["ids"] for row in before] == [row["ids"] for row in after]

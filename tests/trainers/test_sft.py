@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from ftune.report.events import read_events
 from ftune.report.run_folder import read_state
+from ftune.trainers.speed import NOT_FLAT
 from tests.conftest import Done, chat_rows, write_rows
 
 Run = Callable[..., Done]
@@ -112,7 +113,7 @@ def test_each_step_has_the_loss_of_the_plain_way(recipe: Write, ftune: Run, tmp_
     data = {"train": "rows.jsonl", "validation": 4, "max_length": 300, "packing": packing}
     batch = {"micro_batch_size": 2, "gradient_accumulation_steps": 2}
     path = recipe(data=data, batch=batch, schedule={"max_steps": 4}, checkpoint={"every": "never"})
-    runs = {"fast": "speed={}", "plain": "speed={packed_attention: off, fused_loss: off}"}
+    runs = {"fast": "speed={}", "plain": "speed={packed_attention: off, fused_loss: off, folded_lora: off}"}
     told = {name: ftune("sft", path, value, f"output_dir=runs/{name}") for name, value in runs.items()}
     assert [done.code for done in told.values()] == [0, 0]
     assert (
@@ -146,8 +147,8 @@ def test_accumulation_is_weighted_by_tokens(recipe: Write, ftune: Run, tmp_path:
         if event["kind"] == "speed"
     ]
     assert on == [
-        {"attention": "ftune_rows", "fused_loss": False, "off": {}},
-        {"attention": None, "fused_loss": True, "off": {}},
+        {"attention": "ftune_rows", "fused_loss": False, "off": {"folded_lora": NOT_FLAT}},
+        {"attention": None, "fused_loss": True, "off": {"folded_lora": NOT_FLAT}},
     ]
     assert losses(tmp_path / "runs/parts") == pytest.approx(losses(tmp_path / "runs/whole"), rel=1e-5)
 

@@ -54,7 +54,7 @@ def shard(
             f"backend.type: a {type(model).__name__} does not name its decoder layers, by which FSDP2 splits a model; "
             f"use 'zero' or 'ddp'"
         )
-    own = [module for module in model.modules() if getattr(module, "keeps_dtype", False)]
+    own = [module for module in model.modules() if getattr(type(module), "keeps_dtype", False)]
     for module in [*layers, *own, model]:
         fully_shard(
             module,
