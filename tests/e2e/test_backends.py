@@ -29,7 +29,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("command", ["sft", "rm"])
+@pytest.mark.parametrize("command", [pytest.param("sft", marks=pytest.mark.slow), "rm"])
 def test_two_processes_train_what_one_does(
     command: str, method: str, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -143,8 +143,10 @@ def tensors() -> list[torch.Tensor]:
 
 PLAIN = [Case(family, trains) for family in CONFIGS for trains in ("all", "lora", "folded")]
 SLOW = pytest.mark.slow
-COMPILED = [Case("qwen3", "folded", compiled=True), pytest.param(Case("llama", compiled=True), marks=SLOW)]
-KEPT = [Case("qwen3", "folded", compiled=True, kernel=True), Case("llama", compiled=True)]
+COMPILED = [
+    pytest.param(case, marks=SLOW) for case in (Case("qwen3", "folded", compiled=True), Case("llama", compiled=True))
+]
+KEPT = [Case("qwen3", "folded", compiled=True, kernel=True), pytest.param(Case("llama", compiled=True), marks=SLOW)]
 
 
 @pytest.mark.parametrize("case", [*PLAIN, *COMPILED, Case("llama", "lora", dropout=0.3)])
