@@ -78,12 +78,13 @@ class RunFolder:
         if opening is Opening.FINISHED:
             return cls(path, Found(), opening)
         if opening in (Opening.RESUMED, Opening.LENGTHENED):
+            _hold(path)
             found = newest_valid(path)
             finished = Finished(_recipe_of(path), _saved(path)) if opening is Opening.LENGTHENED else None
-            folder = cls(path, found, opening, finished)
             if finished and found.path is None:
+                let_go(path / LOGS)
                 raise CheckpointError(_nothing_to_go_on_from(path))
-            folder._hold()
+            folder = cls(path, found, opening, finished)
             folder.write_json("recipe.resolved.json", recipe)
             folder.set_state("running")
             return folder
@@ -97,15 +98,8 @@ class RunFolder:
         write_atomically(path / "recipe.yaml", text)
         folder.write_json("recipe.resolved.json", recipe)
         folder.set_state("running")  # from here on the folder is a run
-        folder._hold()
+        _hold(path)
         return folder
-
-    def _hold(self) -> None:
-        logs = self.path / LOGS
-        with storage_errors(logs):
-            logs.mkdir(exist_ok=True)
-        if not hold(logs):
-            raise RecipeError(_BUSY.format(shown(self.path)))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a small JSON file into the folder, as a whole."""
@@ -211,6 +205,15 @@ def read_command(path: Path) -> str:
         return str(json.loads((path / "recipe.resolved.json").read_text(encoding="utf-8"))["type"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def _hold(path: Path) -> None:
+    """Let no other process open the folder. Raises RecipeError where one has, and StorageError."""
+    logs = path / LOGS
+    with storage_errors(logs):
+        logs.mkdir(exist_ok=True)
+    if not hold(logs):
+        raise RecipeError(_BUSY.format(shown(path)))
 
 
 def _only_begun(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Folders that another process is writing."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from ftune.core.checkpoints import STAGING, commit_folder, stage_folder, verify
 from ftune.core.errors import CheckpointError
+from tests.conversing import conversing
 
 WRITER = """
 import sys
@@ -27,11 +27,8 @@ sys.stdin.readline()
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process, which is writing `theirs`; told so, it puts that in place, and told again it ends."""
-    words = [sys.executable, "-c", WRITER, str(tmp_path / "theirs")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "writing\n"
+    with conversing(WRITER, str(tmp_path / "theirs"), begins="writing") as process:
         yield process
-        process.kill()
 
 
 def test_processes_write_side_by_side(tmp_path: Path, other: subprocess.Popen[str]) -> None:

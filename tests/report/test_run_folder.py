@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from ftune.core.errors import DataError, FtuneError, RecipeError
 from ftune.report.run_folder import Opening, RunFolder
+from tests.conversing import conversing
 
 RUN = """
 import sys
@@ -27,11 +27,8 @@ sys.stdin.readline()
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process, which trains in `run` until it is told to end that."""
-    words = [sys.executable, "-c", RUN, str(tmp_path / "run")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "training\n"
+    with conversing(RUN, str(tmp_path / "run"), begins="training") as process:
         yield process
-        process.kill()
 
 
 def taken(path: Path, *, resume: bool) -> RunFolder:
@@ -60,9 +57,8 @@ def test_a_killed_run_can_be_resumed_at_once(tmp_path: Path, other: subprocess.P
 def test_a_child_that_outlives_it_does_not_keep_the_folder(tmp_path: Path) -> None:
     waits = 'os.read(begun, 1) if os.fork() else (os.write(tell, b"."), os.read(0, 1))'
     forks = RUN.replace('print("training"', f'begun, tell = os.pipe()\n    {waits}\n    print("training"', 1)
-    words = [sys.executable, "-c", f"import os{forks}", str(tmp_path / "run")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "training\n"  # the parent's: the child, as a loader's worker does, waits
+    # it is the parent that begins: the child, as a loader's worker does, waits
+    with conversing(f"import os{forks}", str(tmp_path / "run"), begins="training") as process:
         process.kill()
         process.wait()
         with taken(tmp_path / "run", resume=True).recording():
