@@ -1,4 +1,4 @@
-"""Write the recipe reference of the README from the recipe sections: `python scripts/make_reference.py`."""
+"""Write the tables of `docs/recipes.md` and `docs/methods.md` from the recipe sections: `python scripts/make_reference.py`."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from ftune.recipes.ppo import PpoRecipe
 from ftune.recipes.rm import RmRecipe
 from ftune.recipes.sft import SftRecipe
 
-README = Path(__file__).parents[1] / "README.md"
+DOCS = Path(__file__).parents[1] / "docs"
 BEGIN_MATRIX, END_MATRIX = "<!-- methods: made by scripts/make_reference.py -->", "<!-- end of methods -->"
 HEADER = ("| key | default | meaning |", "| :-- | :-- | :-- |")
 AS_ELSEWHERE = ("data.train.format", "gold")
@@ -96,10 +96,18 @@ def shown(default: object) -> str:
 def reference() -> str:
     """The whole reference: all keys of `sft`, and of the other commands those that are not as above."""
     known = list(rows(SftRecipe, ""))
-    lines = [BEGIN, *HEADER, *known]
+    lines = [BEGIN, "## `ftune sft`", "", *HEADER, *known]
     for command, recipe in (("rm", RmRecipe), ("ppo", PpoRecipe), ("merge", MergeRecipe), ("eval", EvalRecipe)):
         own = [row for row in rows(recipe, "") if row not in known and not row.startswith("| `type`")]
-        lines += ["", f"`ftune {command}` has, or understands otherwise:", "", *HEADER, *own]
+        lines += [
+            "",
+            f"## `ftune {command}`",
+            "",
+            "What it has beyond the keys above, or understands otherwise.",
+            "",
+            *HEADER,
+            *own,
+        ]
         known += own
     return "\n".join([*lines, END])
 
@@ -119,9 +127,9 @@ def matrix() -> str:
         lines.append(f"| `{name}` | {paper(section)} | {' | '.join(cells)} |")
         for feature, reason in limits.items():
             reasons.setdefault(reason, []).append(f"`{name}` with {FEATURES[feature]}")
-    lines += ["", "<details><summary>Why not, and what to do instead</summary>", ""]
+    lines += ["", "Why not, and what to do instead:", ""]
     lines += [f"- {', '.join(cases)}: {reason}" for reason, cases in reasons.items()]
-    return "\n".join([BEGIN_MATRIX, *lines, "", "</details>", END_MATRIX])
+    return "\n".join([BEGIN_MATRIX, *lines, END_MATRIX])
 
 
 def paper(section: type[Section]) -> str:
@@ -130,14 +138,19 @@ def paper(section: type[Section]) -> str:
     return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else ""
 
 
-def updated(text: str) -> str:
-    """The README with the current reference and matrix."""
-    for begin, end, made in ((BEGIN, END, reference()), (BEGIN_MATRIX, END_MATRIX, matrix())):
-        before, _, rest = text.partition(begin)
-        text = before + made + rest.partition(end)[2]
-    return text
+def updated(text: str, begin: str, end: str, made: str) -> str:
+    """A page with what is made between two marks."""
+    before, _, rest = text.partition(begin)
+    return before + made + rest.partition(end)[2]
+
+
+def pages() -> dict[Path, str]:
+    """The pages with tables that are made, as they should be now."""
+    made = {"recipes.md": (BEGIN, END, reference()), "methods.md": (BEGIN_MATRIX, END_MATRIX, matrix())}
+    return {DOCS / name: updated((DOCS / name).read_text(encoding="utf-8"), *parts) for name, parts in made.items()}
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.stderr.write(f"{README.name} is current\n")
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")
+        sys.stderr.write(f"{page.name} is current\n")
