@@ -1,4 +1,7 @@
-"""Write the tables of `docs/recipes.md` and `docs/methods.md` from the recipe sections: `python scripts/make_reference.py`."""
+"""Write the tables of `docs/recipes.md` and `docs/methods.md` from the recipe sections.
+
+Run `python scripts/make_reference.py`; a test tells when they are no longer current.
+"""
 
 import json
 import re

@@ -19,7 +19,7 @@ class Section(BaseModel):
     """A strict, frozen group of recipe keys.
 
     YAML keys, attribute names, override paths and documentation are one and the same name. A field's docstring is its
-    help text in the JSON Schema and in the README.
+    help text in the JSON Schema and in `docs/recipes.md`.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
