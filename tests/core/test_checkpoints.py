@@ -254,7 +254,7 @@ def test_no_bit_changes_unseen(tmp_path: Path, data: st.DataObject) -> None:
     assert verify(checkpoint) == []
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.recursive(st.none() | st.text(), st.lists).map(json.dumps).map(str.encode))
 def test_garbage_in_a_manifest_is_a_problem_not_a_crash(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(content)

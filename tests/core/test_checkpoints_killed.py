@@ -116,7 +116,7 @@ def test_a_kill_in_a_rotation_leaves_no_half_checkpoint(tmp_path: Path) -> None:
         assert names_in(run_dir) == ["checkpoint-3"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moments=st.lists(st.integers(1, 60), min_size=1, max_size=6), keep=st.integers(1, 3))
 def test_a_run_killed_again_and_again_never_goes_back_and_gets_done(
     tmp_path_factory: pytest.TempPathFactory, moments: list[int], keep: int

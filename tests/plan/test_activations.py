@@ -225,7 +225,7 @@ CASES = [
 
 
 COMPILED = [
-    pytest.param(Case(QWEN3, "lora", flat=True, compiled=True, folded=True)),
+    pytest.param(Case(QWEN3, "lora", flat=True, compiled=True, folded=True), marks=pytest.mark.slow),
     pytest.param(Case(LLAMA, "all", flat=True, on_gpu=True, compiled=True), marks=pytest.mark.slow),
     pytest.param(
         Case(LLAMA, "all", flat=True, on_gpu=True, compiled=True, zero=True, fp8=True), marks=pytest.mark.slow

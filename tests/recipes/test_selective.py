@@ -23,9 +23,13 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "rm": {"type": "rm", "data": {"train": "pairs.jsonl", "max_length": 128}},
     "rm, classifier": {"type": "rm", **CLASSIFIER},
 }
+SELDOM = {"sft, padded", "sft, dropout", "rm, classifier"}
+"""Their layers are those of the others."""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SELDOM else []) for name in COMMANDS]
+)
 def test_a_run_learns_the_same(
     name: str, recipe: Callable[..., Path], ftune: Callable[..., Done], tmp_path: Path
 ) -> None:

@@ -142,14 +142,18 @@ def tensors() -> list[torch.Tensor]:
 
 
 PLAIN = [Case(family, trains) for family in CONFIGS for trains in ("all", "lora", "folded")]
-SLOW = pytest.mark.slow
-COMPILED = [
-    pytest.param(case, marks=SLOW) for case in (Case("qwen3", "folded", compiled=True), Case("llama", compiled=True))
-]
-KEPT = [Case("qwen3", "folded", compiled=True, kernel=True), pytest.param(Case("llama", compiled=True), marks=SLOW)]
+COMPILED = [Case("qwen3", "folded", compiled=True), Case("llama", compiled=True)]
+KEPT = [Case("qwen3", "folded", compiled=True, kernel=True), Case("llama", compiled=True)]
 
 
-@pytest.mark.parametrize("case", [*PLAIN, *COMPILED, Case("llama", "lora", dropout=0.3)])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *PLAIN,
+        *[pytest.param(case, marks=pytest.mark.slow) for case in COMPILED],
+        Case("llama", "lora", dropout=0.3),
+    ],
+)
 def test_loss_and_gradients_are_those_without(case: Case) -> None:
     loss, slopes, _ = case.run("off")
     found, ours, _ = case.run("selective")
@@ -166,6 +170,7 @@ def test_more_is_held_than_with_full_checkpointing_by_what_the_plan_names(case: 
     assert held["selective"] - held["full"] == case.kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", KEPT)
 def test_compiled_layers_hold_the_same(case: Case) -> None:
     held = {state: case.run(state, by_tokens=True)[2] for state in ("off", "selective")}

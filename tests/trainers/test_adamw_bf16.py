@@ -212,7 +212,7 @@ def test_the_loss_falls_as_that_of_weights_in_fp32(recipe: Write, ftune: Run, tm
     assert ours == pytest.approx(wide, rel=0.05)
 
 
-@pytest.mark.parametrize("command", ["sft", "rm"])
+@pytest.mark.parametrize("command", ["sft", pytest.param("rm", marks=pytest.mark.slow)])
 def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
     command: str, recipe: Write, ftune: Run, tmp_path: Path, tiny_model: Path
 ) -> None:

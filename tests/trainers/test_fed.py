@@ -31,7 +31,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("packing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_all_cuts_of_a_step_train_the_same_weights(
     trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
 ) -> None:

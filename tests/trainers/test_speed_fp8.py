@@ -121,7 +121,7 @@ def losses(run: Path) -> list[float]:
     return [event["loss"] for event in read_events(run / "events.jsonl") if event["kind"] == "step"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adamw_bf16", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("emulated")
 def test_a_run_leaves_what_a_run_without_it_leaves(
     recipe: Write, ftune: Run, tmp_path: Path, tiny_model: Path, optimizer: str

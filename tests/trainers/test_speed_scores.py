@@ -196,7 +196,7 @@ def assert_same(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
         assert left == {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in right.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["pairs", "rankings", pytest.param("classes", marks=pytest.mark.slow)])
 def test_a_run_learns_the_same(kind: str, run: Callable[..., Path]) -> None:
     fast, plain = run("fast", kind), run("plain", kind, speed=ALL_OFF)
     assert_same(told(fast), told(plain))
@@ -213,7 +213,9 @@ def test_each_part_can_be_switched_off(key: str, gone: str, run: Callable[..., P
     assert bool(speed["attention"]) == (key != "packed_attention")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param("pairs", marks=pytest.mark.slow), "rankings", pytest.param("classes", marks=pytest.mark.slow)]
+)
 def test_a_step_cut_anew_and_read_late_is_the_same_step(
     kind: str, run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

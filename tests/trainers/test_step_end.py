@@ -17,12 +17,12 @@ LATE = Feeding(capacity=180, ahead=True, late=True)
 """A step's numbers are read during the next one."""
 
 
-SHAPES: list[dict[str, Any]] = [
+SHAPES: list[Any] = [
     {},
-    {"every_log": 3, "every": 2},
+    pytest.param({"every_log": 3, "every": 2}, marks=pytest.mark.slow),
     {"full": True},
-    {"bf16": True},
-    {"held_out": True, "every_log": 2},
+    pytest.param({"bf16": True}, marks=pytest.mark.slow),
+    pytest.param({"held_out": True, "every_log": 2}, marks=pytest.mark.slow),
     {"dropout": 0.2, "held_out": True, "every": 2},
 ]
 
