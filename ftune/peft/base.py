@@ -116,8 +116,8 @@ class PeftMethod(Section):
     def limits(self) -> dict[Feature, str]:
         """What these settings do not go together with: why, and what to do instead.
 
-        Everything that is not named here works and is tested to work. Recipes are refused by it, and the table of methods
-        is made from it. It must not look at required fields, nor import anything heavy.
+        Everything that is not named here works and is tested to work. Recipes are refused by it, and the table of
+        methods is made from it. It must not look at required fields, nor import anything heavy.
         """
         return {}
 
