@@ -2,12 +2,15 @@
 
 import importlib.util
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ftune.core.variants import variants_of
 from ftune.peft.base import FEATURES, PeftMethod
+from tests.conftest import Done
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,6 +31,16 @@ def test_the_readme_counts_the_methods_that_can_be_trained() -> None:
     limits = [section.model_construct(type=name).limits() for name, section in variants_of(PeftMethod).items()]
     trainable = sum(not all(feature in of_one for feature in FEATURES) for of_one in limits)
     assert f"{trainable} methods" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_a_plan_is_what_is_printed(ftune: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = re.search(r"(?s)```\n\$ ftune (plan .*?)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert shown
+    done = ftune(*shlex.split(shown[1]))
+    assert done.code == 0, done.err
+    for part in shown[2].split("...\n"):
+        assert part in done.out
 
 
 def anchors(page: Path) -> set[str]:

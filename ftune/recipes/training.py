@@ -151,10 +151,7 @@ class TrainingRecipe(Recipe):
                 f"'backend: {backend.name}' has them in parts; set it to false"
             )
         if (count := backend.known_processes) is not None:
-            try:
-                self.batch.accumulation(count)
-            except ValueError as error:
-                raise ValueError(f"batch.global_batch_size: with {count} processes {error}") from None
+            self.batch.accumulation(count)
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """Faults of `trainer_args`."""

@@ -3,6 +3,7 @@
 Each hands out the arguments of transformers' TrainingArguments that it owns, by `training_args`.
 """
 
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Annotated, Literal, Self
@@ -10,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.core.section import Location, Section
+from ftune.core.several import several
 from ftune.report.recipe_changes import UNLESS_GIVEN_EPOCHS
 
 Count = Annotated[int, Field(ge=1)]
@@ -183,13 +185,20 @@ class Batch(Section):
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of one step for this many processes.
 
-        Raises ValueError when the global batch cannot be divided among them.
+        Raises ValueError, with the keys and the way out, when the global batch cannot be divided among them.
         """
         if self.global_batch_size is None:
             return self.gradient_accumulation_steps or 1
         share = self.rows_at_once * world_size
         if self.global_batch_size % share:
-            raise ValueError(f"global_batch_size {self.global_batch_size} is not a multiple of {share} rows a step")
+            larger = f"batch.global_batch_size={-(-self.global_batch_size // share) * share}"
+            each = math.gcd(self.rows_at_once, self.global_batch_size // world_size)
+            divides = self.global_batch_size % world_size == 0 and self.micro_batch_size != "auto"
+            raise ValueError(
+                f"batch.global_batch_size: {self.global_batch_size} rows a step do not go round {world_size} processes "
+                f"of {several(self.rows_at_once, 'row')} (batch.micro_batch_size); set "
+                + (f"batch.micro_batch_size={each}, or {larger}" if divides else larger)
+            )
         return self.global_batch_size // share
 
 

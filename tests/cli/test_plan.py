@@ -141,7 +141,11 @@ def test_what_is_offloaded_is_told_where_it_lies(ftune: Ftune, write: Write) -> 
         ({}, ["--num-gpus", "0"], "--num-gpus: 0; a run has at least one"),
         ({}, ["--nodes", "-1"], "--nodes: -1"),
         ({"backend": {"type": "zero"}}, ["--num-gpus", "0"], "--num-gpus: 0"),
-        ({}, ["--num-gpus", "3"], "3 processes: batch.global_batch_size: .*16 is not a multiple of 24"),
+        (
+            {},
+            ["--num-gpus", "3"],
+            "batch.global_batch_size: 16 rows .* 3 processes of 8 rows .* set batch.global_batch_size=24",
+        ),
         ({"backend": "single"}, ["--num-gpus", "2"], "'single' is one process"),
         ({"backend": {"device": "cpu"}}, ["--num-gpus", "2"], "backend.device: 'cpu'"),
         ({"config": {"model_type": "llama"}}, [], "8b: config.json: a 'llama' config needs hidden_size"),

@@ -71,7 +71,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a batch that cannot be shared": (
         {"backend": {"type": "ddp", "num_processes": 2}, "batch": {"micro_batch_size": 2, "global_batch_size": 6}},
-        "batch.global_batch_size: with 2 processes global_batch_size 6 is not a multiple of 4",
+        "batch.global_batch_size: 6 rows a step do not go round 2 processes of 2 rows (batch.micro_batch_size); set "
+        "batch.micro_batch_size=1, or batch.global_batch_size=8",
     ),
     "an argument of its own": (
         {"backend": "fsdp", "trainer_args": {"ddp_bucket_cap_mb": 3}},

@@ -112,7 +112,7 @@ def shape_of(recipe: "TrainingRecipe | PpoRecipe", *, processes: int, nodes: int
     try:
         accumulation = recipe.batch.accumulation(processes * nodes)
     except ValueError as error:
-        raise LaunchError(f"batch: {error}, with {processes * nodes} processes") from None
+        raise LaunchError(str(error)) from None
     return Shape(
         **common,
         micro_batch_size=recipe.batch.rows_at_once,
