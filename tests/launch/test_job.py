@@ -27,7 +27,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("batch={micro_batch_size: 3, global_batch_size: 144}", None),
         (
             "batch={micro_batch_size: 4, global_batch_size: 32}",
-            "32 rows a step do not go round 16 processes of 4 rows (batch.micro_batch_size); set batch.micro_batch_size=2",
+            "rows a step do not go round 16 processes of 4 rows (batch.micro_batch_size); set batch.micro_batch_size=2",
         ),
     ],
 )
