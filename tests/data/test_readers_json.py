@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftune.core.errors import DataError
+from ftune.data.formats.detect import detect
 from ftune.data.readers import options, window
 from ftune.data.readers.json_rows import json_rows
 from ftune.data.readers.opening import DataFile
@@ -55,6 +56,15 @@ def test_python_literals_are_read_where_json_fails(path, rows, indent):
     text = repr(rows) if indent is None else "\n".join(map(repr, rows))
     assert values(read(path, text, remark=remarks.append)) == rows
     assert remarks == [f"{path}: rows are Python literals (written with repr or str), not JSON"]
+
+
+def test_keys_of_python_literals_are_texts_as_those_of_json_are(path):
+    """A table without a header has numbers for names; nothing that reads rows knows other keys than texts."""
+    row = {0: "the cat", None: [{True: ("a", {2: "b"})}]}
+    found = values(read(path, f"{row!r}\n"))
+    assert found == [{"0": "the cat", "None": [{"True": ["a", {"2": "b"}]}]}]
+    with pytest.raises(DataError, match="the layout of this row is not known: found keys '0' and 'None'"):
+        detect([Row(found[0], "rows.json", 1)])
 
 
 @given(ROWS, st.integers(0, 4), st.integers(1, 40), st.booleans())

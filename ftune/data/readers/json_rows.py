@@ -164,7 +164,7 @@ class _JsonRows:
             self.options.remark(f"{self.path}: rows are Python literals (written with repr or str), not JSON")
         self.literals = True
         self.window.go(end)
-        return value
+        return _with_text_keys(value)
 
     def onward(self, in_list: bool) -> re.Pattern[str]:
         """Behind which pattern to read on, where the value at the window's position is damaged."""
@@ -190,6 +190,13 @@ class _JsonRows:
         """What stands for the row at the window's position; `text`, which failed, begins at `start` of the window's."""
         index = start + error.pos if isinstance(error, JSONDecodeError) else self.window.position
         return BadRow(self.path, *self.window.place(index), _cause(error, text))
+
+
+def _with_text_keys(value: Any) -> Any:
+    """A Python value whose keys are texts, as those of JSON are: a table without a header has the keys 0, 1, 2."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _with_text_keys(inner) for key, inner in value.items()}
+    return [_with_text_keys(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _sibling(column: int) -> re.Pattern[str]:
