@@ -59,11 +59,11 @@ def test_python_literals_are_read_where_json_fails(path, rows, indent):
 
 
 def test_keys_of_python_literals_are_texts_as_those_of_json_are(path):
-    """A table without a header has numbers for names; nothing that reads rows knows other keys than texts."""
-    row = {0: "the cat", None: [{True: ("a", {2: "b"})}]}
+    """A table whose header is broken has numbers for names; nothing that reads rows knows other keys than texts."""
+    row = {"id": "the cat", 0: None, None: [{True: ("a", {2: "b"})}]}
     found = values(read(path, f"{row!r}\n"))
-    assert found == [{"0": "the cat", "None": [{"True": ["a", {"2": "b"}]}]}]
-    with pytest.raises(DataError, match="the layout of this row is not known: found keys '0' and 'None'"):
+    assert found == [{"id": "the cat", "0": None, "None": [{"True": ["a", {"2": "b"}]}]}]
+    with pytest.raises(DataError, match="the layout of this row is not known: found keys 'id', '0' and 'None'"):
         detect([Row(found[0], "rows.json", 1)])
 
 

@@ -193,7 +193,7 @@ class _JsonRows:
 
 
 def _with_text_keys(value: Any) -> Any:
-    """A Python value whose keys are texts, as those of JSON are: a table without a header has the keys 0, 1, 2."""
+    """A Python value whose keys are texts, as those of JSON are: a table without a header has 0, 1, 2."""
     if isinstance(value, dict):
         return {key if isinstance(key, str) else str(key): _with_text_keys(inner) for key, inner in value.items()}
     return [_with_text_keys(inner) for inner in value] if isinstance(value, list | tuple) else value
