@@ -123,12 +123,12 @@ def test_control_characters_and_newlines_inside_strings_are_text(path):
 
 def test_rows_under_a_key_have_their_lines_and_a_remark(path):
     remarks = []
-    text = '{\n "version": 1,\n "data": [\n  {"a": 1},\n  {"a": 2}, 3\n ],\n "tags": []\n}'
+    text = '{\n "info": {"version": 1},\n "data": [\n  {"a": 1},\n  {"a": 2}, 3\n ],\n "tags": []\n}'
     found = read(path, text, remark=remarks.append)
     assert values(found) == [{"a": 1}, {"a": 2}, "this item of the list is the number 3; a row is a JSON object {...}"]
     assert [row.line for row in found] == [4, 5, 5]
     assert remarks == [
-        f"{path}: the rows are the list under 'data' of the one object in the file; not read: 'version', 'tags'"
+        f"{path}: the rows are the list under 'data' of the one object in the file; not read: 'info', 'tags'"
     ]
 
 

@@ -5,6 +5,7 @@ lines, with the next line that begins with a brace and is not indented deeper th
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
@@ -206,8 +207,8 @@ def _sibling(column: int) -> re.Pattern[str]:
 
 def _cause(error: ValueError, text: str) -> str:
     """The decoder's words; a text that ends too early is called truncated, which is what happened to it."""
-    if not isinstance(error, JSONDecodeError):
-        return f"not valid JSON: {error}"
+    if not isinstance(error, JSONDecodeError):  # Python converts no longer digits, and tells how to change Python
+        return f"a whole number of more than {sys.get_int_max_str_digits():,} digits cannot be read; write it as text"
     if "\udc00" <= (found := text[error.pos : error.pos + 1]) <= "\udcff":
         byte = f"byte 0x{ord(found) - 0xDC00:02x}"
         return f"{byte} is not text in the encoding of this file; name the right one as 'encoding'"
