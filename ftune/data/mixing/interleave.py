@@ -36,8 +36,9 @@ class Interleave(Mix):
             batches.append(_draws(weights, seed, DRAWS * len(batches)))
             counts += np.bincount(batches[-1], minlength=len(sizes))
         turns = np.concatenate(batches)
-        used_up = np.flatnonzero(counts >= wanted)
-        which = turns[: end(int(np.flatnonzero(turns == source)[sizes[source] - 1]) for source in used_up) + 1]
+        used_up = np.flatnonzero(counts >= wanted).tolist()
+        ends = [int(np.flatnonzero(turns == source)[sizes[source] - 1]) for source in used_up]
+        which = turns[: end(ends) + 1]
         rows = np.empty(len(which), np.int64)
         for source, size in enumerate(sizes):
             here = which == source
