@@ -78,7 +78,7 @@ class Stream:
             next(rows)
         barren = 0
         for number in count(start.window):
-            made = self._window(list(islice(rows, BATCH)))
+            made = self._window(number, list(islice(rows, BATCH)))
             barren = 0 if made else barren + 1
             if barren == BARREN_WINDOWS:
                 raise DataError(
@@ -95,11 +95,14 @@ class Stream:
             rows = self.mix.stream(self.sources, self.weights, self.seed + epoch)
             yield from shuffled(rows, self.buffer, self.seed + epoch)
 
-    def _window(self, items: Sequence[Item]) -> list[tuple[list[Tokens], list[str]]]:
-        """The sequences of one window, in the order of its rows; packed ones in the order in which they were opened."""
+    def _window(self, number: int, items: Sequence[Item]) -> list[tuple[list[Tokens], list[str]]]:
+        """The sequences of one window, in the order of its rows; packed ones shuffled.
+
+        Packing begins with the longest rows: in its order, each window would end with nothing but short answers.
+        """
         outcomes: list[Outcome] = [DataError("")] * len(items)
-        for number, encoder in enumerate(self.encoders):
-            here = [place for place, (source, _) in enumerate(items) if source == number]
+        for own, encoder in enumerate(self.encoders):
+            here = [place for place, (source, _) in enumerate(items) if source == own]
             for place, outcome in zip(here, encoder.outcomes([items[place][1] for place in here]), strict=True):
                 outcomes[place] = outcome
         for (_, row), outcome in zip(items, outcomes, strict=True):
@@ -110,6 +113,7 @@ class Stream:
         if self.capacity is None:
             return [([tokens], [origin]) for tokens, origin in kept]
         bins = pack([len(tokens.input_ids) for tokens, _ in kept], self.capacity)
+        random.Random(f"{self.seed} {number}").shuffle(bins)  # noqa: S311 - a repeatable shuffle, no secret
         return [([kept[row][0] for row in rows], [kept[row][1] for row in rows]) for rows in bins]
 
 

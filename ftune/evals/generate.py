@@ -1,6 +1,7 @@
 """Greedy completions for many prompts, fast enough for a laptop and independent of how they are batched."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def complete(
         width = max(len(prompts[index]) for index in chosen)
         ids = [[pad] * (width - len(prompts[index])) + prompts[index] for index in chosen]
         mask = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in chosen]
-        with torch.inference_mode():
+        with torch.inference_mode(), _without_recommendations(model):
             made = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
@@ -59,6 +60,24 @@ def complete(
             written = _until_stop(row, stop_ids)
             text = tokenizer.decode(written, skip_special_tokens=True)
             yield index, Completion(text, written, len(written) < len(row))
+
+
+@contextmanager
+def _without_recommendations(model: "PreTrainedModel") -> Iterator[None]:
+    """What the model's author recommends for generation is put aside.
+
+    Beams and penalties for repetition (Qwen2.5 comes with one) stay in force where nothing is drawn: that would be no
+    greedy decoding, and another one for each model. Penalties also look at the padding.
+    """
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    recommended = inner.generation_config
+    try:
+        model.generation_config = inner.generation_config = GenerationConfig()
+        yield
+    finally:
+        model.generation_config = inner.generation_config = recommended
 
 
 def generate(

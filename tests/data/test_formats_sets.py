@@ -349,6 +349,7 @@ def test_an_amount_is_no_yes_or_no(answer):
         ({"question": "a", "sentence": "b", "label": 0}, r'{prompt: "{question}\n{sentence}\n{options}"'),
         ({"system": "a", "chat": "USER: b"}, "'columns: {text: chat}'"),
         ({"prompt": "a", "completions": ["b"], "labels": [True]}, "steps with a verdict on each"),
+        ({"title": "a", "paragraphs": [{"context": "b", "qas": []}]}, "write a row for each question with 'context'"),
         ({"prompt": "a"}, "a prompt alone has no answer"),
         (
             {"id": "long id of a row", "Question": "a", "distractor": "long wrong", "correct_answer": "b"},

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftune.core.errors import DataError
+from ftune.data.formats.detect import detect
 from ftune.data.readers import options, window
 from ftune.data.readers.json_rows import json_rows
 from ftune.data.readers.opening import DataFile
@@ -55,6 +56,15 @@ def test_python_literals_are_read_where_json_fails(path, rows, indent):
     text = repr(rows) if indent is None else "\n".join(map(repr, rows))
     assert values(read(path, text, remark=remarks.append)) == rows
     assert remarks == [f"{path}: rows are Python literals (written with repr or str), not JSON"]
+
+
+def test_keys_of_python_literals_are_texts_as_those_of_json_are(path):
+    """A table whose header is broken has numbers for names; nothing that reads rows knows other keys than texts."""
+    row = {"id": "the cat", 0: None, None: [{True: ("a", {2: "b"})}]}
+    found = values(read(path, f"{row!r}\n" * 2))
+    assert found == [{"id": "the cat", "0": None, "None": [{"True": ["a", {"2": "b"}]}]}] * 2
+    with pytest.raises(DataError, match="the layout of this row is not known: found keys 'id', '0' and 'None'"):
+        detect([Row(found[0], "rows.json", 1)])
 
 
 @given(ROWS, st.integers(0, 4), st.integers(1, 40), st.booleans())
@@ -113,12 +123,12 @@ def test_control_characters_and_newlines_inside_strings_are_text(path):
 
 def test_rows_under_a_key_have_their_lines_and_a_remark(path):
     remarks = []
-    text = '{\n "version": 1,\n "data": [\n  {"a": 1},\n  {"a": 2}, 3\n ],\n "tags": []\n}'
+    text = '{\n "info": {"version": 1},\n "data": [\n  {"a": 1},\n  {"a": 2}, 3\n ],\n "tags": []\n}'
     found = read(path, text, remark=remarks.append)
     assert values(found) == [{"a": 1}, {"a": 2}, "this item of the list is the number 3; a row is a JSON object {...}"]
     assert [row.line for row in found] == [4, 5, 5]
     assert remarks == [
-        f"{path}: the rows are the list under 'data' of the one object in the file; not read: 'version', 'tags'"
+        f"{path}: the rows are the list under 'data' of the one object in the file; not read: 'info', 'tags'"
     ]
 
 

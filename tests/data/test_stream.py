@@ -85,6 +85,16 @@ def test_packed_sequences_hold_every_row_of_the_window(streamed):
     )
 
 
+def test_packed_sequences_of_a_window_are_not_sorted_by_the_length_of_their_rows(streamed, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 60)
+    windows = [list(islice(streamed(60, capacity=40, seed=seed).sequences(), 15)) for seed in (3, 4)]
+    for window in windows:
+        assert {sequence.after.window for sequence in window} == {0}
+        longest = [max(len(row.input_ids) for row in sequence.rows) for sequence in window]
+        assert longest != sorted(longest, reverse=True)
+    assert windows[0] != windows[1]
+
+
 def test_faulty_rows_end_the_stream_or_are_counted(streamed):
     given = [*rows(0, 9), Row({"text": 5}, "bad.jsonl", 1)]
     with pytest.raises(DataError, match=r"bad.jsonl:1: 'text' is the number 5"):

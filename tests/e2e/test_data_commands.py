@@ -70,6 +70,23 @@ def test_strict_is_1_with_findings_and_0_without(dirty: Path, recipe: Write, ftu
     assert (done.code, done.out.rstrip().splitlines()[-1]) == (0, "clean")
 
 
+def test_rows_of_two_layouts_are_no_clean_rows(recipe: Write, ftune: Run, tmp_path: Path) -> None:
+    """Both would be read as plain text, if only the first did not look like something else."""
+    write_rows(tmp_path / "odd.jsonl", [{"text": "nine birds", "label": 1}, {"text": "a mat", "label": 0.5}])
+    path = recipe(data={"train": "odd.jsonl"})
+    refused = ftune("sft", path)
+    assert refused.code == 2
+    said = refused.err.partition("error: ")[2].strip()
+    assert said.startswith("odd.jsonl:2: this row looks like text")
+    checked = ftune("data", "check", path, "--strict", "--json")
+    (finding,) = [one for one in json.loads(checked.out)["findings"] if one["id"] == "mixed_layouts"]
+    assert (checked.code, finding["places"]) == (1, ["odd.jsonl:2"])
+    assert said in checked.err
+    assert f"training would not start: {said}" in ftune("data", "preview", path).err
+    dropping = ftune("data", "preview", path, "data.on_bad_row=drop", "data.format=text")
+    assert "training would not start" not in dropping.err
+
+
 def test_what_cannot_be_read_is_2(recipe: Write, ftune: Run, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     done = ftune("data", "check", recipe(data={"train": "empty.jsonl"}))

@@ -31,6 +31,28 @@ def test_batches_and_order_do_not_matter(tiny_model: Path) -> None:
     assert made(5) == alone
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_an_author_recommends_for_generation_changes_nothing(tiny_model: Path, wrapped: bool) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    if wrapped:
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    prompts = [tokenizer("the cat sat on the mat").input_ids, tokenizer("nine").input_ids]
+
+    def made() -> list[str]:
+        return generate(model, tokenizer, prompts, stop_ids=[], max_new_tokens=12, batch_size=2)
+
+    plain, config = made(), model.generation_config
+    for recommended in ({"repetition_penalty": 5.0}, {"num_beams": 3, "no_repeat_ngram_size": 1}, {"max_length": 3}):
+        config.update(**recommended)
+        assert made() == plain
+    assert model.generation_config is config
+    assert config.repetition_penalty == 5.0
+
+
 @pytest.mark.parametrize("peft", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_eval_of_a_run(recipe: Callable[..., Path], ftune: Callable[..., Done], tmp_path: Path, peft: str) -> None:
     write_rows(tmp_path / "test.jsonl", chat_rows(3, start=50))

@@ -18,6 +18,7 @@ from tests.conftest import Done, chat_rows, write_rows
 from tests.recipes.test_keys import keys_of
 
 Run = Callable[..., Done]
+Write = Callable[..., Path]
 
 KEYS = {
     "model", "against", "rows", "limit", "likelihood", "forgetting", "max_new_tokens", "micro_batch_size", "samples",
@@ -58,6 +59,52 @@ def test_rows_that_the_run_held_out_are_evaluated(trained: Path, ftune: Run) -> 
     last = [event["loss"] for event in events if event["kind"] == "eval"][-1]
     assert metrics["loss"]["after"] == pytest.approx(last, rel=1e-4)  # the very rows and mask of the training
     assert "general_text_perplexity" not in metrics
+
+
+def test_a_run_is_evaluated_as_it_was_trained(recipe: Write, ftune: Run, tmp_path: Path) -> None:
+    """Several layouts, damage that was dropped, preferences, classes of which some are not held out, tool calls."""
+    write_rows(tmp_path / "chats.jsonl", chat_rows(10))
+    (tmp_path / "chats.jsonl").open("a").write('{"messages": [{"role": "us\n{"messages": []}\n')
+    classes = [{"text": f"the cat {n}", "label": "rare" if n == 3 else f"class{n % 2}"} for n in range(12)]
+    judged = [{"prompt": f"cat {n}", "response": "sat", "label": n % 3 > 0} for n in range(12)]
+    call = {"role": "assistant", "tool_calls": [{"name": "purr", "arguments": {"long": True}}]}
+    calls = [{"messages": [{"role": "user", "content": f"purr {n}"}, call]} for n in range(8)]
+    named = {"type": "classification", "labels": {"class0": "zero", "class1": "one", "rare": "none"}}
+    sources = ["chats.jsonl", "judged.jsonl", "calls.jsonl", "classes.jsonl", {"path": "more.jsonl", "format": named}]
+    for name, rows in (("judged", judged), ("calls", calls), ("classes", classes), ("more", classes)):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    data = {"train": sources, "validation": 0.3, "on_bad_row": "drop", "on_preference": "chosen", "max_length": 250}
+    done = ftune("sft", recipe(data=data, schedule={"max_steps": 2}, checkpoint={"every": "never"}))
+    assert done.code == 0, done.err
+    run = tmp_path / "runs/tiny"
+    done = ftune("eval", run, "forgetting=false", "max_new_tokens=2")
+    assert done.code == 0, done.err
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    last = [event["loss"] for event in events if event["kind"] == "eval"][-1]
+    assert facts(run / "eval")["metrics"]["loss"]["after"] == pytest.approx(last, rel=1e-4)
+    rows = samples(run / "eval")
+    assert {Path(row["row"]).name.partition(".")[0] for row in rows} == {"chats", "judged", "calls", "classes", "more"}
+    assert {row["reference"] for row in rows if "calls" in row["row"]} == {
+        '<tool_call>\n{"name": "purr", "arguments": {"long": true}}\n</tool_call>'
+    }
+    assert all("- rare\n" in row["prompt"] for row in rows if "classes" in row["row"])
+
+
+def test_a_faulty_row_is_told_with_its_place_and_rows_without_a_good_answer_are_counted(
+    trained: Path, ftune: Run, tmp_path: Path
+) -> None:
+    rows: list[dict[str, object]] = [{"prompt": f"cat {n}", "chosen": "sat", "rejected": "ran"} for n in range(3)]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    done = ftune("eval", trained, *QUICK, f"rows={path}", "likelihood=false")
+    assert "3 rows with two answers: the chosen one is what is wanted" in done.err
+    assert {row["reference"] for row in samples(trained / "eval")} == {"sat"}
+    write_rows(path, [*rows, {"prompt": "cat", "chosen": None, "rejected": "ran"}])
+    assert f"error: {path}:4: 'chosen' is null; it must be text" in ftune("eval", trained, f"rows={path}").err
+    ties = [{"prompt": "cat", "response_a": "a", "response_b": "b", "winner": who} for who in ("tie", "model_b")]
+    write_rows(path, ties)
+    done = ftune("eval", trained, *QUICK, f"rows={path}", "likelihood=false")
+    assert "1 row left out: a tie: no answer is better" in done.err
+    assert (facts(trained / "eval")["rows"], facts(trained / "eval")["left_out"]) == (1, 1)
 
 
 def test_the_batch_does_not_change_the_result(trained: Path, ftune: Run, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ftune.core.errors import DataError, ModelError
 from ftune.core.say import Say
 from ftune.data.row import Row
 from ftune.data.source import read_rows
+from ftune.recipes.runs.eval_rows import JudgedRows
 from ftune.recipes.runs.eval_scores import ScoresReport, evaluate_scores
 from ftune.report.events import read_events
 from tests.conftest import WORDS, Done, write_rows
@@ -19,9 +20,9 @@ Run = Callable[..., Done]
 Write = Callable[..., Path]
 
 
-def scores_of(path: Path | str, rows: Path, **more: Any) -> ScoresReport:
-    given: dict[str, Any] = {"device": "cpu", "micro_batch_size": 3, "say": Say(), **more}
-    return evaluate_scores(str(path), read_rows(str(rows)), **given)
+def scores_of(path: Path | str, rows: Path, micro_batch_size: int = 3) -> ScoresReport:
+    parts = [JudgedRows(list(read_rows(str(rows))), None)]
+    return evaluate_scores(str(path), parts, device="cpu", micro_batch_size=micro_batch_size, say=Say())
 
 
 def pairs(count: int) -> list[dict[str, object]]:
@@ -79,7 +80,7 @@ def test_pairs_get_the_numbers_of_the_run_that_trained_on_them(recipe: Write, ft
     assert of_adapter.facts["margin"] == pytest.approx(report.facts["margin"], abs=1e-6)
     plain = write_rows(tmp_path / "plain.jsonl", texts(2))
     with pytest.raises(DataError, match="where a chosen and a rejected one are needed"):
-        scores_of(tmp_path / "runs/tiny", plain, format=None)
+        scores_of(tmp_path / "runs/tiny", plain)
     done = ftune("eval", tmp_path / "runs/tiny", f"rows={held_out}", "chat_template=chatml")
     assert (done.code, "scores texts, with the template it was trained on; remove it" in done.err) == (2, True)
 
@@ -144,7 +145,7 @@ def test_any_encoder_is_told_by_its_own_forward(encoder: Path, tmp_path: Path) -
     short = [*said[:4], "cat " * 10]  # what is left of the last row, between its marks
     with torch.no_grad():
         logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in short])
-    report = evaluate_scores(str(encoder), rows, device="cpu", micro_batch_size=2, say=Say())
+    report = evaluate_scores(str(encoder), [JudgedRows(rows, None)], device="cpu", micro_batch_size=2, say=Say())
     found = [sample["probability"] for sample in report.samples]
     assert found == pytest.approx(logits.softmax(1).amax(1).tolist(), abs=1e-4)
     names = [model.config.id2label[place] for place in logits.argmax(1).tolist()]
@@ -152,7 +153,7 @@ def test_any_encoder_is_told_by_its_own_forward(encoder: Path, tmp_path: Path) -
     assert report.scored == 5
     preferences = [Row({"prompt": "a", "chosen": "b", "rejected": "c"}, "p.jsonl", 1)]
     with pytest.raises(DataError, match="a classifier learns from a text and its class"):
-        evaluate_scores(str(encoder), preferences, device="cpu", micro_batch_size=2, say=Say())
+        evaluate_scores(str(encoder), [JudgedRows(preferences, None)], device="cpu", micro_batch_size=2, say=Say())
 
 
 def test_classes_that_do_not_exclude_each_other_have_no_accuracy(encoder: Path) -> None:
@@ -184,7 +185,9 @@ def test_an_encoder_of_one_score_tells_pairs(encoder: Path, tmp_path: Path) -> N
             for row in rows
             for side in ("chosen", "rejected")
         ]
-    report = evaluate_scores(str(tmp_path / "one"), rows, device="cpu", micro_batch_size=4, say=Say())
+    report = evaluate_scores(
+        str(tmp_path / "one"), [JudgedRows(rows, None)], device="cpu", micro_batch_size=4, say=Say()
+    )
     by_row = sorted(report.samples, key=lambda sample: sample["row"])
     found = [sample[f"{side}_score"] for sample in by_row for side in ("chosen", "rejected")]
     assert found == pytest.approx(wanted, abs=1e-3)

@@ -78,6 +78,10 @@ class Audit:
             case _:
                 self._look_at(part, origin, outcome, measured)
 
+    def refuse(self, origin: str) -> None:
+        """A source whose rows have more than one layout, so that training refuses it; `origin` is the odd row."""
+        self._count("mixed_layouts", origin)
+
     def report(self) -> Report:
         """All that was found so far."""
         lengths = self._in_tokens.measured() or self._in_characters.measured()

@@ -42,6 +42,11 @@ HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
         "these are steps with a verdict on each, for reward models of steps; there is no answer to train on",
     ),
     (
+        ("title", "paragraphs"),
+        "these are articles with questions inside of them, as in SQuAD's own files; write a row for each question with "
+        "'context', 'question' and 'answers', or use a copy of the data set where this is done",
+    ),
+    (
         ("segments",),
         "'segments' are pieces of text with masks of their own; write prompt and completion as two columns",
     ),

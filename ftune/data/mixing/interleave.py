@@ -28,14 +28,17 @@ class Interleave(Mix):
         """Draws until the first source, or the last one, is used up."""
         import numpy as np
 
-        done = min if self.stop == "first" else max
-        turns = np.empty(0, np.int32)
-        ends: list[int | None] = [None] * len(sizes)
-        while any(end is None for end in ends) if self.stop == "all" else all(end is None for end in ends):
-            turns = np.concatenate([turns, _draws(weights, seed, len(turns))])
-            counted = [np.flatnonzero(turns == source) for source in range(len(sizes))]
-            ends = [int(at[size - 1]) if len(at) >= size else None for at, size in zip(counted, sizes, strict=True)]
-        which = turns[: done(end for end in ends if end is not None) + 1]
+        wanted = np.array(sizes)
+        done, end = (np.any, min) if self.stop == "first" else (np.all, max)
+        batches: list[NDArray[np.int32]] = []
+        counts = np.zeros(len(sizes), np.int64)
+        while not done(counts >= wanted):
+            batches.append(_draws(weights, seed, DRAWS * len(batches)))
+            counts += np.bincount(batches[-1], minlength=len(sizes))
+        turns = np.concatenate(batches)
+        used_up = np.flatnonzero(counts >= wanted).tolist()
+        ends = [int(np.flatnonzero(turns == source)[sizes[source] - 1]) for source in used_up]
+        which = turns[: end(ends) + 1]
         rows = np.empty(len(which), np.int64)
         for source, size in enumerate(sizes):
             here = which == source

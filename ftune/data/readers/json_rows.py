@@ -5,6 +5,7 @@ lines, with the next line that begins with a brace and is not indented deeper th
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
@@ -164,7 +165,7 @@ class _JsonRows:
             self.options.remark(f"{self.path}: rows are Python literals (written with repr or str), not JSON")
         self.literals = True
         self.window.go(end)
-        return value
+        return _with_text_keys(value)
 
     def onward(self, in_list: bool) -> re.Pattern[str]:
         """Behind which pattern to read on, where the value at the window's position is damaged."""
@@ -192,6 +193,13 @@ class _JsonRows:
         return BadRow(self.path, *self.window.place(index), _cause(error, text))
 
 
+def _with_text_keys(value: Any) -> Any:
+    """A Python value whose keys are texts, as those of JSON are: a table without a header has 0, 1, 2."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _with_text_keys(inner) for key, inner in value.items()}
+    return [_with_text_keys(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _sibling(column: int) -> re.Pattern[str]:
     """The beginning of the next line with an object that is not indented deeper than `column`, from 1."""
     return re.compile(rf"\n[ \t]{{0,{column - 1}}}(?=\{{)")
@@ -199,8 +207,8 @@ def _sibling(column: int) -> re.Pattern[str]:
 
 def _cause(error: ValueError, text: str) -> str:
     """The decoder's words; a text that ends too early is called truncated, which is what happened to it."""
-    if not isinstance(error, JSONDecodeError):
-        return f"not valid JSON: {error}"
+    if not isinstance(error, JSONDecodeError):  # Python converts no longer digits, and tells how to change Python
+        return f"a whole number of more than {sys.get_int_max_str_digits():,} digits cannot be read; write it as text"
     if "\udc00" <= (found := text[error.pos : error.pos + 1]) <= "\udcff":
         byte = f"byte 0x{ord(found) - 0xDC00:02x}"
         return f"{byte} is not text in the encoding of this file; name the right one as 'encoding'"

@@ -16,8 +16,9 @@ def rows_key(only: Row, split: str) -> str | None:
     """The key that holds the rows, where `only` is the one object of its file; None where it is a row itself.
 
     It holds a list that begins with an object that is no turn of a conversation, and all that stands beside it is
-    single values, empty lists, or more such lists: then the key is the one with the name of the `split`. Raises
-    DataError where there is none, and for objects of columns and of objects, which are no rows either.
+    single values, objects that are no turns either, empty lists, or more such lists: then the key is the one with the
+    name of the `split`. Raises DataError where there is none, and for objects of columns and of objects, which are no
+    rows either.
     """
     values, place = only.values, only.origin
     if values and all(isinstance(value, dict) and not TURN_KEYS & value.keys() for value in values.values()):
@@ -25,7 +26,7 @@ def rows_key(only: Row, split: str) -> str | None:
     if _columns(values):
         raise _no_rows(place, f"one object of columns, with {quoted_keys(tuple(values))}")
     lists = [key for key, value in values.items() if _holds_rows(value)]
-    if not lists or not all(_single(value) or value == [] for key, value in values.items() if key not in lists):
+    if not lists or not all(_tells_of_rows(value) for key, value in values.items() if key not in lists):
         return None
     if split in lists:
         return split
@@ -65,6 +66,11 @@ def _over_value(window: Window) -> None:
 
 def _holds_rows(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not TURN_KEYS & value[0].keys()
+
+
+def _tells_of_rows(value: object) -> bool:
+    """Whether it may stand beside rows: a version, a licence, an object with both."""
+    return _single(value) or value == [] or (isinstance(value, dict) and not TURN_KEYS & value.keys())
 
 
 def _single(value: object) -> bool:

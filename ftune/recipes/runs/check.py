@@ -19,7 +19,7 @@ from ftune.data.row import BadRow, Row
 from ftune.data.tokenize import RowTokenizer
 from ftune.recipes.base import Recipe
 from ftune.recipes.data_section import Source
-from ftune.recipes.runs.inputs import load_text, looked_at
+from ftune.recipes.runs.inputs import load_text, looked_at, refused_layouts
 from ftune.recipes.runs.rows import TextModel, load_rows
 from ftune.recipes.training import TrainingRecipe
 from ftune.report.data_page import data_page
@@ -52,6 +52,9 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
             layout = encoder.layout
             understood_as.append("; ".join([f"{source.path}: {layout.format.name()} ({layout.reason})", *remarks]))
             say.line(understood_as[-1])
+    for refused in refused_layouts(recipe):
+        say.warning(refused)
+        audit.refuse(refused.partition(": ")[0])
     report = audit.report()
     if page is not None:
         write_atomically(page, data_page(report.as_dict(), f"Data of {shown(Path(recipe.output_dir))}"))

@@ -21,7 +21,8 @@ from ftune.models.reference import is_hub_id
 from ftune.recipes.runs.eval_answers import forgetting, labels, likelihoods
 from ftune.recipes.runs.eval_output import Evaluation, Examined, write_results
 from ftune.recipes.runs.eval_processes import Check, others_at_work, wanted_processes
-from ftune.recipes.runs.eval_questions import Questions, judged_rows, questions_of
+from ftune.recipes.runs.eval_questions import Questions, questions_of
+from ftune.recipes.runs.eval_rows import judged_rows
 from ftune.recipes.runs.eval_systems import AFTER, BEFORE, Systems, chosen, identity, scores
 from ftune.recipes.runs.eval_work import PARTIAL, Work, plan_work
 from ftune.report.page.write import write_report_page
@@ -112,18 +113,17 @@ def _score(recipe: "EvalRecipe", systems: Systems, folder: Path, say: Say) -> No
 
     if recipe.chat_template is not None:
         raise DataError(f"chat_template: '{recipe.model}' scores texts, with the template it was trained on; remove it")
-    rows, format = judged_rows(recipe, systems.tuned, say)
+    parts = judged_rows(recipe, systems.tuned, say)
     report = evaluate_scores(
         str(systems.tuned.run or systems.tuned.folder),
-        rows,
+        parts,
         device="cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu",
         micro_batch_size=recipe.micro_batch_size,
         say=say,
-        format=format,
         seed=recipe.seed,
     )
     table = "\n".join(report.lines())
-    content = {"rows": report.rows, "source": rows[0].file, "models": {AFTER: systems.tuned.path}}
+    content = {"rows": report.rows, "source": parts[0][0][0].file, "models": {AFTER: systems.tuned.path}}
     write_atomically(
         folder / "eval.json",
         json.dumps({**content, "metrics": report.metrics(), "details": report.details()}, indent=2) + "\n",

@@ -1,31 +1,28 @@
 """The rows of an evaluation, as what is asked and what is wanted."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftune.core.errors import DataError
 from ftune.core.say import Say
-from ftune.data.example import Answered, Conversation, Message, PromptCompletion, Text
+from ftune.core.several import several
+from ftune.data.example import Answered, Conversation, Message, Plain, PromptCompletion, Text
 from ftune.data.row import Row
-from ftune.data.source import strict
 from ftune.data.stops import stop_ids
 from ftune.data.tokenize import IGNORED, RowTokenizer
 from ftune.merge.sources import Found, told_of
+from ftune.recipes.runs.eval_rows import Meant, meant_rows
 from ftune.recipes.runs.found_model import section_of
-from ftune.report.run_folder import read_command
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ftune.data.formats.base import RowFormat
     from ftune.data.tasks.word_ids import WordIds
     from ftune.data.template import Template
     from ftune.evals.perplexity import LabelledRow
     from ftune.recipes.eval import EvalRecipe
-    from ftune.recipes.training import TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ class Questions:
     source: str
     rows: list[Question] = field(default_factory=list)
     left_out: int = 0
-    """Rows that are longer than the model can read."""
+    """Rows that have no answer that is wanted, and those that are longer than the model can read."""
 
     @property
     def references(self) -> list[tuple[str, ...]]:
@@ -94,9 +91,9 @@ def questions_of(recipe: "EvalRecipe", found: Found, say: Say) -> Questions:
         )
     named = recipe.chat_template
     template = choose_template(tokenizer, named) if named or tokenizer.chat_template else None
-    rows, format = _rows(recipe, found, say)
+    rows, left_out = meant_rows(recipe, found, say)
     try:
-        questions = understood_rows(_limited(rows, recipe), format, tokenizer, template, recipe.seed)
+        questions = _asked(rows, tokenizer, template, left_out)
     except DataError as error:  # what reads rows names the key that training has for it
         raise DataError(str(error).replace("model.chat_template", "chat_template")) from error
     return _readable(questions, _positions(found), say)
@@ -129,97 +126,58 @@ def _readable(questions: Questions, positions: int | None, say: Say) -> Question
         if not rows:
             raise DataError(f"rows: {words}; give shorter ones")
         say.warning(f"{words}; they are left out")
-    return replace(questions, rows=rows, left_out=left_out)
+    return replace(questions, rows=rows, left_out=questions.left_out + left_out)
 
 
-def judged_rows(recipe: "EvalRecipe", found: Found, say: Say) -> tuple[list[Row], "RowFormat | None"]:
-    """Rows with verdicts or classes, for what scores them, and their layout where it is named."""
-    rows, format = _rows(recipe, found, say)
-    return _limited(rows, recipe), format
-
-
-def _limited(rows: list[Row], recipe: "EvalRecipe") -> list[Row]:
-    """As many as the recipe takes, in their order."""
-    if recipe.limit is None or recipe.limit >= len(rows):
-        return rows
-    drawn = random.Random(recipe.seed).sample(range(len(rows)), recipe.limit)  # noqa: S311 - a draw of rows
-    return [rows[place] for place in sorted(drawn)]
-
-
-def _rows(recipe: "EvalRecipe", found: Found, say: Say) -> tuple[list[Row], "RowFormat | None"]:
-    """Rows with their layout where it is named: the recipe's, or those that the run held out."""
-    trained = _recipe_of(found)
-    if recipe.rows is not None:
-        return list(strict(recipe.rows.read(recipe.seed))), recipe.rows.format or (
-            trained.data.format if trained else None
-        )
-    validation = trained.data.validation if trained else None
-    if trained is None or validation is None:
-        raise DataError("rows: there are no held-out rows of a run; give the rows to evaluate: rows=FILE")
-    if validation.source is not None:
-        source = validation.source
-        return list(strict(source.read(recipe.seed))), source.format or trained.data.format
-    from ftune.recipes.runs.inputs import load_inputs
-
-    prepared = load_inputs(trained, say).validation
-    held_out = set(prepared.origins) if prepared is not None else set()
-    rows = [row for source in trained.data.train for row in strict(source.read(trained.seed)) if row.origin in held_out]
-    formats = {source.format for source in trained.data.train} - {None}
-    return rows, (formats.pop() if len(formats) == 1 else None) or trained.data.format
-
-
-def _recipe_of(found: Found) -> "TrainingRecipe | None":
-    """The recipe of the run that made a model, where it trained on rows."""
-    from ftune.recipes.load import load_resolved
-    from ftune.recipes.training import TrainingRecipe
-
-    if found.run is None:
-        return None
-    recipe = load_resolved(read_command(found.run), found.run / "recipe.resolved.json")
-    return recipe if isinstance(recipe, TrainingRecipe) else None
-
-
-def understood_rows(
-    rows: list[Row],
-    format: "RowFormat | None",
-    tokenizer: "PreTrainedTokenizerBase",
-    template: "Template | None",
-    seed: int,
+def _asked(
+    rows: list[Meant], tokenizer: "PreTrainedTokenizerBase", template: "Template | None", left_out: int
 ) -> Questions:
     """Rows as questions. Raises DataError for rows that ask nothing."""
-    from ftune.data.encode import understood
-
-    layout, _ = understood(rows, format, tolerant=False, seed=seed)
     encoder = RowTokenizer(tokenizer, template, mask="last")
-    found = Questions(tokenizer, template, stop_ids(tokenizer, template), rows[0].file)
-    for row in rows:
-        example: Any = layout.read(row.values)
-        question = _question(example, row, encoder)
-        if (words := layout.format.choices(layout.tidied(row.values))) and question.labelled:
-            from ftune.data.tasks.word_ids import word_ids
+    files = list(dict.fromkeys(meant.row.file for meant in rows))
+    source = f"{files[0]} and {several(len(files) - 1, 'more file')}" if len(files) > 1 else files[0]
+    found = Questions(tokenizer, template, stop_ids(tokenizer, template), source, left_out=left_out)
+    for row, example, words in rows:
+        try:
+            question = _question(example, row, encoder, tokenizer)
+            if words and question.labelled:
+                from ftune.data.tasks.word_ids import word_ids
 
-            question = replace(question, words=words, word_ids=word_ids(encoder, example, words))
+                question = replace(question, words=words, word_ids=word_ids(encoder, question.asked, words))
+        except DataError as error:
+            raise DataError(f"{row.origin}: {error}") from None
         found.rows.append(question)
     return found
 
 
-def _question(example: Any, row: Row, encoder: RowTokenizer) -> Question:
+def _question(example: Plain, row: Row, encoder: RowTokenizer, tokenizer: "PreTrainedTokenizerBase") -> Question:
     if isinstance(example, Conversation) and example.messages[-1].role == "assistant":
         asked = replace(example, messages=example.messages[:-1])
-        return _with_answer(asked, _last_asked(asked.messages), example, example.messages[-1].content, row, encoder)
+        return _with_answer(asked, _last_asked(asked.messages), example, row, encoder, tokenizer)
     if isinstance(example, PromptCompletion) and example.completion:
-        return _with_answer(replace(example, completion=""), example.prompt, example, example.completion, row, encoder)
+        return _with_answer(replace(example, completion=""), example.prompt, example, row, encoder, tokenizer)
     if isinstance(example, PromptCompletion) or (isinstance(example, Conversation) and _last_asked(example.messages)):
         return _without_answer(example, row, encoder)
     kind = "a text without a question" if isinstance(example, Text) else "no question with one answer"
-    raise DataError(f"{row.origin}: is {kind}; rows need a prompt with a completion, or a last assistant turn")
+    raise DataError(f"is {kind}; rows need a prompt with a completion, or a last assistant turn")
 
 
 def _with_answer(
-    asked: Answered, text: str, example: Answered, answer: str, row: Row, encoder: RowTokenizer
+    asked: Answered,
+    text: str,
+    example: Answered,
+    row: Row,
+    encoder: RowTokenizer,
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> Question:
     tokens = encoder.encode(example)
+    if not tokens.trained:
+        raise DataError("its last answer is marked as not to be trained, so that none is wanted; remove the row")
     start = next(place for place, label in enumerate(tokens.labels) if label != IGNORED)
+    answer = example.completion if isinstance(example, PromptCompletion) else example.messages[-1].content
+    if isinstance(example, Conversation) and example.messages[-1].tool_calls:
+        written = tokens.input_ids[start : tokens.answers[-1].end - 1]  # what the template makes of calls, no stop
+        answer = str(tokenizer.decode(written, skip_special_tokens=True)).strip()
     return Question(asked, text, tokens.input_ids[:start], answer, (tokens.input_ids, tokens.labels), row)
 
 

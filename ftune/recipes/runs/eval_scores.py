@@ -1,6 +1,6 @@
 """What a reward model or a classifier makes of judged rows: told as `ftune rm` tells it of its held-out ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from ftune.data.intake import Rules
 from ftune.evals.scored import Kind
 from ftune.recipes.load import load_resolved
 from ftune.recipes.rm import RmRecipe
+from ftune.recipes.runs.eval_rows import JudgedRows
 from ftune.recipes.runs.judged import judged_lines, pair_samples
 from ftune.report.events import redact
 from ftune.report.run_folder import read_command
@@ -20,9 +21,7 @@ from ftune.rewards.base import Surroundings
 if TYPE_CHECKING:
     import torch
 
-    from ftune.data.formats.base import RowFormat
-    from ftune.data.prepared import Prepared
-    from ftune.data.row import BadRow, Row
+    from ftune.data.prepared import Part, Prepared
     from ftune.rewards.classifiers.load import LoadedClassifier
     from ftune.rewards.classifiers.rows import RowReader
 
@@ -88,18 +87,18 @@ class ScoresReport:
 
 def evaluate_scores(
     path: str,
-    rows: "Iterable[Row | BadRow]",
+    parts: Sequence[JudgedRows],
     *,
     device: str,
     micro_batch_size: int,
     say: Say,
-    format: "RowFormat | None" = None,
     seed: int = 0,
 ) -> ScoresReport:
     """Score judged rows: preferences by a model with one score, texts with a class by a classifier.
 
     `path` is a run or result of `ftune rm`, whose rows are left out or cut as in its training, or any sequence
-    classifier: a folder or a hub id. `format` None is the run's own, or told from the first rows. Raises ModelError
+    classifier: a folder or a hub id. The rows come in parts; a layout that is None is that of the
+    run, or told from the first rows. Raises ModelError
     where it cannot be loaded, DataError for rows that have no verdict of its kind.
     """
     from ftune.models.dtype import resolve_dtype
@@ -117,7 +116,7 @@ def evaluate_scores(
         )
     of_pairs = len(loaded.labels) == 1
     reader = RowReader(path, loaded, around, "conversation" if of_pairs else "completion")
-    prepared = _prepared(rows, format, loaded, trained, seed)
+    prepared = _prepared(parts, loaded, trained, seed)
     judge = _judged_pairs if of_pairs else _judged_texts
     return judge(prepared, loaded, _Scoring(loaded, reader, micro_batch_size, say))
 
@@ -159,11 +158,7 @@ def _training_of(path: str) -> RmRecipe | None:
 
 
 def _prepared(
-    rows: "Iterable[Row | BadRow]",
-    format: "RowFormat | None",
-    loaded: "LoadedClassifier",
-    trained: RmRecipe | None,
-    seed: int,
+    parts: Sequence[JudgedRows], loaded: "LoadedClassifier", trained: RmRecipe | None, seed: int
 ) -> "Prepared":
     """The rows as tokens, as they were in the training of the model where that is known."""
     from ftune.data.mix import chained
@@ -175,8 +170,14 @@ def _prepared(
         rules = replace(rules, answers="pairs", group=None)
     else:
         rules = replace(rules, answers="class", classes=tuple(loaded.labels), group=None)
-    format = format or (trained.data.format if trained else None)
-    return chained([prepare(rows, format, loaded.tokenizer, None, rules, seed=seed, reader=tokenizer_of(loaded))])
+    own = trained.data.format if trained else None
+
+    def prepared(part: JudgedRows) -> "Part":
+        return prepare(
+            part.rows, part.format or own, loaded.tokenizer, None, rules, seed=seed, reader=tokenizer_of(loaded)
+        )
+
+    return chained([prepared(part) for part in parts])
 
 
 def _judged_pairs(prepared: "Prepared", loaded: "LoadedClassifier", score: _Scoring) -> ScoresReport:

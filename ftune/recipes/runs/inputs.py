@@ -117,6 +117,22 @@ def load_inputs(recipe: "TrainingRecipe", say: Say, *, looking: bool = False) ->
     return Inputs(located, text.tokenizer, text.template, train, validation, stream, fingerprint, rules.classes)
 
 
+def refused_layouts(recipe: "TrainingRecipe") -> list[str]:
+    """What training says of sources whose first rows have more than one layout, which a look at them puts up with."""
+    from ftune.data.encode import understood
+
+    data, held_out = recipe.data, recipe.data.validation
+    sources = [*data.train, *([held_out.source] if held_out and held_out.source else [])]
+    refused = []
+    for source in sources if data.on_bad_row == "error" else []:
+        rows = source.read(recipe.seed, streaming=isinstance(data, Data) and data.streaming is not None)
+        try:
+            understood(rows, source.format or data.format, tolerant=False, seed=recipe.seed)
+        except DataError as error:
+            refused.append(str(error))
+    return refused
+
+
 def looked_at(rules: Rules) -> Rules:
     """The rules with which rows are shown that training would refuse."""
     return replace(rules, on_bad_row="drop", answers="both" if rules.answers in ("one", "chosen") else rules.answers)

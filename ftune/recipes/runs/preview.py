@@ -7,7 +7,7 @@ from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe
 from ftune.recipes.data_section import Data
-from ftune.recipes.runs.inputs import load_inputs, packing_line
+from ftune.recipes.runs.inputs import load_inputs, packing_line, refused_layouts
 from ftune.recipes.training import TrainingRecipe
 
 
@@ -38,6 +38,8 @@ def preview(recipe: Recipe, *, rows: int, as_json: bool) -> None:
             say.result(packing_line(train, bins, recipe.data.max_length))
     for fault in train.counts.faults:
         say.line(f"  {fault}")
+    for refused in refused_layouts(recipe):
+        say.warning(f"training would not start: {refused}")
     if train.counts.faults and recipe.data.on_bad_row == "error":
         say.warning("training would stop at these rows; repair them, or set 'data.on_bad_row: drop'")
     if train.has_verdicts and isinstance(recipe.data, Data) and recipe.data.on_preference == "error":
