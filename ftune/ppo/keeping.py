@@ -30,9 +30,10 @@ class Keeper:
         Raises StorageError.
         """
         taken = snapshot(self.learner.inner, self.learner.optimizer, keep=self.ranks.first)
+        facts = self.facts | ({"ended_by": state.ended_by} if state.ended_by else {})
 
         def write() -> None:
-            path = save_checkpoint(self.folder, state, taken, keep=self.kept, facts=self.facts)
+            path = save_checkpoint(self.folder, state, taken, keep=self.kept, facts=facts)
             self.tell.event("checkpoint", step=state.iteration, path=path.name)
 
         with self.ranks.together(StorageError):
