@@ -246,3 +246,13 @@ def test_several_sources_with_formats_of_their_own(load: Load, tmp_path: Path, t
 def test_other_prompts_have_another_fingerprint(load: Load) -> None:
     one, same, other = (load([{"prompt": word}])[0].fingerprint for word in ("cat", "cat", "mat"))
     assert one == same != other
+
+
+def test_columns_of_some_rows_are_none_in_the_others(load: Load, tmp_path: Path) -> None:
+    own = write_rows(tmp_path / "held.jsonl", [{"prompt": "mat", "level": 3}])
+    train, held_out = load([{"prompt": "cat", "topic": "pets"}, {"prompt": "hat"}], validation=str(own))
+    assert [dict(prompt.columns) for prompt in (*train.prompts, *held_out.prompts)] == [
+        {"prompt": "cat", "topic": "pets", "level": None},
+        {"prompt": "hat", "topic": None, "level": None},
+        {"prompt": "mat", "topic": None, "level": 3},
+    ]
