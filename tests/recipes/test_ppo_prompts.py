@@ -137,7 +137,7 @@ def test_long_prompts_are_named_where_the_recipe_wants_it(load: Load) -> None:
     rows: Rows = [{"prompt": "cat"}, {"prompt": "cat " * 99}]
     with pytest.raises(DataError, match=r"rows\.jsonl:2: .*data\.max_length is 64.*on_long_row: drop"):
         load(rows, max_length=64, on_long_row="error")
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*the model has room for 50;"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*the model has room for 50 before an answer of .*;"):
         load(rows, positions=50, max_length=64, on_long_row="error")
 
 
@@ -155,6 +155,8 @@ def test_no_prompt_left_is_an_error(load: Load) -> None:
         load([{"prompt": "cat " * 99}, {"prompt": "cat " * 98}], max_length=8)
     with pytest.raises(DataError, match=r"the only row was dropped \(1 too long\)"):
         load([{"prompt": "cat " * 99}], max_length=8)
+    with pytest.raises(DataError, match=r"the model has room for 8 .* lower 'rollout\.max_new_tokens'"):
+        load([{"prompt": "cat " * 99}], positions=8)
     with pytest.raises(DataError, match=r"rows\.jsonl"):
         load([])
 

@@ -146,14 +146,16 @@ def _read_all(
         why = ""
         if found.shortest is not None:
             tokens, place = found.shortest
-            way = "; raise 'data.max_length'" if limit == data.max_length else "; shorten them"
+            way = "; raise 'data.max_length'" if limit == data.max_length else "; lower 'rollout.max_new_tokens'"
             why = f": {_room(data, limit)}, and the shortest of what is longer has {tokens:,} tokens ({place}){way}"
         raise DataError(f"data: {rows} dropped ({causes}); there is no prompt left{why}")
     return found
 
 
 def _room(data: Prompts, limit: int) -> str:
-    return f"data.max_length is {limit:,}" if limit == data.max_length else f"the model has room for {limit:,}"
+    if limit == data.max_length:
+        return f"data.max_length is {limit:,}"
+    return f"the model has room for {limit:,} before an answer of 'rollout.max_new_tokens'"
 
 
 def _examples(
