@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftune.backends.ranks import Ranks
+from ftune.core.checkpoints import verify
 from ftune.core.errors import StorageError
 from ftune.ppo.state import State, load_weights, save_best, save_checkpoint, snapshot
 from ftune.ppo.telling import Teller
@@ -50,6 +51,11 @@ class Keeper:
         weights = snapshot(self.learner.inner, None, keep=self.ranks.first).weights
         kept = not self.ranks.first or self._save(lambda: save_best(self.folder, weights), "best", must=False)
         return self.ranks.all(kept)
+
+    def lacks_best(self) -> list[str]:
+        """What is wrong with the policy in `best/`; nothing where it is whole."""
+        problems: list[str] = self.ranks.from_first(lambda: verify(self.folder / "best"))
+        return problems
 
     def go_back(self) -> None:
         """Bring back the policy in `best/`, which the first rank wrote before the others were let go on."""

@@ -68,6 +68,12 @@ class PpoLoop:
 
     def train(self, state: State, stop: StopSignal) -> Outcome:
         """Iterate, evaluate and save. Raises DivergedError, ModelError, RewardError, StorageError."""
+        if state.best_iteration is not None and self.guard.keep_best and (problems := self.keeper.lacks_best()):
+            self.tell.warning(
+                f"the policy of iteration {state.best_iteration} that was the best one is lost (best/ "
+                f"{'; '.join(problems)}); the best one from here on will be the result"
+            )
+            state.best_iteration = state.best_score = None
         stopped = self._until(state, stop)
         kept = None if stopped else self._go_back(state)
         signal = stop.received.name if stop.received else "a signal to another process"

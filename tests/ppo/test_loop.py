@@ -163,6 +163,22 @@ def test_the_best_policy_on_held_out_prompts_is_kept(tmp_path: Path) -> None:
     assert {sample["when"] for sample in run.samples()} == {"held-out"}
 
 
+def test_a_best_policy_that_got_lost_is_told_and_another_one_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = {"iterations": 1, "eval_every": 1}
+    run = Run(tmp_path / "run", plan=plan, held_out=2, learning_rate=1e-9, batch_size=8, score={"bias": 1.0})
+    run.go()
+    assert run.state.best_iteration == 0
+    (run.folder / "best" / "trainable.safetensors").write_bytes(b"")
+    run.plan = {**plan, "iterations": 2}
+    outcome = run.go(resume=run.folder / "checkpoint-1")
+    assert (outcome.kept_iteration, run.state.best_iteration) == (None, 2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the policy of iteration 0 that was the best one is lost (best/ trainable.safetensors has 0 bytes" in said
+    load_file(run.folder / "best" / "trainable.safetensors")
+
+
 def test_without_keep_best_the_last_policy_is_the_result(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", plan={"eval_every": 2}, held_out=2, guard={"keep_best": False})
     assert run.go().kept_iteration is None
