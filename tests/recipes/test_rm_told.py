@@ -43,5 +43,5 @@ def test_margins_are_counted_and_odd_ones_told(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "margins: 3 of 4 pairs have one, 1 on average\n"
     tell_margins(run(1.0, -2.0))
     assert "warning: 1 pair with a margin below 0" in capsys.readouterr().err
-    with pytest.raises(DataError, match="margin: no training pair has one; .* 'margin: false'"):
+    with pytest.raises(DataError, match=r"margin: no training pair has one; .* 'margin: false'"):
         tell_margins(run(nan, nan))
