@@ -173,10 +173,17 @@ def newest_valid(run_dir: Path) -> Found:
         for step, folder in reversed(_numbered(run_dir)):
             problems = verify(folder)
             if not problems:
-                facts = {key: value for key, value in _manifest(folder).items() if key not in {"format", "files"}}
-                return Found(folder, step, facts, damaged)
+                return Found(folder, step, facts_of(folder), damaged)
             damaged.append((_set_aside(folder), problems))
     return Found(damaged=damaged)
+
+
+def facts_of(checkpoint: Path) -> dict[str, Any]:
+    """What was said of a committed folder when it was written; nothing where its manifest is damaged."""
+    try:
+        return {key: value for key, value in _manifest(checkpoint).items() if key not in {"format", "files"}}
+    except (OSError, _BrokenManifestError):
+        return {}
 
 
 def rotate(run_dir: Path, keep: int, protect: Collection[Path] = ()) -> None:

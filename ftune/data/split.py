@@ -35,10 +35,10 @@ def split(
             break
     if not rows or rows == len(keys):
         what = "groups" if groups is not None else "different ones"
-        raise DataError(
-            f"cannot hold out {fraction_or_count} of {len(keys):,} rows ({len(sizes):,} {what}): "
-            "both sides need at least one row"
-        )
+        smallest = int(sizes[~stays].min(initial=len(keys)))
+        few = 0 < wanted < smallest < len(keys)
+        why = f"the smallest of them has {smallest:,}; hold out so many" if few else "both sides need at least one row"
+        raise DataError(f"cannot hold out {fraction_or_count} of {len(keys):,} rows ({len(sizes):,} {what}): {why}")
     out = held_out[sets]
     return np.flatnonzero(~out), np.flatnonzero(out)
 

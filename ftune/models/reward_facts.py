@@ -3,7 +3,9 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ftune.core.checkpoints import storage_errors
 from ftune.core.errors import ModelError
@@ -14,6 +16,8 @@ FILE = "reward_model.json"
 @dataclass(frozen=True, slots=True)
 class RewardFacts:
     """How scores are made. A score is the logit at the last token of the whole row, padding left out."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["scalar", "classifier"]
     base_model: str
@@ -46,6 +50,8 @@ def read_reward_facts(folder: Path) -> RewardFacts | None:
     if not path.is_file():
         return None
     try:
-        return RewardFacts(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{path}: is not what 'ftune rm' writes ({error})") from None
+        return TypeAdapter(RewardFacts).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{key}: " for key in first["loc"])
+        raise ModelError(f"{path}: is not what 'ftune rm' writes ({where}{first['msg']})") from None

@@ -1,25 +1,35 @@
 """Trained adapters, loaded by peft whoever made them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch.nn import Module
     from transformers import PreTrainedModel
+
+
+@contextmanager
+def loading_adapter(model: "Module") -> Iterator[None]:
+    """Inside, peft puts a saved adapter on `model`, which then computes as it did when it was saved."""
+    import ftune.peft.tuners  # noqa: F401 - makes ftune's own known to peft
+    from ftune.peft.decomposed import follow_bases, same_decompositions
+
+    with same_decompositions():
+        yield
+        follow_bases(model)
 
 
 def load_adapter(base: "PreTrainedModel", folder: Path) -> "PeftModel":
     """`base` with the adapter in `folder` on it, frozen."""
     from peft import PeftModel
 
-    import ftune.peft.tuners  # noqa: F401 - makes ftune's own known to peft
-    from ftune.peft.decomposed import follow_bases, same_decompositions
     from ftune.peft.virtual_tokens import padding_goes_first
 
-    with same_decompositions():
+    with loading_adapter(base):
         model = PeftModel.from_pretrained(base, str(folder))
-        follow_bases(model)
     return padding_goes_first(model)
 
 

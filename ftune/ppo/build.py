@@ -8,7 +8,7 @@ import torch
 
 from ftune.core.errors import ModelError
 from ftune.models.output_head import decoder_of
-from ftune.peft.decomposed import follow_bases, same_decompositions
+from ftune.peft.adapters import loading_adapter
 from ftune.peft.targets import in_fp32
 from ftune.ppo.actor_critic import POLICY, REFERENCE, VALUE, ActorCritic, ReferenceKind, ValueKind
 from ftune.ppo.adapters import adapted_layers, adapter_scope, add_copy
@@ -66,12 +66,9 @@ def load_policy(model: "PreTrainedModel | PeftModel", adapter: Path) -> "PeftMod
     """The base model with a saved adapter that trains on, in fp32. Raises ModelError for one that does not fit."""
     from peft import PeftModel
 
-    import ftune.peft.tuners  # noqa: F401 - plain peft then loads adapters of ftune's own kinds
-
     try:
-        with same_decompositions():
+        with loading_adapter(model):
             loaded = PeftModel.from_pretrained(model, str(adapter), adapter_name=POLICY, is_trainable=True)
-            follow_bases(loaded)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model.adapter: '{adapter}' cannot be put on this base: {cause[0]}") from error

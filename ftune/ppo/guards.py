@@ -99,11 +99,14 @@ def check_health(state: State, done: Updated, tell: Teller) -> None:
         )
 
 
-def check_spread(state: State, spread: float, tell: Teller) -> None:
-    """Say it once when all completions are worth the same: there is nothing that training could prefer."""
+def check_spread(state: State, spread: float, tell: Teller, *, scored: bool) -> None:
+    """Say it once when all completions are worth the same: there is nothing that training could prefer.
+
+    `scored`: whether any completion of this iteration has a score.
+    """
     state.same_scores = state.same_scores + 1 if spread < SAME else 0
     if state.same_scores == MAX_SAME_SCORES:
-        tell.warning(
-            f"every completion of the last {MAX_SAME_SCORES} iterations has the same score, so the policy learns "
-            "nothing from it; look at samples.jsonl and at 'rewards'"
-        )
+        found = "every completion of the last {} iterations has the same score, so the policy learns nothing from it"
+        if not scored:
+            found = "no completion has a score, and in {} iterations none was better than another: nothing is learnt"
+        tell.warning(f"{found.format(MAX_SAME_SCORES)}; look at samples.jsonl and at 'rewards'")

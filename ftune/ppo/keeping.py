@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftune.backends.ranks import Ranks
+from ftune.core.checkpoints import verify
 from ftune.core.errors import StorageError
 from ftune.ppo.state import State, load_weights, save_best, save_checkpoint, snapshot
 from ftune.ppo.telling import Teller
@@ -30,9 +31,10 @@ class Keeper:
         Raises StorageError.
         """
         taken = snapshot(self.learner.inner, self.learner.optimizer, keep=self.ranks.first)
+        facts = self.facts | ({"ended_by": state.ended_by} if state.ended_by else {})
 
         def write() -> None:
-            path = save_checkpoint(self.folder, state, taken, keep=self.kept, facts=self.facts)
+            path = save_checkpoint(self.folder, state, taken, keep=self.kept, facts=facts)
             self.tell.event("checkpoint", step=state.iteration, path=path.name)
 
         with self.ranks.together(StorageError):
@@ -49,6 +51,11 @@ class Keeper:
         weights = snapshot(self.learner.inner, None, keep=self.ranks.first).weights
         kept = not self.ranks.first or self._save(lambda: save_best(self.folder, weights), "best", must=False)
         return self.ranks.all(kept)
+
+    def lacks_best(self) -> list[str]:
+        """What is wrong with the policy in `best/`; nothing where it is whole."""
+        problems: list[str] = self.ranks.from_first(lambda: verify(self.folder / "best"))
+        return problems
 
     def go_back(self) -> None:
         """Bring back the policy in `best/`, which the first rank wrote before the others were let go on."""

@@ -68,6 +68,12 @@ class PpoLoop:
 
     def train(self, state: State, stop: StopSignal) -> Outcome:
         """Iterate, evaluate and save. Raises DivergedError, ModelError, RewardError, StorageError."""
+        if state.best_iteration is not None and self.guard.keep_best and (problems := self.keeper.lacks_best()):
+            self.tell.warning(
+                f"the policy of iteration {state.best_iteration} that was the best one is lost (best/ "
+                f"{'; '.join(problems)}); the best one from here on will be the result"
+            )
+            state.best_iteration = state.best_score = None
         stopped = self._until(state, stop)
         kept = None if stopped else self._go_back(state)
         signal = stop.received.name if stop.received else "a signal to another process"
@@ -75,21 +81,27 @@ class PpoLoop:
 
     def _until(self, state: State, stop: StopSignal) -> bool:
         """Iterate until the end, a guard or a signal, and whether it was a signal."""
-        if state.iteration == 0 or (due(state.iteration, self.plan.eval_every) and state.evaluated != state.iteration):
-            self._evaluate(state)  # also what a stop left out
+        if self._owes_evaluation(state):
+            self._evaluate(state)
+            if self._is_over(state):
+                self.keeper.checkpoint(state, must=False)  # in place of the one that did not know of it
         stopped = False
         with IterationProgress(self.tell.say.console, self.plan.iterations, state.iteration) as progress:
-            while state.iteration < self.plan.iterations and not (state.ended_by or stopped):
+            while not (self._is_over(state) or stopped):
                 seconds, line = self._iterate(state)
                 if self.ranks.first:
                     progress.advance(state.iteration, seconds, line)
-                ended = bool(state.ended_by) or state.iteration == self.plan.iterations
+                ended = self._is_over(state)
                 if ended or (due(state.iteration, self.plan.eval_every) and not self._received(stop)):
                     self._evaluate(state)
                 stopped = not ended and self._received(stop)
                 if ended or stopped or due(state.iteration, self.plan.checkpoint_every):
                     self.keeper.checkpoint(state, must=stopped)
         return stopped
+
+    def _is_over(self, state: State) -> bool:
+        """Whether no further iteration comes, be it that a guard has ended the run."""
+        return bool(state.ended_by) or state.iteration >= self.plan.iterations
 
     # -- one iteration -------------------------------------------------------------------------------------------------
 
@@ -132,7 +144,7 @@ class PpoLoop:
         with ranks.together(StorageError):
             self.tell.iteration(state.iteration, play, facts)
             check_health(state, done, self.tell)
-            check_spread(state, facts["score_std"], self.tell)
+            check_spread(state, facts["score_std"], self.tell, scored="score" in means)
         return sum(seconds.values()), line_of(facts)
 
     def _play(self, state: State, prompts: Sequence[Prompt], seed: int) -> Round:
@@ -171,6 +183,12 @@ class PpoLoop:
             group["lr"] = factor * peak
 
     # -- held-out prompts, and the policy that is kept -----------------------------------------------------------------
+
+    def _owes_evaluation(self, state: State) -> bool:
+        """Whether the policy has yet to be looked at: before training, or where a stop or a failure came first."""
+        if not self.held_out or state.evaluated == state.iteration:
+            return False
+        return state.iteration == 0 or self._is_over(state) or due(state.iteration, self.plan.eval_every)
 
     def _evaluate(self, state: State) -> None:
         """Complete and score the held-out prompts, always with the same draws; keep the policy if it is the best."""

@@ -17,15 +17,14 @@ def make_optimizer(
     eps: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """An optimiser over the groups, each with its `role` and its peak learning rate; only the policy's decays."""
+    """An optimiser over the groups, each with its `role` and its peak learning rate.
+
+    Only the policy's matrices decay: what has one dimension is a bias or belongs to a norm, and has a group of its own.
+    """
     made = [
-        {
-            "params": list(parameters),
-            "role": role,
-            "lr": learning_rates[role],
-            "weight_decay": weight_decay if role == "policy" else 0.0,
-        }
-        for role, parameters in groups.items()
+        {"params": parameters, "role": role, "lr": learning_rates[role], "weight_decay": decay}
+        for role, everything in groups.items()
+        for decay, parameters in _by_decay(everything, weight_decay if role == "policy" else 0.0)
         if parameters
     ]
     if name == "sgd":
@@ -42,3 +41,13 @@ def make_optimizer(
 
     optimizer: torch.optim.Optimizer = getattr(bitsandbytes.optim, ADAMW_8BIT[name])(made, betas=betas, eps=eps)
     return optimizer
+
+
+def _by_decay(parameters: Sequence[torch.nn.Parameter], decay: float) -> list[tuple[float, list[torch.nn.Parameter]]]:
+    """The parameters by how much they decay."""
+    if not decay:
+        return [(0.0, list(parameters))]
+    return [
+        (decay, [value for value in parameters if value.dim() > 1]),
+        (0.0, [value for value in parameters if value.dim() <= 1]),
+    ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ftune.core.errors import ModelError
-from ftune.peft.decomposed import follow_bases, same_decompositions
+from ftune.peft.adapters import loading_adapter
 from ftune.peft.targets import HEADS
 from ftune.ppo.actor_critic import ActorCritic
 from ftune.ppo.adapters import adapted_layers, restore_trainable
@@ -51,8 +51,6 @@ class PolicyBase:
 
 def _load(actor_critic: ActorCritic, folder: str, name: str) -> nn.Parameter:
     """Put the adapter onto the base; its head, shape (classes, D), frozen in fp32. Raises ModelError."""
-    import ftune.peft.tuners  # noqa: F401 - plain peft then loads adapters of ftune's own kinds
-
     model = actor_critic.model
     if not adapted_layers(model):
         raise ModelError(f"rewards: '{folder}' needs a policy that is an adapter in layers; {WAY_OUT}")
@@ -79,9 +77,8 @@ def _loaded(model: Any, folder: str, name: str) -> nn.Parameter:
 
     device = str(next(model.parameters()).device)
     try:
-        with same_decompositions():
+        with loading_adapter(model):
             loaded = model.load_adapter(folder, name, is_trainable=False, torch_device=device)
-            follow_bases(model)
         head = _head(load_peft_weights(folder, device=device), folder)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         cause = str(error).strip().splitlines() or [type(error).__name__]

@@ -98,7 +98,10 @@ def load_checkpoint(folder: Path, actor: "ActorCritic", optimizer: torch.optim.O
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == place.shape:
                 values[name] = like(value, place)
-    optimizer.load_state_dict(saved)
+    try:
+        optimizer.load_state_dict(saved)
+    except ValueError as error:  # groups of another size
+        raise CheckpointError(f"{folder}: its optimiser does not fit ({error}); start a new run") from None
     return state
 
 

@@ -10,6 +10,7 @@ from ftune.backends.base import Backend
 from ftune.backends.choice import AnyBackend
 from ftune.backends.fsdp import Fsdp
 from ftune.core.section import Location
+from ftune.core.several import several
 from ftune.core.variants import union_of
 from ftune.peft.base import PeftMethod
 from ftune.peft.lora import Lora
@@ -30,6 +31,9 @@ from ftune.recipes.ppo_sections import (
 )
 from ftune.rewards.base import RewardSource
 from ftune.rewards.model import RewardModel
+
+LARGEST_CHANGE = 0.2
+"""Of the coefficient of KL in a whole horizon, as a share: see `ftune.rl.kl.adapted_coefficient`."""
 
 AnyReward = union_of(RewardSource)
 
@@ -113,6 +117,11 @@ class PpoRecipe(Recipe):
         """All rewards that are trained on."""
         named = [RewardModel(path=self.reward_model)] if self.reward_model else []
         return [*named, *self.rewards]
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """Of each reward function its file's hash. Raises RewardError for a file that cannot be read."""
+        return {source.function: source.sha256() for source in (*self.sources, *self.gold) if source.type == "function"}
 
     @property
     def shared(self) -> bool:
@@ -208,6 +217,22 @@ class PpoRecipe(Recipe):
             )
         if "eval" in self.model_fields_set and self.data.validation is None:
             raise ValueError("eval: there are no held-out prompts; add 'data.validation: 16' or remove 'eval'")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_the_policy(self) -> Self:
+        alone, all_of_them = self.value.warmup_iterations, self.schedule.iterations
+        if alone >= all_of_them:
+            raise ValueError(
+                f"value.warmup_iterations: {alone} of {several(all_of_them, 'iteration')} would train the value alone, "
+                "and none the policy; lower it, or raise schedule.iterations"
+            )
+        size, horizon = self.rollout.batch_size, self.kl.horizon
+        if self.kl.controller == "adaptive" and size * LARGEST_CHANGE >= horizon:
+            raise ValueError(
+                f"kl.horizon: {horizon:g} completions let one iteration of {size} take the whole coefficient away; "
+                f"give several times rollout.batch_size (the default is {Kl.model_fields['horizon'].default:g})"
+            )
         return self
 
     def faults(self) -> Iterator[tuple[Location, str]]:

@@ -14,7 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from ftune.core.checkpoints import Found, newest_valid, storage_errors, write_atomically
+from ftune.core.checkpoints import Found, facts_of, newest_valid, storage_errors, write_atomically
 from ftune.core.errors import CheckpointError, DivergedError, RecipeError, StoppedError, StorageError
 from ftune.core.held import held_by_another, hold, let_go
 from ftune.core.paths import shown
@@ -253,6 +253,8 @@ def _resuming(path: Path, recipe: dict[str, Any]) -> Opening:
         return Opening.FINISHED
     if last is None:
         raise CheckpointError(_nothing_to_go_on_from(path))
+    if guard := facts_of(path / f"checkpoint-{last}").get("ended_by"):
+        raise CheckpointError(_ended(path, last, guard))
     return Opening.LENGTHENED
 
 
@@ -282,6 +284,14 @@ def _nothing_to_go_on_from(path: Path) -> str:
     return (
         f"{shown(path)}: the run is finished and holds no whole checkpoint, so it cannot go on for longer; "
         f"train its result in a new run: {how.format(shown(path))} output_dir=..."
+    )
+
+
+def _ended(path: Path, step: int, guard: str) -> str:
+    start = f"model.path={shown(path)}/model" if (path / "model").is_dir() else f"model.adapter={shown(path)}"
+    return (
+        f"{shown(path)}: a guard ended the run at iteration {step} ({guard}), so more iterations would change nothing; "
+        f"train its result in a new run: {start} output_dir=..., or start anew with another 'guard'"
     )
 
 

@@ -83,7 +83,7 @@ class Function(RewardSource):
 
     def _loaded(self) -> Callable[..., Any]:
         name = self.function.rpartition(":")[2]
-        spec = importlib.util.spec_from_file_location(f"reward_function_{self.file.stem}", self.file)
+        spec = importlib.util.spec_from_file_location(f"reward_function_{self.file.stem}", self.file.absolute())
         if spec is None or spec.loader is None:
             raise RewardError(f"'{self.file}' is no Python file")
         module = importlib.util.module_from_spec(spec)
@@ -104,7 +104,10 @@ class _Call:
         self._function = function
         self._file = file
         self._timeout_s = timeout_s
-        parameters = inspect.signature(function).parameters.values()
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except ValueError as error:  # of a function that is written in C
+            raise RewardError(f"{error}; give a function that calls it") from None
         self._all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         self._names = {parameter.name for parameter in parameters}
 
@@ -189,8 +192,10 @@ def _ignore(*_: object) -> None:
 
 def _told(error: BaseException, file: Path) -> str:
     """The error with its line in the user's file."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    return f"{type(error).__name__}: {error}" + (f" ({file}, line {lines[-1]})" if lines else "")
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file.absolute())]
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return words + (f" ({file}, line {lines[-1]})" if lines else "")
 
 
 def _names(module: ast.Module) -> set[str]:

@@ -12,6 +12,9 @@ from ftune.rewards.checked import checked
 TRIED_PROMPTS = 4
 TRIED_COMPLETIONS = ("", "Yes.")
 
+LARGEST = 2.0**127
+"""Of scores: fp32 holds about twice as much, and what it does not hold would be taken for no score at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class SuiteScores:
@@ -52,6 +55,12 @@ class RewardSuite:
                 by_source[opened.title] = checked(opened.scorer(samples), samples)
         weighted = [(opened.weight, by_source[opened.title]) for opened in self._opened if opened.weight]
         total = [_sum([(weight, scores[index]) for weight, scores in weighted]) for index in range(len(samples))]
+        for sample, score in zip(samples, total, strict=True):
+            if score is not None and not abs(score) <= LARGEST:
+                raise RewardError(
+                    f"rewards: {sample.origin}: their weighted sum is {score:.3g}, and training computes with numbers "
+                    f"of up to {LARGEST:.3g}; scale the rewards or their 'weight' down"
+                )
         return SuiteScores(total, by_source)
 
     @property

@@ -73,3 +73,12 @@ def test_rows_that_stay_are_never_held_out_nor_are_their_duplicates():
     assert len(out) == 5
     with pytest.raises(DataError, match="cannot hold out"):
         split(np.arange(3, dtype=np.uint64), 1, 0, stay=np.ones(3, np.bool_))
+
+
+def test_a_number_below_the_smallest_group_is_told_what_would_do() -> None:
+    keys, groups = np.arange(12, dtype=np.uint64), np.arange(12, dtype=np.uint64) // 4
+    with pytest.raises(DataError, match=r"hold out 3 of 12 rows \(3 groups\): the smallest of them has 4; hold out so"):
+        split(keys, 3, 0, groups=groups)
+    assert [len(side) for side in split(keys, 4, 0, groups=groups)] == [8, 4]
+    with pytest.raises(DataError, match="both sides need at least one row"):
+        split(keys, 12, 0, groups=groups)

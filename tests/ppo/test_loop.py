@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ftune.core.checkpoints import facts_of, newest_valid
 from ftune.core.errors import DivergedError, RewardError
 from ftune.ppo.actor_critic import frozen_parameters
 from ftune.ppo.guards import KEPT_EVERY
@@ -126,7 +127,10 @@ def test_too_much_kl_ends_the_run_and_the_policy_that_was_near_enough_is_the_res
     assert kls[outcome.kept_iteration] <= 2.0  # the rollouts of an iteration are those of the policy before it
     kept = load_file(run.folder / "best" / "trainable.safetensors")
     assert all(torch.equal(value, kept[name]) for name, value in run.actor.trainable_state().items())
-    again = run.go(resume=run.folder / f"checkpoint-{outcome.iteration}")  # as after a kill before the result
+    last = run.folder / f"checkpoint-{outcome.iteration}"
+    assert facts_of(last)["ended_by"] == outcome.ended_by
+    assert "ended_by" not in facts_of(run.folder / f"checkpoint-{outcome.iteration - 1}")
+    again = run.go(resume=last)  # as after a kill before the result
     assert again == outcome
     assert all(torch.equal(value, kept[name]) for name, value in run.actor.trainable_state().items())
 
@@ -157,6 +161,22 @@ def test_the_best_policy_on_held_out_prompts_is_kept(tmp_path: Path) -> None:
     assert outcome.kept_iteration == best["step"] == run.state.best_iteration
     assert [look["step"] for look in looks if look["best"]][-1] == best["step"]
     assert {sample["when"] for sample in run.samples()} == {"held-out"}
+
+
+def test_a_best_policy_that_got_lost_is_told_and_another_one_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = {"iterations": 1, "eval_every": 1}
+    run = Run(tmp_path / "run", plan=plan, held_out=2, learning_rate=1e-9, batch_size=8, score={"bias": 1.0})
+    run.go()
+    assert run.state.best_iteration == 0
+    (run.folder / "best" / "trainable.safetensors").write_bytes(b"")
+    run.plan = {**plan, "iterations": 2}
+    outcome = run.go(resume=run.folder / "checkpoint-1")
+    assert (outcome.kept_iteration, run.state.best_iteration) == (None, 2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the policy of iteration 0 that was the best one is lost (best/ trainable.safetensors has 0 bytes" in said
+    load_file(run.folder / "best" / "trainable.safetensors")
 
 
 def test_without_keep_best_the_last_policy_is_the_result(tmp_path: Path) -> None:
@@ -192,10 +212,13 @@ def test_equal_scores_are_noticed_once(tmp_path: Path, capsys: pytest.CaptureFix
     assert {step["score_std"] for step in run.events("step")} == {0.0}
 
 
-def test_rollouts_without_any_score_train_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", reward=lambda samples: [None] * len(samples), plan={"iterations": 2})
+def test_rollouts_without_any_score_train_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path / "run", reward=lambda samples: [None] * len(samples), plan={"iterations": 3})
     run.go()
-    assert [step["updates"] for step in run.events("step")] == [0, 0]
+    said = capsys.readouterr().err
+    assert "no completion has a score" in said
+    assert "has the same score" not in said
+    assert [step["updates"] for step in run.events("step")] == [0, 0, 0]
     assert all("score" not in step for step in run.events("step"))
 
 
@@ -260,6 +283,49 @@ def test_a_signal_in_the_last_iteration_changes_nothing(tmp_path: Path, whole: R
     assert run.stop.received == signal.SIGTERM
     assert (outcome.stopped_by, outcome.iteration) == ("", 6)
     assert told(run, "eval") == told(whole, "eval")
+
+
+@pytest.mark.parametrize(
+    ("call", "iteration", "setting"),
+    [
+        (2, 0, {}),  # after the evaluation before training: it is not made again
+        (4, 2, {}),
+        (
+            5,
+            3,
+            {
+                "plan": {"iterations": 6, "samples_every": 1},
+                "guard": {"max_kl": 0.3, "patience": 2},
+                "learning_rate": 3e-2,
+            },
+        ),
+    ],
+    ids=["in the first iteration", "in the last evaluation", "in the last evaluation, which a guard made"],
+)
+def test_a_reward_that_fails_costs_no_evaluation_and_doubles_none(
+    tmp_path: Path, call: int, iteration: int, setting: dict[str, Any]
+) -> None:
+    calls = 0
+
+    def failing(samples: Sequence[Sample]) -> list[float | None]:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise RewardError("no")
+        return share(samples)
+
+    setting = {"held_out": 3, "batch_size": 8, "plan": {"iterations": 2, "samples_every": 1}, **setting}
+    unbroken, run = Run(tmp_path / "unbroken", **setting), Run(tmp_path / "run", reward=failing, **setting)
+    wanted = unbroken.go()
+    with pytest.raises(RewardError):
+        run.go()
+    assert newest_valid(run.folder).step == iteration
+    assert run.go(resume=run.folder / f"checkpoint-{iteration}") == wanted
+    assert told(run, "step", "eval") == told(unbroken, "step", "eval")
+    assert run.samples() == unbroken.samples()
+    assert run.state == unbroken.state
+    if iteration:  # so that a run which is lengthened knows of it
+        assert json.loads((run.folder / f"checkpoint-{iteration}/state.json").read_text())["evaluated"] == iteration
 
 
 def test_a_reward_that_fails_loses_no_iteration(tmp_path: Path, whole: Run) -> None:

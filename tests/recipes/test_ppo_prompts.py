@@ -137,7 +137,7 @@ def test_long_prompts_are_named_where_the_recipe_wants_it(load: Load) -> None:
     rows: Rows = [{"prompt": "cat"}, {"prompt": "cat " * 99}]
     with pytest.raises(DataError, match=r"rows\.jsonl:2: .*data\.max_length is 64.*on_long_row: drop"):
         load(rows, max_length=64, on_long_row="error")
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*the model has room for 50;"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*the model has room for 50 before an answer of .*;"):
         load(rows, positions=50, max_length=64, on_long_row="error")
 
 
@@ -155,6 +155,8 @@ def test_no_prompt_left_is_an_error(load: Load) -> None:
         load([{"prompt": "cat " * 99}, {"prompt": "cat " * 98}], max_length=8)
     with pytest.raises(DataError, match=r"the only row was dropped \(1 too long\)"):
         load([{"prompt": "cat " * 99}], max_length=8)
+    with pytest.raises(DataError, match=r"the model has room for 8 .* lower 'rollout\.max_new_tokens'"):
+        load([{"prompt": "cat " * 99}], positions=8)
     with pytest.raises(DataError, match=r"rows\.jsonl"):
         load([])
 
@@ -246,3 +248,13 @@ def test_several_sources_with_formats_of_their_own(load: Load, tmp_path: Path, t
 def test_other_prompts_have_another_fingerprint(load: Load) -> None:
     one, same, other = (load([{"prompt": word}])[0].fingerprint for word in ("cat", "cat", "mat"))
     assert one == same != other
+
+
+def test_columns_of_some_rows_are_none_in_the_others(load: Load, tmp_path: Path) -> None:
+    own = write_rows(tmp_path / "held.jsonl", [{"prompt": "mat", "level": 3}])
+    train, held_out = load([{"prompt": "cat", "topic": "pets"}, {"prompt": "hat"}], validation=str(own))
+    assert [dict(prompt.columns) for prompt in (*train.prompts, *held_out.prompts)] == [
+        {"prompt": "cat", "topic": "pets", "level": None},
+        {"prompt": "hat", "topic": None, "level": None},
+        {"prompt": "mat", "topic": None, "level": 3},
+    ]

@@ -228,7 +228,10 @@ def test_a_reward_function_that_fails_loses_nothing(recipe: Write, ftune: Ftune,
     done = ftune("ppo", path, "--resume")
     assert done.code == 0, done.err
     assert "resumed from iteration 1" in done.err
-    assert ftune("ppo", path, "output_dir=runs/whole").code == 0
+    assert "mine.py:score' has changed since the checkpoint" in " ".join(done.err.split())
+    done = ftune("ppo", path, "output_dir=runs/whole")
+    assert done.code == 0
+    assert "has changed" not in done.err
     assert steps(run) == steps(tmp_path / "runs/whole")
 
 
@@ -300,12 +303,17 @@ def test_bad_input_is_told_in_a_line_before_anything_is_generated(
 
 
 def test_prompts_that_changed_are_not_resumed_with(recipe: Write, ftune: Ftune, tmp_path: Path) -> None:
-    path = ppo_recipe(recipe)
+    (tmp_path / "held.jsonl").write_text('{"prompt": "cat"}\n')
+    path = ppo_recipe(recipe, data={"train": "rows.jsonl", "validation": "held.jsonl", "max_length": 128})
     assert ftune("ppo", path).code == 0
     run = tmp_path / "runs/tiny"
     assert "is finished" in ftune("ppo", path, "--resume").out
     state = json.loads((run / "ftune.json").read_text())
     (run / "ftune.json").write_text(json.dumps({**state, "state": "stopped"}))
+    (tmp_path / "held.jsonl").write_text('{"prompt": "mat"}\n')
+    done = ftune("ppo", path, "--resume")
+    assert done.code == 2
+    assert "the held-out prompts are not those of the checkpoint" in done.err
     rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "rows.jsonl").write_text("".join(rows[1:]))
     done = ftune("ppo", path, "--resume")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ftune.core.errors import DataError, FtuneError, RecipeError
+from ftune.core.checkpoints import commit, stage
+from ftune.core.errors import CheckpointError, DataError, FtuneError, RecipeError
 from ftune.report.run_folder import Opening, RunFolder
 from tests.conversing import conversing
 
@@ -63,6 +64,39 @@ def test_a_child_that_outlives_it_does_not_keep_the_folder(tmp_path: Path) -> No
         process.wait()
         with taken(tmp_path / "run", resume=True).recording():
             pass
+
+
+def iterating(count: int) -> dict[str, object]:
+    return {"schedule": {"iterations": count}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "result", "message"),
+    [
+        ({}, "adapter", None),
+        (
+            {"ended_by": "KL 14 above guard.max_kl 10"},
+            "adapter",
+            r"ended .* at iteration 4 \(KL 14 .*\).*adapter=.*run ",
+        ),
+        ({"ended_by": "entropy 0.1"}, "model", r"\(entropy 0\.1\).* model\.path=.*run/model output_dir"),
+    ],
+)
+def test_a_run_that_a_guard_ended_does_not_go_on_for_longer(
+    tmp_path: Path, facts: dict[str, object], result: str, message: str | None
+) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, iterating(9), "", resume=False, overwrite=False).recording():
+        commit(stage(path, 4), path / "checkpoint-4", {"step": 4, **facts})
+        (path / result).mkdir()
+    assert RunFolder.open(path, iterating(9), "", resume=True, overwrite=False).opening is Opening.FINISHED
+    if message is None:
+        assert RunFolder.open(path, iterating(10), "", resume=True, overwrite=False).opening is Opening.LENGTHENED
+        return
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(CheckpointError, match=message):
+        RunFolder.open(path, iterating(10), "", resume=True, overwrite=False)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
 def failed(path: Path, recipe: dict[str, object]) -> None:

@@ -74,7 +74,11 @@ def huge(completions, **_):
 def nothing(completions, **_):
     pass
 
+def silently(completions, **_):
+    raise StopIteration
+
 number = 3
+largest = max
 """
 
 
@@ -147,6 +151,19 @@ def test_scalars_of_any_kind_are_numbers(file: Path) -> None:
 def test_what_it_does_wrong_is_named_with_the_row(file: Path, name: str, message: str) -> None:
     with pytest.raises(RewardError, match=message):
         call(file, name, said("fine", "bad", "fine"))
+
+
+def test_its_line_is_named_whatever_path_led_to_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(RewardError, match=r"raised KeyError: 'word' \(mine\.py, line 27\)$"):
+        call(Path("mine.py"), "raises", said("bad"))
+    with pytest.raises(RewardError, match=r"raised StopIteration \(mine\.py, line \d+\)$"):
+        call(Path("mine.py"), "silently", said("bad"))
+
+
+def test_a_function_whose_parameters_cannot_be_known_is_refused(file: Path) -> None:
+    with pytest.raises(RewardError, match=r"no signature found for builtin .*; give a function that calls it"):
+        call(file, "largest", said("a"))
 
 
 def test_a_function_that_hangs_is_given_up(file: Path) -> None:

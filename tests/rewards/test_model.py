@@ -184,8 +184,11 @@ def test_an_adapter_that_cannot_share_is_loaded_alone_unless_it_must(
     refusing = Surroundings(shared=Shared(str(tiny_model), same, refuses=True), remark=told.append)
     assert score(adapter, around=refusing) == pytest.approx(alone)
     assert "not this one" in told[0]
-    other = Surroundings(shared=Shared("elsewhere", "other"))
+    other = Surroundings(shared=Shared("elsewhere", "other"), remark=told.append)
     assert score(adapter, around=other) == pytest.approx(alone)
+    assert "on a base of its own: it was trained on another base" in told.pop()
+    assert score(adapter, around=other, share_base="never") == pytest.approx(alone)
+    assert len(told) == 1
     for folder, around, why in [
         (adapter, Surroundings(), "not shared"),
         (adapter, other, "another base"),
@@ -201,6 +204,20 @@ def test_an_adapter_whose_base_has_changed_is_refused(adapter: Path, tmp_path: P
     file = tmp_path / "adapter" / "reward_model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_fingerprint": "0"}))
     with pytest.raises(ModelError, match="adapter of another base"):
+        score(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"mean": "high"}, "mean: "), ({"kind": "judge"}, "kind: "), ({"depth": 3}, "depth"), (None, "JSON")],
+)
+def test_facts_that_are_not_those_of_a_run_are_told(
+    adapter: Path, tmp_path: Path, change: dict[str, object] | None, why: str
+) -> None:
+    shutil.copytree(adapter / "adapter", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "reward_model.json"
+    file.write_text("{" if change is None else json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ModelError, match=rf"reward_model\.json: is not what 'ftune rm' writes \(.*{why}"):
         score(tmp_path)
 
 

@@ -75,6 +75,13 @@ def test_every_source_is_checked(source: Callable[..., Contains], scorer: Scorer
         suite.score(said("a", "b"))
 
 
+@pytest.mark.parametrize(("score", "weight"), [(1e300, 1.0), (-1e30, 1e10)])
+def test_what_fp32_does_not_hold_is_no_score(source: Callable[..., Contains], score: float, weight: float) -> None:
+    suite = RewardSuite([source(lambda samples: [0.0, score], weight=weight)], Surroundings())
+    with pytest.raises(RewardError, match=r"^rewards: rows\.jsonl:2: their weighted sum is -?1e\+\d+, .* scale"):
+        suite.score(said("a", "b"))
+
+
 def test_errors_while_opening_name_the_source() -> None:
     with pytest.raises(ModelError, match=r"^reward 'model': no such file or folder '\./none'"):
         RewardSuite([RewardModel(path="./none")], Surroundings())

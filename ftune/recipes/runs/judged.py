@@ -52,7 +52,9 @@ def tell_judged(judged: "Judged", say: Say) -> None:
             f"'ftune ppo' subtracts this mean and divides by this deviation, of {len(judged.scores)} scores alone; "
             "hold out more rows, or set 'normalize: false' there"
         )
-    if facts["accuracy_low"] <= facts.get("length_accuracy", facts.get("most_frequent_class", 0.0)):
+    if facts.get("most_frequent_class") == 1:
+        say.warning("all held-out rows are of one class, so they do not tell whether it knows classes apart")
+    elif facts["accuracy_low"] <= facts.get("length_accuracy", facts.get("most_frequent_class", 0.0)):
         what = f"the {facts['length_rule']} answer" if judged.pairs is not None else "the most frequent class"
         say.warning(f"not surely better than always taking {what}; more rows or a longer run may help")
 

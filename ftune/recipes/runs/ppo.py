@@ -45,7 +45,7 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
             ranks.before_the_end(folder.fail)
             asked = ranks.first_then_all(partial(ask, recipe, say))
             tell_prompts(asked.train, asked.held_out, say)
-            _record(recipe, folder, events, asked, options)
+            _record(recipe, folder, events, asked, options, say)
             outcome = _train(recipe, folder, events, asked, ranks, say)
             if outcome.stopped_by:
                 raise StoppedError(
@@ -55,7 +55,7 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
             if outcome.ended_by:
                 say.warning(f"ended at iteration {outcome.iteration}: {outcome.ended_by}")
             if outcome.kept_iteration is not None:
-                _tell_kept(outcome.kept_iteration, asked, say)
+                _tell_kept(outcome.kept_iteration, asked, recipe.guard.max_kl, say)
             events.write("kept", step=outcome.iteration if outcome.kept_iteration is None else outcome.kept_iteration)
             if ranks.first:
                 report(recipe, folder, asked, options)
@@ -66,28 +66,41 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
     )
 
 
-def _tell_kept(iteration: int, asked: Asked, say: Say) -> None:
+def _tell_kept(iteration: int, asked: Asked, max_kl: float | None, say: Say) -> None:
     """Which policy is the result, where that is not the last one."""
     if not asked.held_out.prompts:
         say.line(f"the policy of iteration {iteration} is kept: the last one saved near the reference")
     elif iteration:
         say.line(f"the policy of iteration {iteration} is kept: it has the best held-out score")
     else:
-        say.warning("no policy was better on the held-out prompts than the one it started from, which is kept")
+        within = "" if max_kl is None else f" within guard.max_kl ({max_kl:g})"
+        say.warning(
+            f"no policy{within} that was tried on the held-out prompts was better than the one it started from, which "
+            "is kept; eval.every says how often one is tried"
+        )
 
 
-def _record(recipe: "PpoRecipe", folder: RunFolder, events: EventLog, asked: Asked, options: RunOptions) -> None:
+def _record(
+    recipe: "PpoRecipe", folder: RunFolder, events: EventLog, asked: Asked, options: RunOptions, say: Say
+) -> None:
     """Write down what this run is made of, before any of it is used."""
     import torch  # noqa: F401 - with it, the environment names the GPUs
 
-    if folder.found.facts.get("data", asked.train.fingerprint) != asked.train.fingerprint:
-        raise CheckpointError(
-            f"{shown(folder.path)}: the prompts are not those of the checkpoint; bring them back, or start a new run "
-            f"with output_dir=..."
+    for name, fingerprint in asked.fingerprints.items():
+        if folder.found.facts.get(name, fingerprint) != fingerprint:
+            raise CheckpointError(
+                f"{shown(folder.path)}: the {'held-out ' if name == 'held_out' else ''}prompts are not those of the "
+                "checkpoint; bring them back, or start a new run with output_dir=..."
+            )
+    functions = recipe.functions
+    before = folder.found.facts.get("functions", functions)
+    for name in (name for name, file in functions.items() if before.get(name, file) != file):
+        say.warning(
+            f"rewards: the file of '{name}' has changed since the checkpoint; scores may mean something else now"
         )
     folder.write_json("environment.json", environment())
     folder.write_json("data.json", asked.described())
-    events.write("start", command=options.command, recipe=recipe.type, model=recipe.model.path)
+    events.write("start", command=options.command, recipe=recipe.type, model=recipe.model.path, functions=functions)
     events.write("data", **asked.described())
 
 

@@ -21,6 +21,11 @@ class Asked:
     train: PromptSet
     held_out: PromptSet
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What a checkpoint remembers of the prompts."""
+        return {"data": self.train.fingerprint, "held_out": self.held_out.fingerprint}
+
     def described(self) -> dict[str, Any]:
         """The facts of `data.json`."""
         return {"train": self.train.described(), "held_out": self.held_out.described()}

@@ -76,7 +76,7 @@ def assemble(
         folder=folder,
         events=events,
         say=say,
-        facts={"data": asked.train.fingerprint},
+        facts={**asked.fingerprints, "functions": recipe.functions},
     )
 
 

@@ -62,7 +62,12 @@ def load_prompts(data: Prompts, text: TextModel, seed: int, positions: int | Non
 
     `positions` is the longest sequence that the model can read.
     """
-    limit = min(data.max_length, positions or data.max_length)
+    train, held_out = _loaded(data, text, seed, min(data.max_length, positions or data.max_length))
+    _share_columns(train, held_out)
+    return train, held_out
+
+
+def _loaded(data: Prompts, text: TextModel, seed: int, limit: int) -> tuple[PromptSet, PromptSet]:
     group = data.validation.group if data.validation else None
     train = _read_all(data.train, data, text, seed, limit, group)
     if data.validation is None:
@@ -83,6 +88,19 @@ def load_prompts(data: Prompts, text: TextModel, seed: int, positions: int | Non
         raise DataError(f"data.validation: {error}") from None
     held_out = replace(train, prompts=[train.prompts[index] for index in out], dropped=Counter(), read=0)
     return replace(train, prompts=[train.prompts[index] for index in kept]), held_out
+
+
+def _share_columns(*sets: PromptSet) -> None:
+    """Give every prompt the columns of all, None where its row has none of that name.
+
+    Else what a reward function is called with would depend on which prompts come together.
+    """
+    names = dict.fromkeys(name for found in sets for prompt in found.prompts for name in prompt.columns)
+    for found in sets:
+        found.prompts = [
+            prompt if len(prompt.columns) == len(names) else replace(prompt, columns={**names, **prompt.columns})
+            for prompt in found.prompts
+        ]
 
 
 def tell_prompts(train: PromptSet, held_out: PromptSet, say: Say) -> None:
@@ -128,14 +146,16 @@ def _read_all(
         why = ""
         if found.shortest is not None:
             tokens, place = found.shortest
-            way = "; raise 'data.max_length'" if limit == data.max_length else "; shorten them"
+            way = "; raise 'data.max_length'" if limit == data.max_length else "; lower 'rollout.max_new_tokens'"
             why = f": {_room(data, limit)}, and the shortest of what is longer has {tokens:,} tokens ({place}){way}"
         raise DataError(f"data: {rows} dropped ({causes}); there is no prompt left{why}")
     return found
 
 
 def _room(data: Prompts, limit: int) -> str:
-    return f"data.max_length is {limit:,}" if limit == data.max_length else f"the model has room for {limit:,}"
+    if limit == data.max_length:
+        return f"data.max_length is {limit:,}"
+    return f"the model has room for {limit:,} before an answer of 'rollout.max_new_tokens'"
 
 
 def _examples(

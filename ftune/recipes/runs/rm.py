@@ -51,6 +51,8 @@ def _train(recipe: "RmRecipe", run: Run) -> Trained:
     head = recipe.head
     if head.type == "classifier":
         _tell_classes(run, head.positive_class)
+    elif recipe.margin:
+        tell_margins(run)
     offload = offloads(recipe.batch, run.place)
     padding = _padding(run)
     model = wrapped_model(run, partial(_prepare, run), classes=_names(recipe, run))
@@ -121,6 +123,23 @@ def _tell_classes(run: Run, positive: str) -> None:
         raise DataError(
             f"head.positive_class: {'no' if not counts[positive] else 'every'} training row is '{positive}', so there "
             "is nothing to tell apart; add rows of the other kind"
+        )
+
+
+def tell_margins(run: Run) -> None:
+    """How many pairs have a margin. Raises DataError where none has."""
+    margins = run.inputs.train.scores
+    known = margins[margins == margins]  # without NaN
+    if not len(known):
+        raise DataError(
+            "margin: no training pair has one; give rows a column 'margin' or the ratings of both answers, or set "
+            "'margin: false'"
+        )
+    run.say.line(f"margins: {len(known):,} of {several(len(margins), 'pair')} have one, {known.mean():.3g} on average")
+    if below := int((known < 0).sum()):
+        run.say.warning(
+            f"{several(below, 'pair')} with a margin below 0: by it, the rejected answer is the better one, and such "
+            "a pair teaches next to nothing"
         )
 
 

@@ -210,6 +210,8 @@ def _shareable(
         return around.shared
     if share_base == "always":
         raise ModelError(_not_shared(path, problem))
+    if share_base == "auto" and around.shared is not None:
+        around.remark(f"'{path}' is loaded on a base of its own: it {problem}")
     return None
 
 
