@@ -168,7 +168,7 @@ def what_opening_means(path: Path, recipe: dict[str, Any], *, resume: bool, over
             raise RecipeError(_BUSY.format(shown(path)))
         if path.exists() and not path.is_dir():
             raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
-        if not (path / STATE).is_file():
+        if not holds_run(path):
             if path.is_dir() and not _only_begun(path):
                 raise RecipeError(_refusal(path, started=False))
             return Opening.NEW
@@ -192,6 +192,16 @@ def check_writable(path: Path) -> None:
         else:  # only trying tells for sure: a folder of another name, so that no run that begins there can meet it
             above = next(folder for folder in path.absolute().parents if folder.exists())
             Path(tempfile.mkdtemp(prefix=".ftune-", dir=above)).rmdir()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run has made a folder: a model or a checkpoint has an `ftune.json` too, which lists its files."""
+    file = path / STATE
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return file.is_file()  # broken, and still a run's
+    return not (isinstance(content, dict) and "files" in content)
 
 
 def read_state(path: Path) -> str:
