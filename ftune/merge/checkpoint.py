@@ -31,11 +31,6 @@ class Checkpoint:
     tensors: dict[str, Stored]
     """By their names in the files."""
 
-    def find(self, parameter: str, prefix: str) -> Stored | None:
-        """The tensor of a parameter, also where the files leave out or add `prefix`, the name of the inner model."""
-        without = parameter.removeprefix(f"{prefix}.")
-        return next(filter(None, map(self.tensors.get, (parameter, without, f"{prefix}.{without}"))), None)
-
     @property
     def size(self) -> int:
         """Bytes of all tensors."""

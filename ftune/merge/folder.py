@@ -81,15 +81,20 @@ def copy_beside(base: Checkpoint, adapter: Path | None, target: Path) -> None:
 
 
 def write_config(base: Checkpoint, changes: dict[str, Any], target: Path) -> None:
-    """The base's configuration as it is in its file, but for `changes`."""
+    """The base's configuration as in its file, but for `changes`; those of a part (`text_config`) in that part."""
     raw = read_settings(base.folder / CONFIG)
+    parts = {key: raw[key] for key in base.config.sub_configs if isinstance(raw.get(key), dict)}
     for key, value in changes.items():
-        inner = raw.get("text_config")
-        if isinstance(inner, dict) and key in inner:
-            inner[key] = value
+        if key in parts:
+            parts[key] |= value
+            continue
+        for name, part in parts.items():
+            if key in part and (key == "dtype" or name == "text_config"):
+                part[key] = value
         raw[key] = value
     if "dtype" in changes:
-        raw.pop("torch_dtype", None)
+        for one in (raw, *parts.values()):
+            one.pop("torch_dtype", None)
     (target / CONFIG).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -3,9 +3,13 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ftune.core.errors import ModelError
 from ftune.core.paths import cache_dir
+
+CONVERSION = 2
+"""Counts up when a file becomes another folder than before, so that what the cache has of it is made anew."""
 
 
 def folder_of_gguf(file: Path) -> Path:
@@ -17,7 +21,7 @@ def folder_of_gguf(file: Path) -> Path:
     """
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    target = cache_dir() / "models" / f"{file.stem}-{digest[:16]}"
+    target = cache_dir() / "models" / f"{file.stem}-{digest[:16]}-{CONVERSION}"
     if (target / "config.json").is_file():
         return target
     staging = target.with_name(f".{target.name}.staging")
@@ -38,6 +42,7 @@ def _convert(file: Path, folder: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
     except (ValueError, KeyError, IndexError, UnicodeDecodeError, OSError, NotImplementedError) as error:
         raise ModelError(f"{file}: not a GGUF model that can be read: {type(error).__name__}: {error}") from error
+    _blank_behind_marks(tokenizer.backend_tokenizer)
     config = loaded.config
     del config.quantization_config
     config.name_or_path = file.stem
@@ -46,3 +51,17 @@ def _convert(file: Path, folder: Path) -> None:
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _blank_behind_marks(tokenizer: Any) -> None:
+    """Put SentencePiece's blank behind every special token too, as Llama 2's own tokenizer and llama.cpp do.
+
+    transformers 5.23 reads GGUF files so that only the beginning of a text gets one.
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    cuts = tokenizer.pre_tokenizer
+    if isinstance(cuts, pre_tokenizers.Metaspace) and cuts.prepend_scheme == "first":
+        blank = cuts.replacement
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(blank), normalizers.Replace(" ", blank)])
+        tokenizer.pre_tokenizer = None

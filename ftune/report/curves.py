@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ftune.core.checkpoints import write_atomically
 from ftune.report.events import Event
+from ftune.report.run_record import finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -219,7 +220,7 @@ def _mark(axes: "Axes", events: list[Event]) -> None:
 
 def points_of(events: list[Event], kind: str, field: str) -> tuple[list[int], list[float]]:
     """Steps and values of a field, without those that were not finite."""
-    found = [event for event in events if event["kind"] == kind and event.get(field) is not None]
+    found = [event for event in events if event["kind"] == kind and finite(event.get(field)) is not None]
     return [event["step"] for event in found], [event[field] for event in found]
 
 

@@ -10,7 +10,7 @@ from ftune.core.errors import FtuneError, RecipeError
 from ftune.core.paths import shown
 from ftune.report.curves import percent, short
 from ftune.report.measures import duration_in_words
-from ftune.report.run_folder import STATE
+from ftune.report.run_folder import holds_run
 from ftune.report.run_record import RunRecord, dig, finite, read_run
 from ftune.report.terminal import printable
 
@@ -56,7 +56,7 @@ def find_runs(folder: Path) -> list[Listed]:
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / STATE).is_file():
+    if holds_run(folder):
         yield folder
         return
     try:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, count
 from pathlib import Path
@@ -65,6 +65,8 @@ class RunFolder:
     """The run as it was, where it is lengthened."""
     writes: bool = True
     """Whether this process writes into it: of several, only the first does."""
+    set_aside: list[tuple[Path, Path]] = field(default_factory=list)
+    """What was made of a result before, and what it is called since there is another one."""
 
     @classmethod
     def open(cls, path: Path, recipe: dict[str, Any], text: str, *, resume: bool, overwrite: bool) -> "RunFolder":
@@ -119,12 +121,13 @@ class RunFolder:
         self.set_state(state)
 
     def _finish(self) -> None:
-        """The state; and an evaluation that is there, which can only be of a result before, gets another name."""
-        evaluation = self.path / "eval"
-        if evaluation.is_dir():
-            names = (self.path / f"eval.before{suffix}" for suffix in chain([""], map("-{}".format, count(2))))
-            with storage_errors(evaluation):
-                evaluation.rename(next(path for path in names if not path.exists()))
+        """The state; and what was made of a result before, a merged model or an evaluation, gets another name."""
+        for made in _made_of_result(self.path):
+            names = (
+                made.with_name(f"{made.name}.before{suffix}") for suffix in chain([""], map("-{}".format, count(2)))
+            )
+            with storage_errors(made):
+                self.set_aside.append((made, made.rename(next(path for path in names if not os.path.lexists(path)))))
         self.set_state("done")
 
     @contextmanager
@@ -165,7 +168,7 @@ def what_opening_means(path: Path, recipe: dict[str, Any], *, resume: bool, over
             raise RecipeError(_BUSY.format(shown(path)))
         if path.exists() and not path.is_dir():
             raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
-        if not (path / STATE).is_file():
+        if not holds_run(path):
             if path.is_dir() and not _only_begun(path):
                 raise RecipeError(_refusal(path, started=False))
             return Opening.NEW
@@ -189,6 +192,16 @@ def check_writable(path: Path) -> None:
         else:  # only trying tells for sure: a folder of another name, so that no run that begins there can meet it
             above = next(folder for folder in path.absolute().parents if folder.exists())
             Path(tempfile.mkdtemp(prefix=".ftune-", dir=above)).rmdir()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run has made a folder: a model or a checkpoint has an `ftune.json` too, which lists its files."""
+    file = path / STATE
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return file.is_file()  # broken, and still a run's
+    return not (isinstance(content, dict) and "files" in content)
 
 
 def read_state(path: Path) -> str:
@@ -276,6 +289,13 @@ def _last_step(path: Path) -> int | None:
 
 def _saved(path: Path) -> Saved:
     return _last_step(path), [(path / name).stat().st_ino for name in ("adapter", "model") if (path / name).is_dir()]
+
+
+def _made_of_result(path: Path) -> list[Path]:
+    """What `ftune eval` and `ftune merge` have made of a run's result, in its folder."""
+    made = [path / name for name in ("eval", "merged", "gguf")]
+    quantised = [folder for folder in sorted(path.glob("merged-*")) if "." not in folder.name]
+    return [folder for folder in (*made, *quantised) if folder.is_dir()]
 
 
 def _nothing_to_go_on_from(path: Path) -> str:

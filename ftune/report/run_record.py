@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ftune.core.errors import RecipeError
 from ftune.core.paths import shown
 from ftune.report.events import Event, read_events
-from ftune.report.run_folder import STATE, read_state
+from ftune.report.run_folder import STATE, holds_run, read_state
 
 LOG_TAIL_BYTES = 2**20
 """Of a log, only so much of its end is read."""
@@ -164,7 +164,7 @@ class RunRecord:
 
 def read_run(path: Path) -> RunRecord:
     """Read a run. Raises RecipeError where there is none, DataError where its events are damaged."""
-    if not (path / STATE).is_file():
+    if not holds_run(path):
         raise RecipeError(f"{shown(path)} is no run of ftune: give a folder with {STATE}, as 'ftune sft' writes it")
     events = read_events(path / "events.jsonl") if (path / "events.jsonl").is_file() else []
     return RunRecord(path, path.resolve().name, read_state(path) or "unknown", list(_usable(events)))

@@ -19,6 +19,7 @@ from ftune.merge.engines import gguf_tensors
 from ftune.merge.gguf.architectures import UnfitError
 from ftune.merge.gguf.vocabulary import vocabulary_of
 from ftune.merge.gguf.write import write_gguf
+from ftune.models.gguf import folder_of_gguf
 from tests.data.conftest import SENTENCES
 from tests.merge.gguf_models import MARKS, TEMPLATE, TINY, make_model, sentence_piece
 
@@ -83,6 +84,14 @@ def test_the_tokenizer_gives_the_same_ids(name: str, folders: dict[str, Path]) -
         assert again.tokenize(text) == tokenizer.tokenize(text)
         assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert again.chat_template == TEMPLATE
+
+
+def test_a_file_that_is_opened_again_cuts_texts_with_special_tokens_as_before(folders: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folders["llama2"])
+    again = AutoTokenizer.from_pretrained(folder_of_gguf(write(folders["llama2"], "f32")))
+    assert any(MARKS[2] in text for text in TEXTS)
+    for text in TEXTS:
+        assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 LOSS = {"f16": 0.002, "bf16": 0.02, "q8_0": 0.05, "q4_0": 0.4, "q4_1": 0.4, "q5_0": 0.35, "q5_1": 0.35}

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftune.core.errors import DataError, ModelError, RecipeError
+from ftune.core.errors import DataError, ModelError, RecipeError, StorageError
 from ftune.core.say import Say
 from ftune.data.example import Message
 from ftune.data.stops import stop_ids
@@ -174,7 +174,8 @@ def test_the_model_s_own_generation_settings_are_the_defaults() -> None:
     ("word", "said"),
     [
         ("temprature=1", "did you mean 'temperature'"),
-        ("top_p", "NAME=VALUE"),
+        ("top_p", "top_p: has no value; write top_p=VALUE"),
+        ("topp", r"'topp' is no setting; write NAME=VALUE; did you mean 'top_p'\?"),
         ("top_p=1.5", "top_p: should be a number from 0 to 1, got '1.5'"),
         ("temperature=nan", "got 'nan'"),
         ("max_new_tokens=2.5", "should be a whole number from 1"),
@@ -219,6 +220,8 @@ def test_a_conversation_is_saved_as_a_row_to_train_on(chat: Chat, tmp_path: Path
     row = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[1])
     example = MessagesFormat().to_example(row)
     assert example == chat.asked([Message("user", "the cat"), Message("assistant", reply.text)])
+    with pytest.raises(StorageError, match=r"gone/rows.jsonl: cannot be written: No such file or directory$"):
+        chat.save(tmp_path / "gone" / "rows.jsonl")
 
 
 @pytest.mark.parametrize("before", [b'{"messages": []}', "café".encode("latin-1") + b"\n"], ids=["cut off", "latin-1"])

@@ -13,6 +13,7 @@ import pytest
 from ftune.evals.metrics.base import Metric
 from ftune.judges.base import Judge
 from ftune.recipes.eval import EvalRecipe
+from ftune.recipes.runs.eval_output import _line
 from ftune.rewards.base import RewardSource
 from tests.conftest import Done, chat_rows, write_rows
 from tests.recipes.test_keys import keys_of
@@ -329,3 +330,7 @@ def test_rows_that_the_model_cannot_read_are_left_out_and_counted(trained: Path,
     assert 0 < lengths[2] < lengths[0] < 100  # as many as there is room for behind the prompt
     assert facts(tmp_path / "4")["left_out"] == 1
     assert facts(tmp_path / "4")["rows"] == 3
+
+
+def test_what_a_row_or_a_model_writes_does_not_steer_the_terminal() -> None:
+    assert _line("red \x1b[31m\n\ttext\x07 é") == r"red \x1b[31m text\x07 é"

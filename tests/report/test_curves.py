@@ -1,5 +1,6 @@
 """The curves: what is drawn, what is left out, and the chart of the terminal dot by dot."""
 
+import math
 import struct
 import subprocess
 import sys
@@ -25,7 +26,10 @@ def size_of(png: Path) -> tuple[int, int]:
     return struct.unpack(">II", content[16:24])
 
 
-@pytest.mark.parametrize("events", [[], [{"kind": "start"}], [{"kind": "step", "step": 1, "loss": None}]])
+@pytest.mark.parametrize(
+    "events",
+    [[], [{"kind": "start"}], *([{"kind": "step", "step": 1, "loss": loss}] for loss in (None, math.nan, "x"))],
+)
 def test_nothing_to_draw_makes_no_file(tmp_path: Path, events: list[Event]) -> None:
     assert draw_curves(events, tmp_path / "curves.png", "title") is False
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ftune.cli.main import app
+from ftune.core.checkpoints import commit_folder, stage_folder
 from ftune.core.errors import RecipeError
 from ftune.report.listing import find_runs, table_of
 from ftune.report.run_record import read_run
@@ -30,6 +31,9 @@ def runs(tmp_path: Path) -> Path:
     (tmp_path / "stateless" / "recipe.resolved.json").write_bytes(b"\xff\xfe[")
     sft_run(tmp_path / "sft" / "within")
     (tmp_path / "notes").mkdir()
+    model = stage_folder(tmp_path / "models" / "merged")
+    (model / "config.json").write_text("{}")
+    commit_folder(model, tmp_path / "models" / "merged")
     return tmp_path
 
 
@@ -49,6 +53,8 @@ def test_every_run_is_listed_whatever_its_state(runs: Path) -> None:
     assert listed["broken"].state == "damaged"
     assert "events.jsonl:1" in listed["broken"].fault
     assert listed["stateless"].state == "unknown"
+    with pytest.raises(RecipeError, match="merged is no run of ftune"):
+        read_run(runs / "models" / "merged")
 
 
 def test_the_table_is_aligned_and_says_when(runs: Path) -> None:

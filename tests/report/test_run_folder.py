@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ftune.core.checkpoints import commit, stage
+from ftune.core.checkpoints import commit, stage, stage_folder
 from ftune.core.errors import CheckpointError, DataError, FtuneError, RecipeError
 from ftune.report.run_folder import Opening, RunFolder
 from tests.conversing import conversing
@@ -142,3 +142,17 @@ def test_a_run_in_another_state_does_not_give_way(tmp_path: Path, state: str) ->
     with pytest.raises(RecipeError, match=r"holds a (finished )?run; use --"):
         RunFolder.open(path, {"seed": 2}, "", resume=False, overwrite=False)
     assert (path / "events.jsonl").exists()
+
+
+@pytest.mark.parametrize("facts", [{}, {"step": 20}], ids=["model", "checkpoint"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_model_or_a_checkpoint_is_no_run_to_be_replaced(
+    tmp_path: Path, facts: dict[str, object], resume: bool
+) -> None:
+    folder = tmp_path / "folder"
+    staging = stage_folder(folder)
+    (staging / "model.safetensors").write_bytes(b"weights")
+    commit(staging, folder, facts)
+    with pytest.raises(RecipeError, match="is not empty and holds no run of ftune"):
+        taken(folder, resume=resume)
+    assert (folder / "model.safetensors").read_bytes() == b"weights"

@@ -206,7 +206,8 @@ def test_a_finished_run_goes_on_for_longer_as_if_it_had_never_ended(recipe: Writ
     path, run = recipe(schedule={"max_steps": 4, **CONSTANT}), tmp_path / "runs/tiny"
     assert ftune("sft", path, "schedule.max_steps=6", "output_dir=runs/whole").code == 0
     assert ftune("sft", path).code == 0
-    (run / "eval").mkdir()
+    for name in ("eval", "merged", "merged-nf4", "merged-nf4.before", "gguf"):
+        (run / name).mkdir()
     again = ftune("sft", path, "--resume", "schedule.max_steps=3")
     assert "runs/tiny is finished, nothing to do" in again.out
     assert "resumed" not in again.err
@@ -216,8 +217,14 @@ def test_a_finished_run_goes_on_for_longer_as_if_it_had_never_ended(recipe: Writ
     assert same_bits(weights(run), weights(tmp_path / "runs/whole"))
     assert losses(run) == losses(tmp_path / "runs/whole")
     assert read_state(run) == "done"
-    assert not (run / "eval").exists()  # it was of the result before
-    assert (run / "eval.before").is_dir()
+    assert not any((run / name).exists() for name in ("eval", "merged", "merged-nf4", "gguf"))
+    kept = ["eval.before", "gguf.before", "merged-nf4.before", "merged-nf4.before-2", "merged.before"]
+    assert sorted(folder.name for folder in run.glob("*.before*")) == kept
+    merge = (
+        "runs/tiny/merged is of the result before and is called merged.before now; of this one: ftune merge runs/tiny"
+    )
+    assert merge in longer.err
+    assert "of this one: ftune eval runs/tiny" in longer.err
     assert "is finished, nothing to do" in ftune("sft", path, "--resume", "schedule.max_steps=6").out
 
 

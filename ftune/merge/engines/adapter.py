@@ -189,7 +189,7 @@ def _put(model: nn.Module, name: str, value: torch.Tensor) -> None:
 
 def _needed(value: torch.Tensor | None, name: str, folder: Path) -> torch.Tensor:
     if value is None:
-        raise ModelError(f"{shown(folder)}: changes '{name}', which the base's files do not hold under this name")
+        raise ModelError(f"{shown(folder)}: changes '{name}', which the base's files do not hold; {SERVE}")
     return value
 
 

@@ -1,7 +1,7 @@
 """A model written tensor by tensor: what no source changes is copied, the rest is computed in fp32 and rounded once."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ftune.core.errors import ModelError
 from ftune.merge.checkpoint import Checkpoint
+from ftune.merge.engines.layout import Layout
 from ftune.merge.engines.skeleton import Skeleton
 from ftune.merge.tensors import TORCH_NAMES, ShardWriter, Stored, order_of
 
@@ -45,6 +46,8 @@ class Job:
     """What is to be written."""
 
     base: Checkpoint
+    layout: Layout
+    """Of the base's files."""
     model: Skeleton
     """Of the base; its names of parameters count."""
     sources: Sequence[Source]
@@ -74,14 +77,12 @@ class Written:
     """Whether tied parameters have become different."""
 
 
-def read_base(base: Checkpoint, model: Skeleton) -> Read:
+def read_base(layout: Layout, ties: Mapping[str, str]) -> Read:
     """Reads parameters of the base; tied ones where the files hold them."""
 
     def read(name: str) -> torch.Tensor | None:
-        stored = base.find(name, model.prefix)
-        if stored is None and name in model.ties:
-            stored = base.find(model.ties[name], model.prefix)
-        return stored.read() if stored else None
+        value = layout.read(name)
+        return layout.read(ties[name]) if value is None and name in ties else value
 
     return read
 
@@ -89,13 +90,13 @@ def read_base(base: Checkpoint, model: Skeleton) -> Read:
 def write_model(job: Job, writer: ShardWriter, progress: Progress) -> Written:
     """Write all tensors of the merged model. Raises ModelError for one that is empty or not finite."""
     done, base = Written(), job.base
-    parameters = _by_file(base, job.model)
+    parameters = job.layout.names
     _check_all_there(job, parameters)
     partners: dict[str, list[str]] = {}
     for partner, other in job.model.ties.items():
-        if base.find(partner, job.model.prefix) is None:
+        if not job.layout.parts(partner):
             partners.setdefault(other, []).append(partner)
-    tensors = list(order_of(base.tensors))
+    tensors, held = list(order_of(base.tensors)), dict[str, torch.Tensor]()
     for place, stored in enumerate(tensors):
         if place + 1 < len(tensors):
             tensors[place + 1].expect()
@@ -103,7 +104,7 @@ def write_model(job: Job, writer: ShardWriter, progress: Progress) -> Written:
         if name is None and job.model.classifier:  # the output layer, which a classifier does not have
             done.dropped.append(stored.name)
         else:
-            _write_one(job, writer, stored, name, partners.get(name, []) if name else [], done)
+            _write_one(job, writer, stored, name, partners.get(name, []) if name else [], done, held)
         progress(stored.size)
     for name in dict.fromkeys(name for source in job.sources for name in source.made()):
         writer.write(name, _checked(name, _combined(job, name, _main_dtype(job))))
@@ -112,14 +113,25 @@ def write_model(job: Job, writer: ShardWriter, progress: Progress) -> Written:
 
 
 def _write_one(
-    job: Job, writer: ShardWriter, stored: Stored, name: str | None, partners: Sequence[str], done: Written
+    job: Job,
+    writer: ShardWriter,
+    stored: Stored,
+    name: str | None,
+    partners: Sequence[str],
+    done: Written,
+    held: dict[str, torch.Tensor],
 ) -> None:
-    """A tensor of the base and those that are tied to it, which are written only where they have become different."""
+    """A tensor of the base and those that are tied to it, which are written only where they have become different.
+
+    `held` keeps the other tensors of a parameter that the files hold in several until their turn comes.
+    """
     dtype = _dtype(job, stored)
     touched = name is not None and _touched(job, name)
     partners = [other for other in partners if touched or _touched(job, other)]
     if touched and name is not None:
-        result = _combined(job, name, dtype)
+        if stored.name not in held:
+            held |= job.layout.apart(name, _combined(job, name, dtype))
+        result = held.pop(stored.name)
         done.changed += 1
     else:
         replaced = job.read(name) if name in job.replaced else None
@@ -154,12 +166,6 @@ def _combined(job: Job, name: str, dtype: torch.dtype) -> torch.Tensor:
 def _seed(seed: int, name: str) -> int:
     """Draws for a tensor do not depend on the order in which tensors are written."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "little")
-
-
-def _by_file(base: Checkpoint, model: Skeleton) -> dict[str, str]:
-    """The parameter that each tensor of the files is."""
-    found = ((base.find(name, model.prefix), name) for name in model.names)
-    return {stored.name: name for stored, name in found if stored is not None}
 
 
 def _dtype(job: Job, stored: Stored) -> torch.dtype:

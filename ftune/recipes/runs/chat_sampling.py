@@ -43,7 +43,9 @@ class Sampling:
         found: dict[str, Any] = {}
         for word in words:
             name, equals, text = word.partition("=")
-            if name not in SETTINGS or not equals:
+            if name in SETTINGS and not equals:
+                raise RecipeError(f"{name}: has no value; write {name}=VALUE")
+            if name not in SETTINGS:
                 raise RecipeError(f"'{word}' is no setting; write NAME=VALUE{did_you_mean(name, SETTINGS)}")
             kind, low, high = SETTINGS[name]
             try:

@@ -110,7 +110,7 @@ class Chat:
                 file.seek(0)
                 return sum(1 for _ in file)
         except OSError as error:
-            raise StorageError(f"{shown(path)}: cannot be written: {error}") from None
+            raise StorageError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
 
     def _up_to_question(self) -> list[Message]:
         if not self.turns:

@@ -1,7 +1,7 @@
 """The files of a merged model: weights as a stream, configuration, tokenizer, card."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -75,12 +75,14 @@ def write_card(plan: Plan, staging: Path, proof: dict[str, str]) -> None:
 
 def _job(plan: Plan, build: "Callable[[], Skeleton]") -> "Job":
     from ftune.merge.engines.adapter import AdapterSource
+    from ftune.merge.engines.layout import Layout
     from ftune.merge.engines.requantised import quantised_names
     from ftune.merge.engines.stream import Job, read_base
     from ftune.merge.engines.whole import ModelSource
 
     recipe, model = plan.recipe, build()
-    read = _read(plan, model, read_base(plan.base, model))
+    layout = Layout(plan.base, model)
+    read = _read(plan, model, read_base(layout, model.ties))
     sources: list[Source] = []
     for source in plan.sources:
         if source.adapter:
@@ -88,11 +90,12 @@ def _job(plan: Plan, build: "Callable[[], Skeleton]") -> "Job":
         elif not (plan.only and plan.whole):  # one model alone is the base, and is copied
             with told_of(source.path):
                 checkpoint = open_checkpoint(locate_model(source.folder), trust_remote_code=recipe.trust_remote_code)
-            sources.append(ModelSource(checkpoint, model, plan.base))
+            sources.append(ModelSource(checkpoint, model, plan.base, layout))
     combine: Any = recipe.combine
     weights = [source.weight for source in recipe.sources]
     return Job(
         base=plan.base,
+        layout=layout,
         model=model,
         sources=sources,
         combine=None if plan.only else lambda tensors, draw: combine.combine(tensors, weights, draw),
@@ -122,8 +125,7 @@ def _config_changes(plan: Plan, job: "Job", written: "Written", pad_id: int | No
     """What the configuration of the result has other than that of the base."""
     changes: dict[str, Any] = {}
     for config in [job.model.model.config, *(source.config for source in job.sources if source.config is not None)]:
-        after = config.to_dict()
-        changes |= {key: value for key, value in after.items() if plan.before.get(key) != value and key not in OWN_KEYS}
+        changes |= _changed(plan.before, config.to_dict(), config.sub_configs)
     if written.untied:
         changes["tie_word_embeddings"] = False
     if plan.recipe.dtype != "keep":
@@ -132,6 +134,15 @@ def _config_changes(plan: Plan, job: "Job", written: "Written", pad_id: int | No
         changes["architectures"] = [type(job.model.model).__name__]
         changes["pad_token_id"] = pad_id  # a head reads its score before the padding
     return changes
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any], parts: Collection[str] = ()) -> dict[str, Any]:
+    """What has changed of a configuration; of its `parts` (`text_config`, ...) only what has changed there."""
+    changes = {key: value for key, value in after.items() if before.get(key) != value and key not in OWN_KEYS}
+    for part in set(parts) & changes.keys():
+        if isinstance(before.get(part), dict):
+            changes[part] = _changed(before[part], changes[part])
+    return {key: value for key, value in changes.items() if value or key not in parts}
 
 
 def _tell(plan: Plan, written: "Written") -> None:

@@ -54,6 +54,9 @@ def reported(folder: RunFolder, say: Say) -> Iterator[None]:
     try:
         yield
     finally:
+        for made, aside in folder.set_aside:
+            again = f"ftune {'eval' if made.name == 'eval' else 'merge'} {shown(folder.path)}"
+            say.line(f"{shown(made)} is of the result before and is called {aside.name} now; of this one: {again}")
         if folder.writes:
             from ftune.report.page.write import write_report_page
 
