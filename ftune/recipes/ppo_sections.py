@@ -11,7 +11,7 @@ from ftune.core.errors import ModelError
 from ftune.core.section import Location, Section
 from ftune.recipes.data_section import Format, Source, Validation, as_sources, as_validation, bare_path
 from ftune.recipes.model_section import Model
-from ftune.recipes.training_sections import Count, Optim
+from ftune.recipes.training_sections import Count, Optim, Tracked
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -162,8 +162,8 @@ class PpoCheckpoint(Section):
     """Checkpoints kept; older ones are removed."""
 
 
-class PpoLog(Section):
-    """What is shown and written while training."""
+class PpoLog(Tracked):
+    """What is shown, written and sent while training."""
 
     every: Count = 1
     """Iterations between points of the curves."""

@@ -31,6 +31,7 @@ from ftune.report.environment import environment
 from ftune.report.events import Event, EventLog, read_events
 from ftune.report.rank_log import RankLog
 from ftune.report.run_folder import RunFolder
+from ftune.report.trackers.tracking import tracking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,7 +95,13 @@ def run_training(
         folder = open_run(recipe, path, options, say, "step", ranks)
         if folder is None:
             return
-        with reported(folder, say), folder.recording() as events, closing(RankLog(path, ranks.rank, say)) as log:
+        with (
+            tracking(recipe.log.trackers, folder, recipe.resolved(), say) as trackers,
+            reported(folder, say),
+            folder.recording() as events,
+            closing(RankLog(path, ranks.rank, say)) as log,
+        ):
+            trackers.follow(events)
             quiet_bars()
             ranks.before_the_end(folder.fail)
             inputs = ranks.first_then_all(partial(load_inputs, recipe, say))
