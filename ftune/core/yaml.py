@@ -184,6 +184,8 @@ class _Builder:
         return result
 
     def scalar(self, event: yaml.ScalarEvent) -> object:
+        if "\0" in event.value:  # in quotes, as `\0`
+            self.fault(event, "a NUL character is in no text or path; remove it")
         if event.style:
             return event.value
         try:

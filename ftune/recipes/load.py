@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ftune.core.errors import RecipeError
 from ftune.core.overrides import apply_overrides, forget_below
+from ftune.core.paths import expanded
 from ftune.core.section import Location, Section
 from ftune.core.suggest import did_you_mean
 from ftune.core.variants import variant_called, variants_of
@@ -72,7 +73,9 @@ def load_recipe(
         document.faults.append(Fault(mark, "extends: is followed before overrides are; write it into the recipe"))
     cls = _class(_command(command, value, document))
     if "output_dir" in cls.model_fields:
-        value.setdefault("output_dir", f"runs/{path.stem}")
+        given = value.setdefault("output_dir", f"runs/{path.stem}")
+        if isinstance(given, str) and given.startswith("~"):  # a shell does that only for words of its own
+            value["output_dir"] = str(expanded(given))
     context: dict[str, object] = {"folders": [Path(), *_folders(document)]}
     try:
         recipe = cls.model_validate(value, context=context)

@@ -232,6 +232,25 @@ def test_a_wrong_kind_of_value_is_told_all_that_it_may_be(
     assert any(words in line for line in errors_of(recipe(), override))
 
 
+def test_the_home_in_an_output_folder_is_spelled_out(
+    recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_recipe("sft", recipe(output_dir="~/runs/a")).recipe.resolved()["output_dir"] == f"{tmp_path}/runs/a"
+
+
+def test_a_character_that_no_path_has_is_a_fault(recipe: Callable[..., Path]) -> None:
+    assert errors_of(recipe(), 'output_dir="a\\0b"') == [
+        "<override 1>: output_dir: a NUL character is in no text or path; remove it"
+    ]
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/m", "~no-such-user/rows.jsonl"])
+def test_the_home_of_nobody_is_no_file(recipe: Callable[..., Path], path: str) -> None:
+    key = "data.train" if path.endswith("jsonl") else "model.path"
+    assert any("no such file or folder" in line and path in line for line in errors_of(recipe(), f"{key}={path}"))
+
+
 def test_a_fault_in_an_extended_file_names_that_file(recipe: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("\nsched: {}\n")
     assert errors_of(recipe(extends="base.yaml"))[0].startswith(f"{tmp_path / 'base.yaml'}:2:1: sched: unknown key")

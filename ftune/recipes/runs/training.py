@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftune.backends.fsdp import Fsdp
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import CheckpointError, FtuneError, LaunchError, StoppedError, StorageError
+from ftune.core.errors import CheckpointError, FtuneError, LaunchError, ModelError, StoppedError, StorageError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
@@ -229,7 +229,11 @@ def wrapped_model(
     model = recipe.model.load(inputs.located, weights, "cpu" if splits else place.device, classes)
     if prepare:
         prepare(model)
-    model = recipe.peft.wrap(model, Material(inputs.tokenizer, inputs.located, rows))
+    try:
+        model = recipe.peft.wrap(model, Material(inputs.tokenizer, inputs.located, rows))
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:  # peft's words for what it cannot do
+        why = " ".join(str(error).split())
+        raise ModelError(f"peft.type: {recipe.peft.type} does not go on this model: {why}") from error
     if run.folder.found.path:
         check_constants(model, run.folder.found.path)
     trainable, total = count_parameters(model)
