@@ -6,7 +6,7 @@ import pytest
 
 from ftune.core.errors import StorageError
 from ftune.core.paths import cache_dir, expanded, home_dir
-from ftune.launch.doctor.finding import without_names
+from ftune.launch.doctor.finding import Finding, without_names
 from ftune.report.markdown import private
 
 
@@ -40,3 +40,12 @@ def test_the_home_of_an_unknown_user_stays_as_it_is_written() -> None:
 def test_a_home_at_the_root_takes_no_slashes_from_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/")
     assert private("/work/rows.jsonl") == "/work/rows.jsonl"
+
+
+def test_the_doctor_says_what_a_run_without_a_home_would_end_with(no_home: None) -> None:
+    from ftune.launch.doctor.checkup import _run
+
+    done: dict[str, list[Finding]] = {}
+    _run("disk", lambda: [Finding("ok", "disk", str(cache_dir()))], done)
+    said = "this user has no home folder to keep a cache in"
+    assert done == {"disk": [Finding("error", "disk", said, "set FTUNE_CACHE to a folder")]}
