@@ -140,6 +140,8 @@ def slurm(
 
     if submit and print_:
         raise LaunchError("--submit and --print: choose one")
+    if mounts and not container:
+        raise LaunchError("--mount: there is no container to see it in; give --container IMAGE too")
     options = {"partition": partition, "time": time, "account": account, "qos": qos}
     script = slurm_script(
         _job(recipe, overrides, nodes, gpus_per_node, shares_files=True),

@@ -391,7 +391,7 @@ def _errno_of(error: Exception, free_bytes: int) -> int | None:
 def _advice(number: int) -> str:
     if number in NO_ROOM:
         return "make room, keep fewer checkpoints, or choose another output_dir"
-    if number in {errno.ENOENT, errno.ENOTDIR}:
+    if number in {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}:
         return "check the path"
     if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return "make the folder writable or choose another output_dir"

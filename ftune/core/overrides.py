@@ -30,7 +30,7 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 
 def _place(key: str) -> Location:
     parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
-    return tuple(int(part) if part.isdigit() else part for part in parts) if all(parts) else ()
+    return tuple(int(part) if part.isdecimal() else part for part in parts) if all(parts) else ()
 
 
 def _set(document: Document, place: Location, value: object, mark: Mark) -> None:

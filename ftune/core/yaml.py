@@ -8,6 +8,7 @@ constructor and no Python tag is ever run.
 import math
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import yaml
@@ -56,6 +57,8 @@ class Document:
     value: object = None
     marks: dict[Location, Mark] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    partial: bool = False
+    """Whether something of it could not be read at all, so that what it lacks says nothing."""
 
 
 def parse_yaml(text: str, source: str) -> Document:
@@ -64,13 +67,14 @@ def parse_yaml(text: str, source: str) -> Document:
     A syntax error ends the parse; duplicate keys and unusable values are collected and the parse goes on. Marks of keys
     point at the key for a mapping's entries, so that an unknown key is shown where it is written.
     """
-    document = Document()
+    document = Document(partial=True)
     if len(text.encode(errors="surrogatepass")) > MAX_BYTES:
         document.faults.append(Fault(Mark(source), f"larger than {MAX_BYTES // 1024} KiB; a recipe holds no data"))
         return document
     builder = _Builder(source, document)
     try:
         document.value = builder.document(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        document.partial = False
     except yaml.MarkedYAMLError as error:
         document.faults.append(_syntax_fault(error, source, text))
     except yaml.reader.ReaderError as error:
@@ -180,6 +184,8 @@ class _Builder:
         return result
 
     def scalar(self, event: yaml.ScalarEvent) -> object:
+        if "\0" in event.value:  # in quotes, as `\0`
+            self.fault(event, "a NUL character is in no text or path; remove it")
         if event.style:
             return event.value
         try:
@@ -194,7 +200,7 @@ class _Builder:
             return None
         value, size = self.anchors[event.anchor]
         self.count(event, size)
-        return value
+        return deepcopy(value)  # an override of one of them is none of the other
 
     def count(self, event: yaml.Event, nodes: int) -> None:
         self.nodes += nodes

@@ -20,7 +20,7 @@ from filelock import FileLock
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from ftune.core.checkpoints import commit_folder, stage_folder, storage_errors, verify, writing
-from ftune.core.paths import cache_dir
+from ftune.core.paths import cache_dir, in_cache
 from ftune.data.checks import Check
 from ftune.data.counts import Counts
 from ftune.data.prepare import REJECTED
@@ -41,20 +41,20 @@ def cached(key: str, make: Callable[[Path], Part]) -> Part:
     Processes that want the same entry at the same time make it once. Raises what `make` raises, and StorageError.
     """
     home = cache_dir() / "data" / key
-    with storage_errors(home):
+    target = home / "rows"
+    with in_cache(), storage_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         os.utime(home)
-    target = home / "rows"
-    with FileLock(home / "lock"):
-        if not target.exists() or verify(target):
-            _drop_unused(home.parent)
-            staging = stage_folder(target)
-            with writing(staging):
-                part = make(staging)
-                (staging / FACTS).write_text(json.dumps(_facts(part)), encoding="utf-8")
-            del part  # its tables are mapped from the folder that moves now
-            commit_folder(staging, target)
-    return _opened(target)
+        with FileLock(home / "lock"):
+            if not target.exists() or verify(target):
+                _drop_unused(home.parent)
+                staging = stage_folder(target)
+                with writing(staging):
+                    part = make(staging)
+                    (staging / FACTS).write_text(json.dumps(_facts(part)), encoding="utf-8")
+                del part  # its tables are mapped from the folder that moves now
+                commit_folder(staging, target)
+        return _opened(target)
 
 
 def _drop_unused(entries: Path) -> None:

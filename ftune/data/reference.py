@@ -5,6 +5,8 @@ from glob import glob, has_magic
 from importlib.util import find_spec
 from pathlib import Path
 
+from ftune.core.paths import expanded
+
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".txt")
 """The kinds of files that hold rows."""
 
@@ -35,7 +37,7 @@ def is_remote(path: str) -> bool:
 
 def local_path(path: str) -> Path:
     """A local path as it can be opened: without `file://`, with `~` spelled out."""
-    return Path(path.removeprefix("file://")).expanduser()
+    return expanded(path.removeprefix("file://"))
 
 
 def suffix_of(path: str) -> str:

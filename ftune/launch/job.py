@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 DEVICES = frozenset({"backend"})
 """The sections of a recipe about devices: a login node need not have those of the cluster."""
 
-FILES = frozenset({"model", "data", "ptx", "reward_model", "rewards", "gold"})
-"""The sections that name files: pods and rented machines have others than the machine on which a script is written."""
+FILES = frozenset({"model", "data", "ptx", "reward_model", "rewards", "gold", "log"})
+"""The sections that name files and packages: pods and rented machines have others than the one that writes a script."""
 
 
 @dataclass(frozen=True, slots=True)

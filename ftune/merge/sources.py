@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import expanded
 from ftune.merge.settings import read_settings
 from ftune.models.reference import check_reference, is_hub_id
 from ftune.models.reward_facts import read_reward_facts
@@ -73,7 +74,7 @@ class Found:
 
 def find_source(path: str) -> Found:
     """What is at `path`. Raises ModelError where nothing is that could be merged."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if (folder / RECIPE).is_file():
         return _of_run(path, folder)
     if (folder / "adapter" / ADAPTER).is_file() and not (folder / ADAPTER).is_file():

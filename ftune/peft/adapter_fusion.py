@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import expanded
 from ftune.core.section import Location
 from ftune.peft.adapter import NOT_LINEAR
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
@@ -107,7 +108,7 @@ class AdapterFusion(PeftMethod):
 
 def _adapter_folder(name: str) -> Path:
     """The folder of an adapter itself, for that of a run too."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return folder / "adapter" if (folder / "adapter" / CONFIG).is_file() else folder
 
 

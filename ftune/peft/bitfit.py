@@ -6,7 +6,7 @@ from ftune.core.errors import ModelError
 from ftune.core.suggest import did_you_mean
 from ftune.peft.base import NOTHING, Material, PeftMethod
 from ftune.peft.places import linears, parts, trained
-from ftune.peft.targets import HEADS, Targets, linear_names, task_type
+from ftune.peft.targets import Targets, in_head, linear_names, task_type
 from ftune.plan.adapter import Adapter
 from ftune.plan.shape import Embedding, Linear, ModelShape
 
@@ -82,7 +82,7 @@ def biased_names(model: "PreTrainedModel") -> list[str]:
         if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm | Conv1D)
         and module.bias is not None
         and module is not head
-        and not name.startswith(HEADS)
+        and not in_head(name)
     ]
 
 

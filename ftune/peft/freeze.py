@@ -12,7 +12,7 @@ from ftune.core.suggest import did_you_mean
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
 from ftune.peft.full import WHOLE_MODEL_LIMITS
 from ftune.peft.places import layer_of, parts
-from ftune.peft.targets import HEADS
+from ftune.peft.targets import in_head
 from ftune.plan.adapter import Adapter
 from ftune.plan.shape import Embedding, Linear, ModelShape, Norm
 
@@ -104,7 +104,7 @@ class Freeze(PeftMethod):
         chosen = {name for name in named if any(name.startswith(f"{shape.layer_path}.{layer}.") for layer in layers)}
         chosen |= {name for pattern in self.patterns or [] for name in _matching(pattern, list(named))}
         chosen |= {f"{shape.embeddings[0].name}.weight"} if self.embeddings else set()
-        chosen |= {name for name in named if name.startswith((*HEADS, *([shape.head.name] if self.head else [])))}
+        chosen |= {name for name in named if in_head(name) or (self.head and name.startswith(shape.head.name))}
         shared = f"{shape.head.name}.weight"
         if shape.tied and shared in chosen:
             chosen = chosen - {shared} | {f"{shape.embeddings[0].name}.weight"}
@@ -132,7 +132,7 @@ class Freeze(PeftMethod):
             yield from model.get_input_embeddings().parameters()
         if self.head and model.get_output_embeddings() is not None:
             yield from model.get_output_embeddings().parameters()
-        yield from (parameter for name, parameter in named if name.startswith(HEADS))
+        yield from (parameter for name, parameter in named if in_head(name))
 
 
 def layer_stacks(model: "PreTrainedModel") -> "list[list[Module]]":

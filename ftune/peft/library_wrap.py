@@ -105,10 +105,14 @@ def _arguments(model: "PreTrainedModel", name: str, keys: Keys) -> Keys:
 
 
 def _norms(model: "PreTrainedModel") -> list[str]:
-    paths = [name for name, module in model.named_modules() if type(module).__name__.endswith("Norm")]
+    """By the last part of their names, or by all of it where something else has the same (ModernBERT's first layer)."""
+    named = {name: type(module).__name__.endswith("Norm") for name, module in model.named_modules()}
+    paths = [name for name, is_norm in named.items() if is_norm]
     if not paths:
         raise ModelError("peft.type: ln_tuning trains layer norms, and this model has none")
-    return sorted({path.rpartition(".")[2] for path in paths})
+    leaves = sorted({path.rpartition(".")[2] for path in paths})
+    others = {name.rpartition(".")[2] for name, is_norm in named.items() if not is_norm}
+    return paths if others & set(leaves) else leaves
 
 
 def _check_tokens(model: "PreTrainedModel", tokens: Iterable[int]) -> None:

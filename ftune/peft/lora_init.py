@@ -38,8 +38,10 @@ def init_eva(model: "PeftModel", rows: Sequence[Sequence[int]]) -> None:
         )
     try:
         initialize_lora_eva_weights(model, batches, show_progress_bar=False)
-    except ValueError as error:
-        raise ModelError(f"peft.init: 'eva' cannot be computed from {len(chosen)} rows: {error}") from error
+    except (ValueError, IndexError) as error:  # the latter from layers whose inputs are not (rows, tokens, width)
+        raise ModelError(
+            f"peft.init: 'eva' cannot be computed on this model from {len(chosen)} rows ({error}); use another init"
+        ) from error
 
 
 def _batches(rows: list[list[int]], tokens: int) -> list[list[list[int]]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import in_fp32, task_type
+from ftune.peft.targets import in_fp32, sizes, task_type
 from ftune.peft.virtual_tokens import LIMITS, padding_goes_first, prompts
 from ftune.plan.adapter import Adapter
 from ftune.plan.shape import ModelShape
@@ -57,6 +57,7 @@ class PTuning(PeftMethod):
         config = PromptEncoderConfig(
             task_type=task_type(model),
             num_virtual_tokens=self.virtual_tokens,
+            **sizes(model),
             num_transformer_submodules=1,  # an encoder-decoder has its prompt in the encoder
             encoder_reparameterization_type=self.encoder.upper(),
             encoder_hidden_size=self.hidden_size,

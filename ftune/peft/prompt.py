@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ftune.core.errors import ModelError
 from ftune.peft.base import NOTHING, Feature, Material, PeftMethod
-from ftune.peft.targets import in_fp32, task_type
+from ftune.peft.targets import in_fp32, sizes, task_type
 from ftune.peft.virtual_tokens import LIMITS, common_tokens, padding_goes_first, prompts
 from ftune.plan.adapter import Adapter
 from ftune.plan.shape import ModelShape
@@ -48,6 +48,7 @@ class Prompt(PeftMethod):
         config = PromptTuningConfig(
             task_type=task_type(model),
             num_virtual_tokens=self.virtual_tokens,
+            **sizes(model),
             num_transformer_submodules=1,  # an encoder-decoder has its prompt in the encoder, as in the paper
         )
         table = model.get_input_embeddings()

@@ -18,6 +18,11 @@ HEADS = ("score", "classifier", "classification_head")
 """Names of the heads of sequence classification models, which train whatever the method."""
 
 
+def in_head(path: str) -> bool:
+    """Whether a module lies in such a head, or in what goes before it (`pre_classifier` of DistilBERT)."""
+    return path.partition(".")[0].endswith(HEADS)
+
+
 Targets = Literal["auto"] | Annotated[list[str], Field(min_length=1)]
 """What `target_modules` takes."""
 
@@ -38,7 +43,7 @@ def linear_names(model: "PreTrainedModel") -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and not name.startswith(HEADS)
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and not in_head(name)
     ]
 
 
@@ -102,6 +107,18 @@ def in_fp32(model: "PeftModel") -> "PeftModel":
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def sizes(model: "PreTrainedModel") -> dict[str, int]:
+    """What peft 0.21 does not find in configurations with names of their own for it (DistilBERT, MPT)."""
+    config = model.config.get_text_config()
+    wanted = {
+        "token_dim": "hidden_size",
+        "num_attention_heads": "num_attention_heads",
+        "num_layers": "num_hidden_layers",
+    }
+    written = config.to_dict()
+    return {key: getattr(config, name) for key, name in wanted.items() if name not in written and hasattr(config, name)}
 
 
 def late_forward(model: "PeftModel") -> "PeftModel":

@@ -1,11 +1,13 @@
 """What methods share that put virtual tokens before the text: limits, what they start as, where padding goes."""
 
+import inspect
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from ftune.core.errors import ModelError
 from ftune.peft.base import Feature, Material
 from ftune.peft.places import copies
-from ftune.peft.targets import in_fp32, task_type
+from ftune.peft.targets import in_fp32, sizes, task_type
 from ftune.plan.adapter import Adapter
 from ftune.plan.shape import ModelShape
 
@@ -82,9 +84,11 @@ def with_prefix(
     import torch
     from peft import PrefixTuningConfig, get_peft_model
 
+    _check_cache(model)
     config = PrefixTuningConfig(
         task_type=task_type(model),
         num_virtual_tokens=virtual_tokens,
+        **sizes(model),
         prefix_projection=hidden_size is not None,
         encoder_hidden_size=hidden_size,
     )
@@ -100,6 +104,16 @@ def with_prefix(
             else:  # an encoder without a cache, or layers of different widths
                 prefix.mul_(model.config.get_text_config().initializer_range)
     return in_fp32(wrapped)
+
+
+def _check_cache(model: "PreTrainedModel") -> None:
+    """Raises ModelError where neither the model nor what is below its head takes keys and values, as peft 0.21 asks."""
+    takes = (inspect.signature(part.forward).parameters for part in (model, model.base_model))
+    if not any("past_key_values" in names for names in takes):
+        raise ModelError(
+            f"peft.type: a prefix is keys and values before a row, and '{type(model).__name__}' takes none; "
+            "use 'peft: prompt' or 'peft: lora'"
+        )
 
 
 def _keys_and_values(model: "PreTrainedModel", ids: list[int]) -> "Tensor | None":

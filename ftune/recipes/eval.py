@@ -1,12 +1,12 @@
 """`ftune eval`: what a model does on rows that training never saw, beside what its base does."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from ftune.backends.machine import count_gpus
+from ftune.core.paths import expanded
 from ftune.core.section import Location
 from ftune.core.variants import union_of
 from ftune.data.template import check_named
@@ -89,7 +89,7 @@ class EvalRecipe(Recipe):
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """A run that is not done; what nobody can compare, score or compute."""
-        folder = Path(self.model).expanduser()
+        folder = expanded(self.model)
         if (state := read_state(folder)) and state != "done":
             yield ("model",), f"the run in '{self.model}' is {state}, not done; finish it with --resume"
         if problem := check_named(self.chat_template):

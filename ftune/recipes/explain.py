@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from ftune.core.section import Location, Section
@@ -24,6 +24,8 @@ _SHOULD_BE = {
     "model_type": "a mapping of keys",
     "model_attributes_type": "a mapping of keys",
 }
+
+_MAPPINGS = {"model_type", "model_attributes_type", "dict_type"}
 
 
 def explain(cls: type[Section], value: object, error: ValidationError) -> Iterator[tuple[Location, str]]:
@@ -66,6 +68,8 @@ def _message(cls: type[Section], place: Location, details: list[ErrorDetails]) -
     if kind == "value_error":
         return str(context["error"])
     wanted = [text for each in details if (text := _wanted(each))]
+    if wanted and kind in _MAPPINGS:
+        wanted = [*_short_forms(cls, place), *wanted]
     if wanted:
         hint = "; put it in quotes" if wanted == ["text"] and isinstance(detail["input"], int | float) else ""
         if isinstance(detail["input"], str):
@@ -87,6 +91,15 @@ def _wanted(detail: ErrorDetails) -> str:
     if kind == "too_short":
         return f"a list of at least {detail['ctx']['min_length']}"
     return _SHOULD_BE.get(kind, "")
+
+
+def _short_forms(cls: type[Section], place: Location) -> list[str]:
+    """What may stand for the mapping at a place, in words: a path for `data.train`, true for `data.streaming`."""
+    keys = [part for part in place if isinstance(part, str)]
+    fields = [section.model_fields.get(keys[-1]) for section in _sections_at(cls, place[: place.index(keys[-1])])]
+    validators = [item for field in fields if field for item in field.metadata if isinstance(item, BeforeValidator)]
+    forms = {form for validator in validators for form in get_args(validator.json_schema_input_type)}
+    return [word for form, word in ((str, "text"), (bool, "true or false")) if form in forms]
 
 
 def _literals(detail: ErrorDetails) -> list[str]:

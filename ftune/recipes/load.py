@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ftune.core.errors import RecipeError
 from ftune.core.overrides import apply_overrides, forget_below
+from ftune.core.paths import expanded
 from ftune.core.section import Location, Section
 from ftune.core.suggest import did_you_mean
 from ftune.core.variants import variant_called, variants_of
@@ -62,13 +63,19 @@ def load_recipe(
     if not is_file:
         document.marks = dict.fromkeys(document.marks, Mark(str(path)))
     apply_overrides(document, overrides)
+    if document.partial:
+        raise _error(document.faults)
     value = document.value if document.value is not None else {}
     if not isinstance(value, dict):
         document.faults.append(Fault(Mark(str(path), 1, 1), "a recipe is a mapping of keys to values"))
         raise _error(document.faults)
+    if ("extends",) in document.marks and not (mark := document.marks[("extends",)]).line and is_file:
+        document.faults.append(Fault(mark, "extends: is followed before overrides are; write it into the recipe"))
     cls = _class(_command(command, value, document))
     if "output_dir" in cls.model_fields:
-        value.setdefault("output_dir", f"runs/{path.stem}")
+        given = value.setdefault("output_dir", f"runs/{path.stem}")
+        if isinstance(given, str) and given.startswith("~"):  # a shell does that only for words of its own
+            value["output_dir"] = str(expanded(given))
     context: dict[str, object] = {"folders": [Path(), *_folders(document)]}
     try:
         recipe = cls.model_validate(value, context=context)
@@ -126,17 +133,35 @@ def _compose(path: Path, text: str, seen: tuple[Path, ...]) -> Document:
         if not isinstance(base, str):
             continue  # the schema reports it
         file = (path.parent / base).resolve()
+        fault = ""
         if file == path.resolve() or file in seen:
-            document.faults.append(Fault(document.marks[("extends",)], f"extends: '{base}' leads back to this file"))
+            fault = f"'{base}' leads back to this file"
         elif not file.is_file():
-            document.faults.append(Fault(document.marks[("extends",)], f"extends: no such file '{base}' beside {path}"))
+            fault = f"no such file '{base}' beside {path}"
         else:
             shown = path.parent / base
             below = _compose(shown, _read(shown), (*seen, path.resolve()))
             merged.faults += below.faults
-            _merge(merged, below)
+            merged.partial |= below.partial
+            fault = "" if below.partial else _cannot_extend(document, merged, below, base)
+            if not fault and below.value is not None:
+                _merge(merged, below)
+        if fault:
+            document.faults.append(Fault(document.marks[("extends",)], f"extends: {fault}"))
+            merged.partial = True
     _merge(merged, document)
     return merged
+
+
+def _cannot_extend(document: Document, merged: Document, below: Document, base: str) -> str:
+    """Why a file cannot stand below a recipe and what it has been merged with; empty where it can."""
+    if not isinstance(below.value, dict):
+        return "" if below.value is None else f"'{base}' is no mapping of keys to values"
+    for above in (document.value, merged.value):
+        kinds = [value.get("type") for value in (above, below.value) if isinstance(value, dict)]
+        if None not in kinds and kinds[0] != kinds[1]:
+            return f"'{base}' is a recipe for '{kinds[1]}', and '{kinds[0]}' is wanted; take the 'type' out of one"
+    return ""
 
 
 def _merge(into: Document, other: Document) -> None:

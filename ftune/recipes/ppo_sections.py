@@ -8,10 +8,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import expanded
 from ftune.core.section import Location, Section
 from ftune.recipes.data_section import Format, Source, Validation, as_sources, as_validation, bare_path
 from ftune.recipes.model_section import Model
-from ftune.recipes.training_sections import Count, Optim
+from ftune.recipes.training_sections import Count, Optim, Tracked
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -59,7 +60,7 @@ class PolicyModel(Model):
 
 def adapter_folder(path: str) -> Path | None:
     """The folder of an adapter: that of a run, or the path itself."""
-    for folder in (Path(path).expanduser() / "adapter", Path(path).expanduser()):
+    for folder in (expanded(path) / "adapter", expanded(path)):
         if (folder / "adapter_config.json").is_file():
             return folder
     return None
@@ -162,8 +163,8 @@ class PpoCheckpoint(Section):
     """Checkpoints kept; older ones are removed."""
 
 
-class PpoLog(Section):
-    """What is shown and written while training."""
+class PpoLog(Tracked):
+    """What is shown, written and sent while training."""
 
     every: Count = 1
     """Iterations between points of the curves."""

@@ -43,6 +43,7 @@ _MANAGED = {
     "parallelism_config": "backend",
     **dict.fromkeys(("ddp_backend", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph"), "backend"),
     "hub_token": "'hf auth login'",
+    "run_name": "output_dir",
 }
 _FIXED = {
     "dataset_kwargs": "rows are prepared before the trainer sees them",
@@ -59,6 +60,10 @@ _FIXED = {
     "do_train": "it does nothing here",
     "do_eval": "it does nothing here",
     "do_predict": "it does nothing here",
+    **dict.fromkeys(
+        ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+        "'log.trackers' sends curves; WANDB_PROJECT, TRACKIO_PROJECT and TRACKIO_SPACE_ID say where",
+    ),
     "pad_token": "the tokenizer's own is used",
     "eos_token": "the tokenizer's own is used",
 }

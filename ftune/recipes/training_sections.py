@@ -243,21 +243,27 @@ class Eval(Section):
         return {"eval_strategy": strategy, "eval_steps": steps, "per_device_eval_batch_size": size}
 
 
-class Log(Section):
-    """What is shown and sent while training."""
-
-    every: Count = 1
-    """Steps between log lines and points of the curves."""
+class Tracked(Section):
+    """What is sent while training."""
 
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
-    """Services that get the curves too; none by default."""
-
-    def training_args(self) -> dict[str, object]:
-        """How often to log, and where to."""
-        return {"logging_strategy": "steps", "logging_steps": self.every, "report_to": self.trackers}
+    """Services that get the curves too; none by default. The run is called as its folder is, in a project `ftune`
+    unless WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME or TRACKIO_PROJECT names another. A service that fails is named, and
+    the run goes on without it."""
 
     def faults(self) -> Iterator[tuple[Location, str]]:
         """Trackers whose package is missing."""
         for index, tracker in enumerate(self.trackers):
             if find_spec(tracker) is None:
                 yield ("trackers", index), f"the {tracker} package is not installed; pip install 'ftune[{tracker}]'"
+
+
+class Log(Tracked):
+    """What is shown and sent while training."""
+
+    every: Count = 1
+    """Steps between log lines and points of the curves."""
+
+    def training_args(self) -> dict[str, object]:
+        """How often to log; curves are sent on from the run's events, and not by the trainer."""
+        return {"logging_strategy": "steps", "logging_steps": self.every, "report_to": "none"}

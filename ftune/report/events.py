@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,8 @@ class EventLog:
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         """Open `path` to append to it; with `resume_step`, earlier progress after that step counts no more."""
         self.path = path
+        self.listeners: list[Callable[[Event], None]] = []
+        """Called with each event that is written."""
         with storage_errors(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             os.ftruncate(self._descriptor, _whole_bytes(path.read_bytes()))
@@ -71,6 +74,8 @@ class EventLog:
             if os.write(self._descriptor, line) < len(line):
                 os.ftruncate(self._descriptor, whole)
                 raise OSError(errno.ENOSPC, "short write")
+        for listener in self.listeners:
+            listener(event)
         return event
 
     def close(self) -> None:

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
+from ftune.core.paths import home_dir
 from ftune.report.events import redact
 
 
@@ -33,7 +33,8 @@ def block(language: str, text: str) -> str:
 
 def private(text: str) -> str:
     """`text` without secrets, and with `~` for the home folder, which often holds a user's name."""
-    return redact(text).replace(str(Path.home()), "~")
+    home = str(home_dir() or "/")
+    return redact(text) if home == "/" else redact(text).replace(home, "~")  # `/` in some containers
 
 
 def _longest_run(text: str) -> int:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -40,6 +39,7 @@ class Opening(Enum):
     RESUMED = "the run there goes on"
     LENGTHENED = "the run there had come to its end, and goes on for longer"
     FINISHED = "the run to be resumed has come to its end already"
+    TAKEN = "there is a run, and neither going on with it nor replacing it was asked for"
 
 
 Saved = tuple[int | None, list[int]]
@@ -79,6 +79,8 @@ class RunFolder:
         opening = what_opening_means(path, recipe, resume=resume, overwrite=overwrite)
         if opening is Opening.FINISHED:
             return cls(path, Found(), opening)
+        if opening is Opening.TAKEN:
+            raise RecipeError(f"output_dir: {shown(path)} holds {run_there(path)}, or output_dir=...")
         if opening in (Opening.RESUMED, Opening.LENGTHENED):
             _hold(path)
             found = newest_valid(path)
@@ -170,7 +172,9 @@ def what_opening_means(path: Path, recipe: dict[str, Any], *, resume: bool, over
             raise RecipeError(f"output_dir: {shown(path)} is a file; give a folder")
         if not holds_run(path):
             if path.is_dir() and not _only_begun(path):
-                raise RecipeError(_refusal(path, started=False))
+                raise RecipeError(
+                    f"output_dir: {shown(path)} is not empty and holds no run of ftune; choose another folder"
+                )
             return Opening.NEW
         if resume:
             return _resuming(path, recipe)
@@ -178,20 +182,21 @@ def what_opening_means(path: Path, recipe: dict[str, Any], *, resume: bool, over
             return Opening.NEW
         if overwrite:
             return Opening.REPLACED
-        if not _failed_untrained(path):
-            raise RecipeError(_refusal(path, started=True))
-        return Opening.ANEW
+        return Opening.ANEW if _failed_untrained(path) else Opening.TAKEN
 
 
 def check_writable(path: Path) -> None:
-    """Whether a run could write into a folder, which need not exist; nothing stays written. Raises StorageError."""
+    """Whether a run could write into a folder, which need not exist, as its rights say it: nothing is tried.
+
+    Raises StorageError.
+    """
     with storage_errors(path):
-        if path.is_dir():
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        else:  # only trying tells for sure: a folder of another name, so that no run that begins there can meet it
-            above = next(folder for folder in path.absolute().parents if folder.exists())
-            Path(tempfile.mkdtemp(prefix=".ftune-", dir=above)).rmdir()
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            code = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code))
 
 
 def holds_run(path: Path) -> bool:
@@ -315,9 +320,8 @@ def _ended(path: Path, step: int, guard: str) -> str:
     )
 
 
-def _refusal(path: Path, *, started: bool) -> str:
-    if not started:
-        return f"output_dir: {shown(path)} is not empty and holds no run of ftune; choose another folder"
+def run_there(path: Path) -> str:
+    """What kind of run a folder holds, and what its command is to be given."""
     if read_state(path) == "done":
-        return f"output_dir: {shown(path)} holds a finished run; use --overwrite to replace it, or output_dir=..."
-    return f"output_dir: {shown(path)} holds a run; use --resume to go on, --overwrite to start anew, or output_dir=..."
+        return "a finished run; use --overwrite to replace it"
+    return "a run; use --resume to go on, --overwrite to start anew"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ftune.core.errors import RewardError
+from ftune.core.paths import expanded
 from ftune.core.section import Location
 from ftune.core.suggest import did_you_mean
 from ftune.rewards.base import RewardSource, Sample, Score, Scorer, Surroundings
@@ -47,7 +48,7 @@ class Function(RewardSource):
     @property
     def file(self) -> Path:
         """The file that holds the function."""
-        return Path(self.function.rpartition(":")[0]).expanduser()
+        return expanded(self.function.rpartition(":")[0])
 
     def sha256(self) -> str:
         """Of the file's bytes, for the record of a run. Raises RewardError."""

@@ -107,6 +107,26 @@ def test_fp8_is_measured_where_it_is_asked_for_and_all_parameters_train(
     ]
 
 
+def test_tokens_are_those_of_the_step_that_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from types import SimpleNamespace
+
+    from train_parts.clock import Clock, Made
+    from train_parts.work import Job, Setting
+
+    clock = Clock(Job("ftune", Setting("tiny", "tiny"), "", 3, 1, 64, 4))
+    trainer = SimpleNamespace(training_step=lambda tokens: tokens)
+    made, sizes = Made(trainer, clock), [10, 20, 30, 40, 50, 60]
+    for tokens in sizes[:3]:  # three micro-batches are there before the first step of two
+        made.saw(tokens)
+    for step in range(3):
+        for tokens in sizes[2 * step + 3 : 2 * step + 5]:
+            made.saw(tokens)
+        assert [trainer.training_step(2 * step), trainer.training_step(2 * step + 1)] == [2 * step, 2 * step + 1]
+        clock.step()
+    assert clock.tokens == [30, 70, 110]
+
+
 @pytest.mark.slow
 def test_all_ways_are_measured_in_the_try_out_size(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

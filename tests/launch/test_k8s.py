@@ -84,7 +84,7 @@ def test_it_needs_shared_storage() -> None:
         train_job(make_job(), image="x", claims={})
 
 
-def test_the_command(ftune: Callable[..., Done]) -> None:
+def test_the_command(ftune: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     write_recipe()
     words = ("launch", "k8s", "my.yaml", "--nodes", 2, "--gpus-per-node", 8, "--image", "ghcr.io/me/ftune:1")
     done = ftune(*words, "--pvc", "work:/work", "--print")
@@ -92,3 +92,5 @@ def test_the_command(ftune: Callable[..., Done]) -> None:
     check_golden(done.out, "plain.k8s.yaml")
     assert ftune(*words).code == 2
     assert ftune(*words, "--pvc", "work:/work", "--print", "data.train=/work/rows.jsonl").code == 0
+    monkeypatch.setattr("ftune.recipes.training_sections.find_spec", lambda name: None)
+    assert ftune(*words, "--pvc", "work:/work", "--print", "log.trackers=[wandb]").code == 0  # pods have the image's

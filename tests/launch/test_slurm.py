@@ -170,8 +170,13 @@ def test_the_command(cluster: Cluster, ftune: Callable[..., Done]) -> None:
     assert "seed=1" in Path("my.sbatch").read_text()
 
 
-def test_a_login_node_needs_the_files_but_not_the_devices(ftune: Callable[..., Done]) -> None:
+def test_a_login_node_needs_the_files_but_not_the_devices(
+    ftune: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_recipe()
     words = ("launch", "slurm", "my.yaml", "--nodes", 2, "--gpus-per-node", 8, "--print")
     assert ftune(*words, "backend.num_processes=999", "backend.device=cuda").code == 0
     assert "no such file" in ftune(*words, "data.train=nowhere.jsonl").err
+    assert "--mount: there is no container to see it in" in ftune(*words, "--mount", "/a:/b").err
+    monkeypatch.setattr("ftune.recipes.training_sections.find_spec", lambda name: None)
+    assert "the wandb package is not installed" in ftune(*words, "log.trackers=[wandb]").err  # jobs have its packages

@@ -91,7 +91,8 @@ def test_log_trackers(recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("ftune.recipes.training_sections.find_spec", lambda name: object())
     loaded = load_recipe("sft", recipe(log={"trackers": ["tensorboard"]})).recipe
     assert isinstance(loaded, SftRecipe)
-    assert loaded.training_args()["report_to"] == ["tensorboard"]
+    assert loaded.log.trackers == ["tensorboard"]
+    assert loaded.training_args()["report_to"] == "none"  # they are fed from the run's events
 
 
 def test_training_arguments_are_those_of_the_installed_trl(recipe: Callable[..., Path]) -> None:

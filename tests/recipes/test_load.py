@@ -178,6 +178,79 @@ def test_extends_in_a_circle_or_nowhere(recipe: Callable[..., Path], tmp_path: P
     assert "no such file 'gone.yaml'" in errors_of(recipe(extends="gone.yaml"))[0]
 
 
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("- a\n", "extends: 'base.yaml' is no mapping of keys to values"),
+        ("type: rm\nseed: 3\n", "extends: 'base.yaml' is a recipe for 'rm', and 'sft' is wanted; take the 'type' out"),
+        ("a: [\n", "base.yaml:2:1: not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_extended_is_said_alone(
+    recipe: Callable[..., Path], tmp_path: Path, base: str, words: str
+) -> None:
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "mine.yaml").write_text("type: sft\nextends: base.yaml\n")  # model and data would be missing
+    error = errors_of(tmp_path / "mine.yaml")
+    assert words in error[0]
+    assert "required" not in "".join(error)
+
+
+def test_an_empty_file_that_is_extended_takes_nothing_back(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "seed.yaml").write_text("seed: 3\n")
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert load_recipe("sft", recipe(extends=["seed.yaml", "empty.yaml"])).recipe.seed == 3
+
+
+def test_what_to_extend_cannot_be_said_on_the_command_line(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "seed.yaml").write_text("seed: 3\n")
+    wanted = ["<override 1>: extends: is followed before overrides are; write it into the recipe"]
+    assert errors_of(recipe(), "extends=seed.yaml") == wanted
+
+
+def test_an_override_of_one_alias_is_none_of_the_other(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    path = recipe()
+    text = path.read_text(encoding="utf-8")
+    given = yaml.safe_load(text)["data"]["train"]
+    path.write_text(text.replace(f"train: {given}", f"train: [&one {{path: {given}}}]\n  validation: *one"))
+    (tmp_path / "more.jsonl").write_text((tmp_path / "rows.jsonl").read_text())
+    data = load_recipe("sft", path, ["data.train[0].path=more.jsonl"]).recipe.resolved()["data"]
+    assert (data["train"][0]["path"], data["validation"]["source"]["path"]) == ("more.jsonl", "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.train=3", "data.train: should be text or a mapping of keys, got 3"),
+        ("data.streaming=yes", "data.streaming: should be true or false or a mapping of keys, got 'yes'"),
+        ("data.train.²=1", "'data.train' is the single value 'rows.jsonl', so '²' cannot be set in it"),
+    ],
+)
+def test_a_wrong_kind_of_value_is_told_all_that_it_may_be(
+    recipe: Callable[..., Path], override: str, words: str
+) -> None:
+    assert any(words in line for line in errors_of(recipe(), override))
+
+
+def test_the_home_in_an_output_folder_is_spelled_out(
+    recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_recipe("sft", recipe(output_dir="~/runs/a")).recipe.resolved()["output_dir"] == f"{tmp_path}/runs/a"
+
+
+def test_a_character_that_no_path_has_is_a_fault(recipe: Callable[..., Path]) -> None:
+    assert errors_of(recipe(), 'output_dir="a\\0b"') == [
+        "<override 1>: output_dir: a NUL character is in no text or path; remove it"
+    ]
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/m", "~no-such-user/rows.jsonl"])
+def test_the_home_of_nobody_is_no_file(recipe: Callable[..., Path], path: str) -> None:
+    key = "data.train" if path.endswith("jsonl") else "model.path"
+    assert any("no such file or folder" in line and path in line for line in errors_of(recipe(), f"{key}={path}"))
+
+
 def test_a_fault_in_an_extended_file_names_that_file(recipe: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("\nsched: {}\n")
     assert errors_of(recipe(extends="base.yaml"))[0].startswith(f"{tmp_path / 'base.yaml'}:2:1: sched: unknown key")

@@ -20,7 +20,6 @@ def contents(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("output_dir", "code", "said"),
     [
-        ("/proc/x", 74, "/proc/x: No such file or directory; check the path"),
         ("/", 2, "output_dir: / is not empty and holds no run of ftune; choose another folder"),
         (".", 2, "output_dir: . is not empty and holds no run of ftune; choose another folder"),
         ("rows.jsonl", 2, "output_dir: rows.jsonl is a file; give a folder"),
@@ -48,7 +47,15 @@ def test_a_dry_run_looks_at_the_run_in_the_folder_and_leaves_it(recipe: Write, f
     anew = "runs/tiny holds a run that failed and left neither checkpoint nor result; it begins anew"
     assert ftune("sft", path, "--dry-run").out.endswith(f"\n{anew}\n")
     (run / "ftune.json").write_text(json.dumps({"state": "done"}))
-    assert "holds a finished run; use --overwrite" in ftune("sft", path, "--dry-run").err
+    said = "this is what would be trained, but runs/tiny holds "
+    done = ftune("sft", path, "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith(f"\n{said}a finished run; use --overwrite to replace it, or output_dir=...\n")
+    refused = ftune("sft", path)
+    assert (refused.code, "use --overwrite to replace it, or output_dir=..." in refused.err) == (2, True)
+    (run / "ftune.json").write_text(json.dumps({"state": "stopped"}))
+    assert f"{said}a run; use --resume to go on, --overwrite to start" in ftune("sft", path, "--dry-run").out
+    (run / "ftune.json").write_text(json.dumps({"state": "done"}))
     assert (
         "cannot resume with another recipe (data.train[0].path: was 'none'"
         in ftune("sft", path, "--dry-run", "--resume").err
@@ -74,3 +81,10 @@ def test_a_resume_without_a_run_says_that_a_new_one_begins(recipe: Write, ftune:
     done = ftune("sft", path, "--resume")
     assert done.code == 0
     assert done.err.startswith(said)
+
+
+def test_a_dry_run_asks_for_rights_and_makes_nothing(recipe: Write, ftune: Run, tmp_path: Path) -> None:
+    path = recipe()
+    begun = tmp_path.stat().st_mtime_ns
+    assert ftune("sft", path, "--dry-run", "output_dir=new/run").code == 0
+    assert tmp_path.stat().st_mtime_ns == begun  # not even a folder that is gone again

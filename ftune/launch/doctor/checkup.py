@@ -7,6 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from ftune.core.errors import FtuneError
 from ftune.core.paths import cache_dir
 from ftune.launch.doctor import (
     deepspeed_ops,
@@ -20,7 +21,7 @@ from ftune.launch.doctor import (
     storage,
     surroundings,
 )
-from ftune.launch.doctor.finding import Finding, ok, warning
+from ftune.launch.doctor.finding import Finding, error, ok, warning
 from ftune.report.environment import environment
 
 LIMIT_S = 15.0
@@ -81,6 +82,9 @@ def start(checks: Mapping[str, Check], limit_s: float = LIMIT_S) -> Callable[[],
 def _run(area: str, check: Check, done: dict[str, list[Finding]]) -> None:
     try:
         done[area] = list(check())
+    except FtuneError as known:  # what a run would end with too
+        text, _, remedy = str(known).partition("; ")
+        done[area] = [error(area, text, remedy)]
     except Exception as failed:  # whatever the machine had that nobody thought of: the others still count
         said = (str(failed).splitlines() or [""])[0]
         done[area] = [warning(area, f"the check itself failed: {type(failed).__name__}: {said}", "tell ftune's makers")]

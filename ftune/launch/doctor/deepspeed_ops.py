@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ftune.backends.machine import missing_for_async_io, missing_for_cpu_adam
+from ftune.core.paths import user_cache
 from ftune.launch.doctor.finding import Finding, error, ok, warning
 
 OPS = {
@@ -160,7 +161,7 @@ def _build_folder(torch_cuda: str | None) -> Path:
     """Where torch keeps the extensions that it builds (2.13, `_get_build_directory`): a folder a Python and CUDA."""
     if own := os.environ.get("TORCH_EXTENSIONS_DIR"):
         return Path(own)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = user_cache()
     accelerator = f"cu{torch_cuda.replace('.', '')}" if torch_cuda else "cpu"
     python = f"py{sys.version_info.major}{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
     return cache / "torch_extensions" / f"{python}_{accelerator}"

@@ -3,8 +3,9 @@
 import getpass
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from ftune.core.paths import home_dir
 
 Level = Literal["ok", "warning", "error"]
 
@@ -54,7 +55,7 @@ def without_names(text: str, home: str | None = None, user: str | None = None) -
 
     A report is made to be pasted where others read it.
     """
-    home = str(Path.home()) if home is None else home
+    home = str(home_dir() or "") if home is None else home
     if len(home) > 1:
         text = re.sub(re.escape(home) + r"(?=/|\W|$)", "~", text)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftune.core.paths import expanded, user_cache
 from ftune.launch.doctor.finding import GIB, Finding, error, ok, size, warning
 
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "davfs"}
@@ -37,7 +38,7 @@ class Folder:
 
 def gather(output: Path, cache: Path) -> list[Folder]:
     """The output folder, ftune's cache, the hub's cache and the folder for temporary files."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    home = expanded(os.environ.get("HF_HOME") or user_cache() / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     temporary = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
     return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftune.core.errors import LaunchError
+from ftune.core.paths import expanded, user_cache
 from ftune.core.several import several
 from ftune.core.world import LAUNCHER, World, joined
 from ftune.launch.doctor.finding import Finding, error, ok, warning
@@ -90,7 +91,7 @@ def judge(facts: Launcher) -> Iterator[Finding]:
 
 def hub() -> Iterator[Finding]:
     """Whether the hub would know this user; the token itself is never read into a message."""
-    folder = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    folder = expanded(os.environ.get("HF_HOME") or user_cache() / "huggingface")
     file = Path(os.environ.get("HF_TOKEN_PATH") or folder / "token")
     stored = file.is_file() and file.stat().st_size > 0
     is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ftune.core.errors import DataError, StorageError
-from ftune.core.paths import shown
+from ftune.core.paths import expanded, shown
 from ftune.core.say import Say
 from ftune.data.example import Answered, Conversation, Message, PromptCompletion
 from ftune.data.tokenize import RowTokenizer
@@ -103,7 +103,7 @@ class Chat:
         row = {"messages": [{"role": turn.role, "content": turn.content} for turn in [*system, *self.turns]]}
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         try:
-            with path.expanduser().open("a+b") as file:
+            with expanded(path).open("a+b") as file:
                 if file.tell() and _last_byte(file) != b"\n":  # a row of its own, also behind one that was cut off
                     line = b"\n" + line
                 file.write(line)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ftune.core.checkpoints import storage_errors, write_atomically
 from ftune.core.errors import DataError
-from ftune.core.paths import shown
+from ftune.core.paths import expanded, shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
 from ftune.core.several import several
@@ -142,7 +142,7 @@ def _tell(table: str, systems: Systems, folder: Path, say: Say) -> None:
 
 def _folder(recipe: "EvalRecipe", systems: Systems) -> Path:
     if recipe.output is not None:
-        folder = Path(recipe.output).expanduser()
+        folder = expanded(recipe.output)
     elif systems.tuned.run is not None:
         folder = systems.tuned.run / "eval"
     elif is_hub_id(recipe.model):

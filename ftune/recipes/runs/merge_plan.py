@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftune.core.errors import ModelError
+from ftune.core.paths import expanded
 from ftune.core.say import Say
 from ftune.merge.checkpoint import Checkpoint, open_checkpoint
 from ftune.merge.sources import ADAPTER_WEIGHTS, Found, find_source, told_of
@@ -136,7 +137,7 @@ def _who_names_it(recipe: MergeRecipe, sources: Sequence[Found]) -> str:
 def _output(recipe: MergeRecipe, sources: Sequence[Found]) -> Path:
     run = sources[0].run
     if recipe.output is not None:
-        output = Path(recipe.output).expanduser()
+        output = expanded(recipe.output)
     elif run is not None:
         output = run / "merged"
     elif is_hub_id(path := sources[0].path):

@@ -13,7 +13,7 @@ from ftune.core.errors import FtuneError, LaunchError
 from ftune.core.paths import shown
 from ftune.core.say import Say
 from ftune.recipes.base import Recipe, RunOptions
-from ftune.report.run_folder import LOGS, Opening, RunFolder, check_writable, what_opening_means
+from ftune.report.run_folder import LOGS, Opening, RunFolder, check_writable, run_there, what_opening_means
 
 APPEARS_S = 60.0
 """How long a network file system may take to show another node what the first process wrote."""
@@ -84,6 +84,7 @@ def _open(recipe: Recipe, path: Path, options: RunOptions, say: Say, unit: str) 
 def look_at(path: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> str:
     """What the run would say of its folder, for a dry run; nothing where it is what was asked for.
 
+    A folder that is taken is no error yet: a dry run ends with what would be trained, and with what the run will need.
     Raises RecipeError, CheckpointError and StorageError, as the run would.
     """
     opening = what_opening_means(path, recipe.resolved(), resume=resume, overwrite=overwrite)
@@ -98,6 +99,8 @@ def _told(opening: Opening, path: Path, *, resume: bool) -> str:
         return f"{shown(path)} holds no run to resume; a new one begins"
     if opening is Opening.FINISHED:
         return f"{shown(path)} is finished, nothing to do; --overwrite starts anew"
+    if opening is Opening.TAKEN:
+        return f"this is what would be trained, but {shown(path)} holds {run_there(path)}, or output_dir=..."
     if opening is Opening.LENGTHENED:
         return f"{shown(path)} was finished and goes on for longer"
     if opening is Opening.ANEW:

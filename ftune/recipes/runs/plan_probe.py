@@ -81,11 +81,11 @@ def probe(loaded: "Loaded", recipe: "Trained", program: Program, positions: int)
 
 def _overrides(recipe: "Trained", output: Path) -> list[str]:
     """What makes a short run of it that keeps nothing."""
-    words = [f"output_dir={output}", "checkpoint.every=never", "log.every=1"]
+    words = [f"output_dir={output}", "checkpoint.every=never", "log.every=1", "log.trackers=[]"]
     if recipe.data.validation is not None:
         words.append("eval.every=never")
     if isinstance(recipe, TrainingRecipe):
-        return [*words, "schedule.epochs=null", f"schedule.max_steps={STEPS}", "log.trackers=[]"]
+        return [*words, "schedule.epochs=null", f"schedule.max_steps={STEPS}"]
     return [*words, f"schedule.iterations={STEPS}", "log.samples_every=never"]
 
 

@@ -25,6 +25,7 @@ from ftune.report.environment import environment
 from ftune.report.events import EventLog
 from ftune.report.rank_log import RankLog
 from ftune.report.run_folder import RunFolder
+from ftune.report.trackers.tracking import tracking
 
 if TYPE_CHECKING:
     from ftune.ppo.loop import PpoLoop
@@ -40,7 +41,13 @@ def run_ppo(recipe: "PpoRecipe", options: RunOptions) -> None:
         folder = open_run(recipe, path, options, say, "iteration", ranks)
         if folder is None:
             return
-        with reported(folder, say), folder.recording() as events, closing(RankLog(path, ranks.rank, say)):
+        with (
+            tracking(recipe.log.trackers, folder, recipe.resolved(), say) as trackers,
+            reported(folder, say),
+            folder.recording() as events,
+            closing(RankLog(path, ranks.rank, say)),
+        ):
+            trackers.follow(events)
             quiet_bars()
             ranks.before_the_end(folder.fail)
             asked = ranks.first_then_all(partial(ask, recipe, say))

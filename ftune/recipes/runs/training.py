@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftune.backends.fsdp import Fsdp
 from ftune.backends.ranks import Ranks
 from ftune.core.checkpoints import write_atomically
-from ftune.core.errors import CheckpointError, FtuneError, LaunchError, StoppedError, StorageError
+from ftune.core.errors import CheckpointError, FtuneError, LaunchError, ModelError, StoppedError, StorageError
 from ftune.core.paths import shown
 from ftune.core.quiet import quiet_bars
 from ftune.core.say import Say
@@ -31,6 +31,7 @@ from ftune.report.environment import environment
 from ftune.report.events import Event, EventLog, read_events
 from ftune.report.rank_log import RankLog
 from ftune.report.run_folder import RunFolder
+from ftune.report.trackers.tracking import tracking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,7 +95,13 @@ def run_training(
         folder = open_run(recipe, path, options, say, "step", ranks)
         if folder is None:
             return
-        with reported(folder, say), folder.recording() as events, closing(RankLog(path, ranks.rank, say)) as log:
+        with (
+            tracking(recipe.log.trackers, folder, recipe.resolved(), say) as trackers,
+            reported(folder, say),
+            folder.recording() as events,
+            closing(RankLog(path, ranks.rank, say)) as log,
+        ):
+            trackers.follow(events)
             quiet_bars()
             ranks.before_the_end(folder.fail)
             inputs = ranks.first_then_all(partial(load_inputs, recipe, say))
@@ -222,7 +229,11 @@ def wrapped_model(
     model = recipe.model.load(inputs.located, weights, "cpu" if splits else place.device, classes)
     if prepare:
         prepare(model)
-    model = recipe.peft.wrap(model, Material(inputs.tokenizer, inputs.located, rows))
+    try:
+        model = recipe.peft.wrap(model, Material(inputs.tokenizer, inputs.located, rows))
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:  # peft's words for what it cannot do
+        why = " ".join(str(error).split())
+        raise ModelError(f"peft.type: {recipe.peft.type} does not go on this model: {why}") from error
     if run.folder.found.path:
         check_constants(model, run.folder.found.path)
     trainable, total = count_parameters(model)

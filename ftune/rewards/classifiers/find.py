@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ftune.core.paths import expanded
 from ftune.models.reference import check_reference
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
@@ -9,7 +10,7 @@ ADAPTER, MODEL = "adapter_config.json", "config.json"
 
 def result_folder(path: str) -> str:
     """The folder with the model or adapter itself, for that of a run too; a hub id stays as it is."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     places = (folder / ADAPTER, folder / MODEL, folder / "adapter" / ADAPTER, folder / "model" / MODEL)
     found = next((place for place in places if place.is_file()), None)
     return str(found.parent) if found else path
@@ -22,7 +23,7 @@ def is_adapter(folder: str) -> bool:
 
 def check_classifier_path(path: str) -> str:
     """What is wrong with the path on this machine; empty when nothing is. Asks no network."""
-    local = Path(path).expanduser()
+    local = expanded(path)
     if local.is_dir():
         found = result_folder(path)
         return "" if (Path(found) / MODEL).is_file() or is_adapter(found) else f"no model and no adapter in '{path}'"

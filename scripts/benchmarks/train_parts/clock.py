@@ -3,6 +3,7 @@
 import resource
 import statistics
 import time
+from collections import deque
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +29,7 @@ class Clock:
         self._walls, self._cpus = [self._now()], [time.process_time()]
 
     def saw(self, tokens: int) -> None:
-        """A micro-batch with so many tokens that are no padding."""
+        """A micro-batch of this step has so many tokens that are no padding."""
         self._count += tokens
 
     def step(self) -> bool:
@@ -56,7 +57,7 @@ class Clock:
         """Mean tokens in the median time of the timed steps."""
         timed = slice(self.job.untimed, None)
         wall, cpu = self._steps_s(), [after - before for before, after in pairwise(self._cpus)]
-        tokens = statistics.mean(self.tokens[timed])  # batches are made ahead of the step that they are for
+        tokens = statistics.mean(self.tokens[timed])
         on_gpu = torch.cuda.is_available()
         return {
             "setting": self.job.setting.name,
@@ -73,6 +74,25 @@ class Clock:
             else round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
             "losses": [round(loss, 4) for loss in self.losses[:4]],
         }
+
+
+class Made:
+    """Tokens of micro-batches between where these are made, which may be steps ahead, and where they are computed."""
+
+    def __init__(self, trainer: Any, clock: Clock) -> None:
+        """Tells the clock of a micro-batch when the trainer computes it."""
+        self._tokens: deque[int] = deque()
+        compute = trainer.training_step
+
+        def computing(*args: Any, **kwargs: Any) -> Any:
+            clock.saw(self._tokens.popleft())
+            return compute(*args, **kwargs)
+
+        trainer.training_step = computing
+
+    def saw(self, tokens: int) -> None:
+        """The next micro-batch that was made has so many."""
+        self._tokens.append(tokens)
 
 
 class Steps(TrainerCallback):

@@ -26,18 +26,18 @@ def train(job: Job) -> Result:
 
 def measured(job: Job, command: str, words: list[str]) -> Result:
     """`ftune COMMAND` with the job's recipe and further words."""
-    from ftune.trainers.reliable import CountingCollator
+    from ftune.trainers.reliable import ReliableTrainer
 
     clock = Clock(job)
     watch_every_trainer(clock)
-    plain = CountingCollator.__call__
+    plain = ReliableTrainer._prepare_inputs
 
-    def counting(self: CountingCollator, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = plain(self, examples)
-        clock.saw(batch["tokens"])
-        return batch
+    def counting(self: ReliableTrainer, inputs: dict[str, Any]) -> dict[str, Any]:
+        if "tokens" in inputs and self.model.training:  # a batch is made ahead of the step that computes it
+            clock.saw(inputs["tokens"])
+        return plain(self, inputs)
 
-    CountingCollator.__call__ = counting  # type: ignore[method-assign]
+    ReliableTrainer._prepare_inputs = counting  # type: ignore[method-assign]
     ours = ["schedule.epochs=null", f"schedule.max_steps={RUN}", "checkpoint.every=never"]
     events = run(job.recipe, [*ours, *words], command)
     told = {event["kind"]: event for event in events}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train_parts.clock import Clock, Steps
+from train_parts.clock import Clock, Made, Steps
 from train_parts.recipes import ACCUMULATION, read
 from train_parts.work import Job, Result
 
@@ -30,10 +30,10 @@ def train(job: Job) -> Result:
             callbacks=[Steps(clock)],
             processing_class=_tokenizer(located),
         )
-        collate = trainer.data_collator
+        collate, made = trainer.data_collator, Made(trainer, clock)
 
         def counting(examples: list[dict[str, Any]]) -> Any:
-            clock.saw(sum(len(example["input_ids"]) for example in examples))
+            made.saw(sum(len(example["input_ids"]) for example in examples))
             return collate(examples)
 
         trainer.data_collator = counting

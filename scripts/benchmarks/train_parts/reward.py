@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train_parts.clock import Clock, Steps
+from train_parts.clock import Clock, Made, Steps
 from train_parts.recipes import read
 from train_parts.work import Job, Result
 
@@ -53,10 +53,10 @@ def _trl(job: Job) -> Result:
             callbacks=[Steps(clock)],
             processing_class=tokenizer,
         )
-        collate = trainer.data_collator
+        collate, made = trainer.data_collator, Made(trainer, clock)
 
         def counting(examples: list[dict[str, Any]]) -> Any:
-            clock.saw(sum(len(example[side]) for example in examples for side in ("chosen_ids", "rejected_ids")))
+            made.saw(sum(len(example[side]) for example in examples for side in ("chosen_ids", "rejected_ids")))
             return collate(examples)
 
         trainer.data_collator = counting

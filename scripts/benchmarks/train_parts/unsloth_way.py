@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 
-from train_parts.clock import Clock, Steps
+from train_parts.clock import Clock, Made, Steps
 from train_parts.peers import arguments
 from train_parts.recipes import read
 from train_parts.work import ALPHA, LORA_TARGETS, RANK, Job, Result
@@ -41,7 +41,7 @@ def train(job: Job) -> Result:
             callbacks=[Steps(clock)],
             processing_class=tokenizer,
         )
-        _count(trainer.data_collator, clock)
+        _count(trainer.data_collator, Made(trainer, clock))
         trainer.train()
         packed = bool(trainer.args.packing)  # without a GPU it leaves that out
     return clock.result() | {"peer": f"unsloth {version('unsloth')}", "packed": packed, "attention": _attention()}
@@ -89,12 +89,12 @@ def _dataset(rows: "Prepared") -> Any:
     return Dataset.from_list([{"input_ids": rows.ids(index)} for index in range(len(rows))])
 
 
-def _count(collator: Any, clock: Clock) -> None:
-    """Tell the clock of the tokens of each batch that is made."""
+def _count(collator: Any, made: Made) -> None:
+    """Tell of the tokens of each batch that is made."""
     plain = collator.torch_call
 
     def counting(examples: list[dict[str, Any]]) -> Any:
-        clock.saw(sum(len(example["input_ids"]) for example in examples))
+        made.saw(sum(len(example["input_ids"]) for example in examples))
         return plain(examples)
 
     collator.torch_call = counting
