@@ -18,6 +18,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     drips: bool = False
     """One byte after the other, and never the last one."""
+    cut: bool = False
+    """One byte less than is announced."""
     silent: bool = False
     """Nothing at all, not even a status."""
 
@@ -46,7 +48,9 @@ class StandIn:
             self.ended.wait(5)
             return
         handler.send_response(made.status)
-        for name, value in (made.headers | {"Content-Length": str(10**6 if made.drips else len(made.body))}).items():
+        for name, value in (
+            made.headers | {"Content-Length": str(10**6 if made.drips else len(made.body) + made.cut)}
+        ).items():
             handler.send_header(name, value)
         handler.end_headers()
         if made.drips:

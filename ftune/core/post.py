@@ -98,6 +98,8 @@ class Service:
         try:
             with urlopen(request, timeout=self.timeout_s) as response:  # noqa: S310 - the URL is checked
                 content: bytes = response.read(LONGEST_ANSWER + 1)
+                if response.length and len(content) <= LONGEST_ANSWER:  # http.client takes the end for the end
+                    raise NoAnswerError(f"broke off: {len(content):,} bytes came, {response.length:,} did not")
                 return content
         except HTTPError as error:
             with error:
