@@ -8,6 +8,7 @@ from typing import Any
 
 from ftune.core.checkpoints import write_atomically
 from ftune.core.several import several
+from ftune.data.formats.base import printable
 from ftune.evals.generate import Completion
 from ftune.evals.intervals import Comparison, compare, moved
 from ftune.evals.scored import Kind, Scored
@@ -167,4 +168,4 @@ def _shown(value: float | None, kind: Kind, *, signed: bool = False) -> str:
 
 
 def _line(text: str | None) -> str:
-    return " ".join((text or "").split())[:SHOWN]
+    return printable(" ".join((text or "").split()))[:SHOWN]
