@@ -120,6 +120,21 @@ def test_texts_may_hold_line_separators_and_signs_that_drive_a_terminal(
     assert "cat\x85 2" in (trained / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_broken_model_does_not_break_the_table(trained: Path, ftune: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """Its perplexity is a number of hundreds of digits."""
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] *= 1e4
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    done = ftune("eval", trained, "max_new_tokens=0", f"against={broken}")
+    assert done.code == 0, done.err
+    assert facts(trained / "eval")["metrics"]["perplexity"]["before"] > 1e100
+    table = [line for line in done.out.splitlines() if line.startswith(("perplexity", "general text"))]
+    assert all(len(line) < 100 and "e+" in line for line in table), table
+
+
 def test_the_batch_does_not_change_the_result(trained: Path, ftune: Run, tmp_path: Path) -> None:
     found = []
     for size in (1, 3, 16):
