@@ -89,7 +89,6 @@ class Service:
         return content
 
     def _exchange(self, body: bytes) -> bytes:
-        from http.client import IncompleteRead
         from urllib.error import HTTPError
         from urllib.request import Request, urlopen
 
@@ -99,8 +98,8 @@ class Service:
         try:
             with urlopen(request, timeout=self.timeout_s) as response:  # noqa: S310 - the URL is checked
                 content: bytes = response.read(LONGEST_ANSWER + 1)
-                if len(content) <= LONGEST_ANSWER and response.length:  # it was cut off, and `read` says nothing of it
-                    raise IncompleteRead(content, response.length)
+                if response.length and len(content) <= LONGEST_ANSWER:  # http.client takes the end for the end
+                    raise NoAnswerError(f"broke off: {len(content):,} bytes came, {response.length:,} did not")
                 return content
         except HTTPError as error:
             with error:

@@ -78,16 +78,20 @@ class Asker:
         return choice
 
     def _answered(self, question: str) -> tuple[Choice, str]:
-        """The choice and the reply's last line. A reply without a choice is sent back once, with a word about form."""
+        """The choice, and the reply's last line or an answer that holds no reply.
+
+        A reply without a choice is sent back once, with a word about form.
+        """
         asked = {"role": "user", "content": question}
         turns = [asked]
         for _ in range(2):
-            reply = reply_of(self.service.post({**self.settings, "messages": turns}))
+            answer = self.service.post({**self.settings, "messages": turns})
+            reply = reply_of(answer)
             if choice := choice_of(reply):
                 break
             if reply:
                 turns = [asked, {"role": "assistant", "content": reply}, {"role": "user", "content": REMINDER}]
-        return choice, reply.rstrip().rpartition("\n")[2]
+        return choice, reply.rstrip().rpartition("\n")[2] or answer.decode(errors="replace")
 
     def _unheard(self, failure: str, *, lasting: bool) -> None:
         with self._lock:

@@ -136,7 +136,7 @@ class RunRecord:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The objects in a JSON Lines file of the folder; torn lines are passed over."""
         rows = []
-        for line in self.text(name).splitlines():
+        for line in self.text(name).split("\n"):  # not at the line separators of Unicode, which texts may hold
             try:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError):

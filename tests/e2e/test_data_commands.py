@@ -79,12 +79,22 @@ def test_rows_of_two_layouts_are_no_clean_rows(recipe: Write, ftune: Run, tmp_pa
     said = refused.err.partition("error: ")[2].strip()
     assert said.startswith("odd.jsonl:2: this row looks like text")
     checked = ftune("data", "check", path, "--strict", "--json")
-    (finding,) = [one for one in json.loads(checked.out)["findings"] if one["id"] == "mixed_layouts"]
+    (finding,) = [one for one in json.loads(checked.out)["findings"] if one["id"] == "refused"]
     assert (checked.code, finding["places"]) == (1, ["odd.jsonl:2"])
     assert said in checked.err
     assert f"training would not start: {said}" in ftune("data", "preview", path).err
     dropping = ftune("data", "preview", path, "data.on_bad_row=drop", "data.format=text")
     assert "training would not start" not in dropping.err
+
+
+def test_check_says_what_holds_no_rows_out(recipe: Write, ftune: Run) -> None:
+    path = recipe(data={"train": "rows.jsonl", "validation": {"fraction": 0.2, "group": "user"}})
+    checked = ftune("data", "check", path, "--strict")
+    said = "rows.jsonl:1: there is no column 'user' to hold rows out by"
+    assert (checked.code, f"training would not start: {said}" in checked.err) == (1, True)
+    assert said in ftune("sft", path).err
+    few = ftune("data", "check", path, "data.validation=0.01")
+    assert "training would not start: data.validation: cannot hold out 0.01 of 24 rows" in few.err
 
 
 def test_what_cannot_be_read_is_2(recipe: Write, ftune: Run, tmp_path: Path) -> None:

@@ -139,8 +139,9 @@ def test_what_is_no_verdict_is_missing_and_never_guessed(service: StandIn, reply
     assert len(service.asked) == 4
     assert len(remarks) == 1
     assert remarks[0].startswith(
-        "judge 'big' has no usable answer for some pairs, which count as missing; rows.jsonl:1"
+        "judge 'big' has no usable answer for some pairs, which count as missing; rows.jsonl:1: no verdict in '"
     )
+    assert " in ''" not in remarks[0]  # what it was instead is all that helps
 
 
 def test_a_busy_service_is_asked_again_when_it_wants_to(service: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +159,10 @@ def test_a_busy_service_is_asked_again_when_it_wants_to(service: StandIn, monkey
     [
         (Reply(b"broken", 500), "answered 500 Internal Server Error: broken (after 2 tries)"),
         (Reply(b"", drips=True), "did not answer: no answer within 0 s (after 2 tries)"),
+        (Reply(b"Verdict", unsent=1), "broke off: 7 bytes came, 1 did not (after 2 tries)"),
         (Reply(b"too long", 400), "answered 400 Bad Request: too long"),
     ],
-    ids=["broken", "dripping", "refusing"],
+    ids=["broken", "dripping", "cut", "refusing"],
 )
 def test_a_service_that_answers_nobody_is_asked_no_more(service: StandIn, reply: Reply, reason: str) -> None:
     service.replies(reply)

@@ -57,7 +57,7 @@ def test_a_file_with_other_content_stays(folder: Path) -> None:
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(folder: Path) -> None:
     recipe = load("batch.global_batch_size=10", "backend.num_processes=auto", "backend.num_nodes=3", "backend.type=ddp")
-    with pytest.raises(LaunchError, match=r"global_batch_size 10 .* with 3 processes"):
+    with pytest.raises(LaunchError, match="10 rows a step do not go round 3 processes"):
         write_config(recipe, Path())
 
 

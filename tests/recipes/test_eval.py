@@ -14,6 +14,7 @@ from ftune.evals.metrics.base import Metric
 from ftune.judges.base import Judge
 from ftune.recipes.eval import EvalRecipe
 from ftune.recipes.runs.eval_output import _line
+from ftune.report.run_record import read_run
 from ftune.rewards.base import RewardSource
 from tests.conftest import Done, chat_rows, write_rows
 from tests.recipes.test_keys import keys_of
@@ -106,6 +107,33 @@ def test_a_faulty_row_is_told_with_its_place_and_rows_without_a_good_answer_are_
     done = ftune("eval", trained, *QUICK, f"rows={path}", "likelihood=false")
     assert "1 row left out: a tie: no answer is better" in done.err
     assert (facts(trained / "eval")["rows"], facts(trained / "eval")["left_out"]) == (1, 1)
+
+
+def test_texts_may_hold_line_separators_and_signs_that_drive_a_terminal(
+    trained: Path, ftune: Run, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"the \x1b[2J\u2028cat\x85 {n}", "completion": "nine"} for n in range(3)]
+    path = write_rows(tmp_path / "odd.jsonl", rows)
+    done = ftune("eval", trained, *QUICK, f"rows={path}", "likelihood=false", "samples=1")
+    assert done.code == 0, done.err
+    assert "prompt  the \\x1b[2J cat 0" in done.out
+    assert len(read_run(trained).rows("eval/samples.jsonl")) == 3
+    assert "cat\x85 2" in (trained / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_broken_model_does_not_break_the_table(trained: Path, ftune: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """Its perplexity is a number of hundreds of digits."""
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] *= 1e4
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    done = ftune("eval", trained, "max_new_tokens=0", f"against={broken}")
+    assert done.code == 0, done.err
+    assert facts(trained / "eval")["metrics"]["perplexity"]["before"] > 1e100
+    table = [line for line in done.out.splitlines() if line.startswith(("perplexity", "general text"))]
+    assert all(len(line) < 100 and "e+" in line for line in table), table
 
 
 def test_the_batch_does_not_change_the_result(trained: Path, ftune: Run, tmp_path: Path) -> None:

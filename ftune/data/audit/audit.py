@@ -79,8 +79,8 @@ class Audit:
                 self._look_at(part, origin, outcome, measured)
 
     def refuse(self, origin: str) -> None:
-        """A source whose rows have more than one layout, so that training refuses it; `origin` is the odd row."""
-        self._count("mixed_layouts", origin)
+        """Why training would not start: rows of more than one layout in a source, or none that can be held out."""
+        self._count("refused", origin)
 
     def report(self) -> Report:
         """All that was found so far."""

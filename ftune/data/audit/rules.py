@@ -20,10 +20,8 @@ class Rule(NamedTuple):
 
 RULES: dict[str, Rule] = {
     "nothing_kept": Rule("error", "rows read, and none of them kept", "Look at the causes; nothing is left to train."),
-    "mixed_layouts": Rule(
-        "error",
-        "sources with rows of more than one layout, which end a run",
-        "Split them, name the layout with 'data.format', or set 'data.on_bad_row: drop' to leave the rarer one out.",
+    "refused": Rule(
+        "error", "faults for which training would not start", "Correct the files or the recipe, as the warnings say."
     ),
     "bad_rows": Rule(
         "error",

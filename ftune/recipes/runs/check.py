@@ -37,7 +37,8 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
     _, text, positions = load_text(recipe, say)
     rules = looked_at(recipe.rules(positions))
     audit = Audit(bad_rows_end_run=recipe.data.on_bad_row == "error", seed=recipe.seed)
-    held_out = _held_out(recipe, text, rules)
+    refused = refused_layouts(recipe)
+    held_out = _held_out(recipe, text, rules, refused)
     understood_as: list[str] = []
     with say.console.status("rows: 0") as status:
         for place, (source, side) in enumerate(_sources(recipe)):
@@ -52,9 +53,9 @@ def check(recipe: Recipe, *, strict: bool, as_json: bool, page: Path | None) -> 
             layout = encoder.layout
             understood_as.append("; ".join([f"{source.path}: {layout.format.name()} ({layout.reason})", *remarks]))
             say.line(understood_as[-1])
-    for refused in refused_layouts(recipe):
-        say.warning(refused)
-        audit.refuse(refused.partition(": ")[0])
+    for words in refused:
+        say.warning(f"training would not start: {words}")
+        audit.refuse(words.partition(": ")[0])
     report = audit.report()
     if page is not None:
         write_atomically(page, data_page(report.as_dict(), f"Data of {shown(Path(recipe.output_dir))}"))
@@ -75,13 +76,17 @@ def _sources(recipe: TrainingRecipe) -> Iterator[tuple[Source, Side]]:
         yield recipe.data.validation.source, "held-out"
 
 
-def _held_out(recipe: TrainingRecipe, text: TextModel, rules: Rules) -> set[tuple[int, int]]:
-    """The rows that are held out of the training sources: number of the source and of the row in it."""
+def _held_out(recipe: TrainingRecipe, text: TextModel, rules: Rules, refused: list[str]) -> set[tuple[int, int]]:
+    """The rows that are held out of the training sources: number of the source and of the row in it.
+
+    `refused` gets the reason why none can be.
+    """
     if recipe.data.validation is None or recipe.data.validation.source is not None:
         return set()
     try:
         _, held_out = load_rows(recipe.data, text, rules, seed=recipe.seed)
-    except DataError:  # there is nothing to hold out of; the audit says why
+    except DataError as error:
+        refused.append(str(error).split("\n")[0])
         return set()
     return set() if held_out is None else set(zip(held_out.which.tolist(), held_out.numbers.tolist(), strict=True))
 

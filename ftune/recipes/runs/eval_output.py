@@ -19,6 +19,9 @@ from ftune.report.page.titles import LESS_TELLING
 SHOWN = 300
 """Characters of a completion on the terminal."""
 
+LONGEST = 1e7
+"""From here on the digits of a number would not fit its column: perplexities of broken models have three hundred."""
+
 
 @dataclass(slots=True)
 class Examined:
@@ -164,8 +167,8 @@ def _shown(value: float | None, kind: Kind, *, signed: bool = False) -> str:
         return f"{value:{sign}.1%}"
     if kind.scale == "points":
         return f"{value:{sign}.1f}"
-    return f"{value:{sign}.3g}" if abs(value) < 1000 else f"{value:{sign},.0f}"
+    return f"{value:{sign},.0f}" if 1000 <= abs(value) < LONGEST else f"{value:{sign}.3g}"
 
 
 def _line(text: str | None) -> str:
-    return printable(" ".join((text or "").split())[:SHOWN])  # rows and models can hold what steers a terminal
+    return printable(" ".join((text or "").split()))[:SHOWN]
