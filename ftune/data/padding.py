@@ -21,10 +21,20 @@ if TYPE_CHECKING:
 NAME = "no row ends with the padding token"
 
 
-def pad_with_unused(tokenizer: "PreTrainedTokenizerBase", tables: Sequence[TokenTable]) -> Check:
+def pad_within(tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> None:
+    """Let `tokenizer` pad with its end of text where the model of so many tokens does not know its padding token.
+
+    Such tokens were added to a tokenizer alone. What stands in for padding does not matter: it is masked by position.
+    """
+    if int(tokenizer.pad_token_id) >= vocab_size and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def pad_with_unused(tokenizer: "PreTrainedTokenizerBase", tables: Sequence[TokenTable], vocab_size: int) -> Check:
     """Let `tokenizer` pad with such a token, and say which it is: its own, or a special one that rows do not have.
 
-    A special token that is in no row goes before one that only never ends a row. Raises DataError where there is none.
+    It is one that the model of so many tokens knows. A special token that is in no row goes before one that only never
+    ends a row. Raises DataError where there is none.
     """
     ends = _different([table.ids[table.ends - 1] for table in tables])
     used = _different([table.ids for table in tables])
@@ -38,7 +48,8 @@ def pad_with_unused(tokenizer: "PreTrainedTokenizerBase", tables: Sequence[Token
         *unnamed,
         *(number for number in (tokenizer.unk_token_id, tokenizer.bos_token_id) if number is not None),
     ]
-    chosen = next((number for number in candidates if number != eos and number not in ends), None)
+    known = (number for number in candidates if number < vocab_size)
+    chosen = next((number for number in known if number != eos and number not in ends), None)
     if chosen is None:
         raise DataError(
             "model.path: every special token of this tokenizer ends rows, so none is left to pad with; "

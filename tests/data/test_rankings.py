@@ -13,7 +13,7 @@ from ftune.data.formats.classification import ClassificationFormat
 from ftune.data.formats.ranked import RankedFormat
 from ftune.data.intake import Rules
 from ftune.data.mix import chained
-from ftune.data.padding import pad_with_unused
+from ftune.data.padding import pad_with_unused, pad_within
 from ftune.data.prepare import prepare
 from ftune.data.prepared import Part, Prepared
 from ftune.data.row import Row
@@ -112,13 +112,27 @@ def test_a_text_and_its_class(tokenizer: Any) -> None:
 def test_padding_is_a_token_that_no_row_ends_with(tiny_model: Path, tokenizer: Any) -> None:
     table = part([ranking("a", 1, 2)], tokenizer, Rules(answers="pairs")).table
     own = AutoTokenizer.from_pretrained(tiny_model)
-    assert pad_with_unused(own, [table]).ok
+    assert pad_with_unused(own, [table], len(own)).ok
     assert own.pad_token == "<|endoftext|>"
     own.pad_token = own.eos_token
-    assert "'<|endoftext|>'; 1 row" in pad_with_unused(own, [table]).detail
+    assert "'<|endoftext|>'; 1 row" in pad_with_unused(own, [table], len(own)).detail
     assert own.pad_token_id not in table.ids
     own.pad_token = own.eos_token
     ends = part([{"text": f"a{mark}"} for mark in ("<|endoftext|>", "<|im_start|>")], tokenizer, Rules()).table
     ends.ids[ends.ends - 1] = [0, 1]
     with pytest.raises(DataError, match="every special token of this tokenizer ends rows"):
-        pad_with_unused(own, [ends])
+        pad_with_unused(own, [ends], len(own))
+
+
+def test_a_token_that_the_model_does_not_know_is_no_padding(tiny_model: Path, tokenizer: Any) -> None:
+    own = AutoTokenizer.from_pretrained(tiny_model)
+    known, pad = len(own), own.pad_token
+    pad_within(own, known)
+    assert own.pad_token == pad
+    own.add_special_tokens({"pad_token": "[PAD]"})
+    table = part([ranking("a", 1, 2)], tokenizer, Rules(answers="pairs")).table
+    pad_with_unused(own, [table], known)
+    assert own.pad_token_id < known
+    own.pad_token = "[PAD]"
+    pad_within(own, known)
+    assert own.pad_token == own.eos_token

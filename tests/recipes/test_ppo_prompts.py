@@ -258,3 +258,11 @@ def test_columns_of_some_rows_are_none_in_the_others(load: Load, tmp_path: Path)
         {"prompt": "hat", "topic": None, "level": None},
         {"prompt": "mat", "topic": None, "level": 3},
     ]
+
+
+def test_tokens_that_the_model_does_not_know_are_told(tmp_path: Path, text: TextModel) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "cat"}])
+    largest = max(text.tokenizer("<|im_start|>user")["input_ids"])
+    smaller = TextModel(text.tokenizer, text.template, largest)
+    with pytest.raises(DataError, match=rf"rows\.jsonl:1: the prompt has the token .* \(its vocabulary has {largest}"):
+        load_prompts(Prompts.model_validate({"train": str(path)}), smaller, 7, None)

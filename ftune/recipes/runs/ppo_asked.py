@@ -33,6 +33,7 @@ class Asked:
 
 def ask(recipe: "PpoRecipe", say: Say) -> Asked:
     """Everything that can be wrong before a model is loaded. Raises DataError and ModelError."""
+    from ftune.data.padding import pad_within
     from ftune.models.load import load_config, load_tokenizer, locate_model
 
     model = recipe.model
@@ -42,6 +43,7 @@ def ask(recipe: "PpoRecipe", say: Say) -> Asked:
     how = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     config = load_config(located, **how).get_text_config()  # type: ignore[arg-type]
     tokenizer = load_tokenizer(located, **how)  # type: ignore[arg-type]
+    pad_within(tokenizer, config.vocab_size)
     text = TextModel(tokenizer, model.template(tokenizer), config.vocab_size)
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions <= recipe.rollout.max_new_tokens:

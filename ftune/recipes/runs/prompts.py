@@ -140,6 +140,13 @@ def _read_all(
             _take(row, example, tokenizer, data, limit, group, found)
     if found.errors:
         raise DataError("\n".join(found.errors))
+    for prompt in found.prompts:
+        if max(prompt.ids) >= text.vocab_size:
+            token = text.tokenizer.convert_ids_to_tokens(max(prompt.ids))
+            raise DataError(
+                f"{prompt.origin}: the prompt has the token '{token}', which the model does not know (its vocabulary "
+                f"has {text.vocab_size:,}); take the tokenizer that belongs to the model, or another chat template"
+            )
     if not found.prompts:
         causes = ", ".join(f"{number:,} {cause}" for cause, number in found.dropped.items())
         rows = "the only row was" if found.read == 1 else f"all {found.read:,} rows were"

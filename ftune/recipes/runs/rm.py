@@ -107,7 +107,7 @@ def _padding(run: Run) -> "Padding":
 
     parts = {id(part): part for prepared in run.inputs.parts().values() for part in prepared.parts}
     tables = [table for part in parts.values() for table in part.tables()]
-    check = pad_with_unused(run.inputs.tokenizer, tables)
+    check = pad_with_unused(run.inputs.tokenizer, tables, run.inputs.vocab_size)
     run.say.line(f"  ok: {check.name} ({check.detail})")
     return Padding(int(run.inputs.tokenizer.pad_token_id))
 
