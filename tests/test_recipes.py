@@ -109,4 +109,11 @@ def test_copy_brings_the_rows_along(name: str, ftune: Callable[..., Done], tmp_p
     assert (tmp_path / "data/orders/train.jsonl").is_file()
     loaded = load_recipe("sft", tmp_path / "mine.yaml")
     assert loaded.recipe.resolved()["data"]["train"][0]["path"] == str(tmp_path / "data/orders/train.jsonl")
-    assert "there already" in ftune("recipes", "copy", name, tmp_path / "mine.yaml").err
+    assert "there already; choose another name" in ftune("recipes", "copy", name, tmp_path / "mine.yaml").err
+    again = ftune("recipes", "copy", name, tmp_path / "second.yaml")  # beside the same rows
+    assert (again.code, again.out.split()) == (0, [str(tmp_path / "second.yaml")])
+    (tmp_path / "data/orders/train.jsonl").write_text("{}")
+    refused = ftune("recipes", "copy", name, tmp_path / "third.yaml")
+    assert refused.code == 2
+    assert "train.jsonl: there already, and not the rows of this recipe" in refused.err
+    assert not (tmp_path / "third.yaml").exists()

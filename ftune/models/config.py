@@ -15,7 +15,7 @@ from ftune.models.load import ask_hub
 from ftune.models.reference import check_reference, is_hub_id
 from ftune.models.wheel import WHEELS
 
-CONFIG = "config.json"
+CONFIG, QUANTIZED = "config.json", "quantization_config"
 
 
 def read_config(path: str, revision: str | None = None, *, ask: bool = False) -> dict[str, Any]:
@@ -38,7 +38,10 @@ def read_config(path: str, revision: str | None = None, *, ask: bool = False) ->
     if not isinstance(config, dict) or not isinstance(config.get("model_type", ""), str):
         raise ModelError(f"model.path: {file} holds no configuration: an object with 'model_type' is expected")
     inner = config.get("text_config")
-    return inner if isinstance(inner, dict) and "model_type" in inner else config
+    if not isinstance(inner, dict) or "model_type" not in inner:
+        return config
+    whole = {QUANTIZED: config[QUANTIZED]} if QUANTIZED in config else {}  # it is said of all parts
+    return whole | inner
 
 
 def _of_hub(name: str, revision: str | None, *, ask: bool) -> Path:

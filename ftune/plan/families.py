@@ -4,6 +4,7 @@ The names, biases and norms are those of transformers 5; the tests build each fa
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ftune.core.errors import ModelError
@@ -28,7 +29,18 @@ def shape_of_config(config: Config, where: str = "config.json") -> ModelShape:
             f"{where}: model_type {family!r} is not one whose shape is known{hint}; give the shape by hand: --params, "
             "--layers, --hidden"
         )
-    return FAMILIES[family](_Fields(config, where))
+    return replace(FAMILIES[family](_Fields(config, where)), **_stored(config.get("quantization_config")))
+
+
+def _stored(quantization: object) -> dict[str, Any]:
+    """How the files of a model hold its weights that is quantised already."""
+    if not isinstance(quantization, Mapping):
+        return {}
+    way = str(quantization.get("quant_method") or "bitsandbytes")
+    if not way.startswith("bitsandbytes"):
+        return {"stored_as": way}
+    kind = "int8" if quantization.get("load_in_8bit") else "nf4"
+    return {"stored_as": kind, "stored_double": bool(quantization.get("bnb_4bit_use_double_quant"))}
 
 
 class _Fields:

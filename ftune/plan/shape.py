@@ -103,6 +103,10 @@ class ModelShape:
     """The block's: one operation, which keeps its input; ReLU, which keeps its result; or several operations."""
     norm: Literal["rms", "layer"] = "rms"
     """RMS norms are computed of an fp32 copy of their input, LayerNorms in fp32."""
+    stored_as: str = "none"
+    """How the files hold the linear layers of decoder layers: as numbers (`none`), `nf4`, `int8`, or another way."""
+    stored_double: bool = False
+    """Whether NF4's scales are quantised there too."""
 
     def linears(self) -> tuple[Linear, ...]:
         """Each linear layer of one decoder layer, and the head at the end."""

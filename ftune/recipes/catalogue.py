@@ -37,17 +37,21 @@ def find_recipe(name: str) -> Path:
 def copy_recipe(name: str, target: Path) -> list[Path]:
     """Copy a shipped recipe to `target`, with the shipped rows that it reads in `data/` beside it.
 
-    The line that names the schema stays behind: it holds only where the shipped recipes are. Returns what was written.
-    Raises RecipeError when a file is there already.
+    The line that names the schema stays behind: it holds only where the shipped recipes are. Rows that are there, as
+    beside a recipe that was copied before, are left. Returns what was written. Raises RecipeError when a file is there
+    already.
     """
     text = find_recipe(name).read_text(encoding="utf-8").replace("../data/", "data/")
     text = "".join(line for line in text.splitlines(keepends=True) if "yaml-language-server" not in line)
     folder = recipes_folder()
     shipped = [path for path in sorted(folder.glob("data/*/*")) if str(path.relative_to(folder)) in text]
     rows = {target.parent / path.relative_to(folder): path for path in shipped}
+    rows = {to: path for to, path in rows.items() if not (to.is_file() and to.read_bytes() == path.read_bytes())}
+    if target.exists():
+        raise RecipeError(f"{target}: there already; choose another name or remove it")
+    if other := next((to for to in rows if to.exists()), None):
+        raise RecipeError(f"{other}: there already, and not the rows of this recipe; copy it into another folder")
     for to in (target, *rows):
-        if to.exists():
-            raise RecipeError(f"{to}: there already; choose another name or remove it")
         to.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     for to, path in rows.items():

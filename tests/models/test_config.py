@@ -22,6 +22,9 @@ def test_of_a_model_that_sees_the_text_part_counts(tmp_path: Path) -> None:
     inner = {"model_type": "gemma3_text", "hidden_size": 8}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": inner}))
     assert read_config(str(tmp_path)) == inner
+    packed = {"quantization_config": {"load_in_4bit": True}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": inner, **packed}))
+    assert read_config(str(tmp_path)) == inner | packed
 
 
 def test_the_cache_of_the_hub_is_read_without_asking_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,20 @@ def test_what_is_wrong_with_a_config_is_named(change: dict[str, Any], said: str)
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("quantization", "kind", "double"),
+    [
+        (None, "none", False),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, "nf4", True),
+        ({"load_in_8bit": True, "load_in_4bit": False}, "int8", False),
+        ({"quant_method": "gptq", "bits": 4}, "gptq", False),
+    ],
+)
+def test_weights_that_are_quantised_already_are_told(quantization: object, kind: str, double: bool) -> None:
+    shape = shape_of_config({"model_type": "llama", **SIZES, "quantization_config": quantization})
+    assert (shape.stored_as, shape.stored_double) == (kind, double)
+
+
 @pytest.mark.parametrize(("parameters", "layers"), [(70e9, 80), (7e9, 32), (1e9, None), (175e9, 96), (135e6, None)])
 def test_a_model_by_hand_has_the_parameters_that_were_asked_for(parameters: float, layers: int | None) -> None:
     shape = shape_by_hand(parameters=int(parameters), layers=layers)

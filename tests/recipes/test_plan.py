@@ -1,6 +1,7 @@
 """A recipe as a job, the ladder of changes that make it fit, and the micro-batch that is chosen."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def plan(command: str, *overrides: str, gib: float = 80.0, gpus: int = 1, rows: 
 def test_keys_reach_the_job(command: str, override: str, field: str, value: object) -> None:
     before, after = plan(command).job, plan(command, override).job
     assert getattr(after, field) == value != getattr(before, field)
+
+
+def test_a_model_that_is_quantised_already_is_planned_as_it_lies_in_its_files() -> None:
+    def planned(stored_as: str, override: str = "model.quantization=none") -> Plan:
+        target = Target(gpu=Gpu("a GPU", 80 * GIB, 1e15, 3e12), shape=replace(SHAPE, stored_as=stored_as))
+        return plan_of(recipe_of("sft", "peft=lora", override), target, ROWS)
+
+    stored = planned("nf4")
+    assert stored.estimate == planned("none", "model.quantization={type: nf4, double_quant: false}").estimate
+    assert planned("int8").job.quantization == "int8"
+    assert not any(change.name == "QLoRA" for rung in rungs(stored.recipe, stored.job) for change in rung)
+    assert "hold its weights as gptq; they are counted as bf16" in planned("gptq").notes[0]
 
 
 def test_offloaded_inputs_of_layers_are_in_the_other_memory() -> None:

@@ -139,7 +139,7 @@ def _adapter(recipe: Trained) -> dict[str, Any]:
 
 
 def _quantization(recipe: Trained, job: Job) -> Iterator[Change]:
-    if recipe.model.quantization.type == "none":
+    if job.quantization == "none" and job.shape.stored_as == "none":
         values = _adapter(recipe) | {"model.quantization": "nf4"}
         yield Change("QLoRA", values, "4-bit weights are unpacked for each product")
 

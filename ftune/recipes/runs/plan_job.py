@@ -20,6 +20,9 @@ ANSWERS = 2
 
 FP8_TIME = "speed.fp8: time is planned as that of bf16, and shares of the peak are of the peak in bf16"
 
+QUANTISED = ("nf4", "int8")
+"""What a plan knows the size of."""
+
 
 def job_of(
     recipe: "TrainingRecipe | PpoRecipe",
@@ -39,8 +42,12 @@ def job_of(
     from ftune.recipes.training import TrainingRecipe
 
     if isinstance(recipe, TrainingRecipe):
-        return _of_training(recipe, shape, rows, spread, dtype, on_gpu=on_gpu)
-    return _of_ppo(recipe, shape, rows, spread, dtype, on_gpu=on_gpu, card=card)
+        job, notes = _of_training(recipe, shape, rows, spread, dtype, on_gpu=on_gpu)
+    else:
+        job, notes = _of_ppo(recipe, shape, rows, spread, dtype, on_gpu=on_gpu, card=card)
+    if shape.stored_as not in ("none", *QUANTISED):
+        notes = [*notes, f"the model's files hold its weights as {shape.stored_as}; they are counted as {dtype}"]
+    return job, notes
 
 
 def _of_training(
@@ -122,12 +129,13 @@ def _of_ppo(
 def _model(recipe: "TrainingRecipe | PpoRecipe", shape: ModelShape, dtype: Dtype) -> dict[str, Any]:
     """What a job has of the sections that all recipes share."""
     quantization: Any = recipe.model.quantization
+    already = quantization.type == "none" and shape.stored_as in QUANTISED
     attention = recipe.model.attention
     return {
         "shape": shape,
         "dtype": dtype,
-        "quantization": quantization.type,
-        "double_quant": getattr(quantization, "double_quant", True),
+        "quantization": shape.stored_as if already else quantization.type,
+        "double_quant": shape.stored_double if already else getattr(quantization, "double_quant", True),
         "optimizer": recipe.optim.optimizer,
         "attention": "sdpa" if attention == "auto" else attention,  # transformers' choice where it has it
         "dropout": float(getattr(recipe.peft, "dropout", 0.0)),
