@@ -88,6 +88,14 @@ def test_a_resumed_run_goes_on_under_the_name_that_the_service_has_for_it(tmp_pa
     assert notebook[0] == ("r", 4, "n1", 7)
 
 
+def test_a_run_that_is_resumed_from_its_beginning_is_the_same_run(tmp_path: Path, notebook: list[Any]) -> None:
+    with pytest.raises(StoppedError):
+        run(tmp_path / "r", ["tensorboard"], end=StoppedError("signal"))
+    notebook.clear()
+    run(tmp_path / "r", ["tensorboard"], resume=True)
+    assert notebook[0] == ("r", 0, "n1", 7)
+
+
 def test_a_tracker_that_fails_is_named_without_its_secrets_and_the_run_goes_on(
     tmp_path: Path, notebook: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
