@@ -17,6 +17,7 @@ from ftune.report.trackers.base import Shown, TrackedRun, Tracker
 from ftune.report.trackers.tensorboard import Tensorboard
 from ftune.report.trackers.tracking import settings_of, tracking
 from tests.conftest import Done
+from tests.recipes.ppo_recipes import ppo_recipe
 
 KEY = "hf_abcdefghijklmnopqrstuvwx"
 
@@ -163,6 +164,18 @@ def test_the_run_of_a_recipe_is_tracked(
     assert notebook[0][0] == "tiny"
     assert notebook[1][0] == 1
     assert {"train/loss", "train/learning_rate", "train/tokens_per_s"} <= set(notebook[1][1])
+    assert notebook[-1] == "done"
+
+
+def test_the_iterations_of_ppo_are_tracked(
+    recipe: Callable[..., Path], ftune: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, notebook: list[Any]
+) -> None:
+    monkeypatch.setattr("ftune.recipes.training_sections.find_spec", lambda name: object())
+    log = {"samples_every": "never", "trackers": ["tensorboard"]}
+    done = ftune("ppo", ppo_recipe(recipe, log=log, schedule={"iterations": 1}, checkpoint={"every": "never"}))
+    assert done.code == 0, done.err
+    assert notebook[1][0] == 1
+    assert {"train/score", "train/kl", "train/reward/length", "train/seconds/rollout"} <= set(notebook[1][1])
     assert notebook[-1] == "done"
 
 
