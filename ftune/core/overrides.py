@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from ftune.core.section import Location
 from ftune.core.yaml import Document, Fault, Mark, parse_yaml
 
+_YAML_SIGNS = "*&!%@`|>"
+"""What begins an alias, an anchor, a tag, a directive or a block: of no use in one value."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -21,6 +24,12 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         place = _place(key.strip())
         if not equals or not place:
             document.faults.append(Fault(mark, f"'{override}' is not of the form key.path=value"))
+            continue
+        if text and text[0] in _YAML_SIGNS:
+            way = f"{key}='\"{text}\"'"
+            document.faults.append(
+                Fault(mark, f"{key}: '{text[0]}' begins no text in YAML; put quotes in quotes: {way}")
+            )
             continue
         value = parse_yaml(text, str(mark))
         document.faults += [Fault(mark, f"{key}: {fault.message}") for fault in value.faults]

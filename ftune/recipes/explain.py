@@ -77,7 +77,8 @@ def _message(cls: type[Section], place: Location, details: list[ErrorDetails]) -
             hint = did_you_mean(detail["input"], literals) if literals else ""
             hint = "" if hint.startswith("; known") else hint
         return f"should be {' or '.join(dict.fromkeys(wanted))}, got {found}{hint}"
-    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {found}"
+    said = detail["msg"].removeprefix("Input ")
+    return f"{said[0].lower()}{said[1:]}, got {found}"
 
 
 def _wanted(detail: ErrorDetails) -> str:

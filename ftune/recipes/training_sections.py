@@ -262,7 +262,7 @@ class Log(Tracked):
     """What is shown and sent while training."""
 
     every: Count = 1
-    """Steps between log lines and points of the curves."""
+    """Steps between log lines and points of the curves; the last step has one too."""
 
     def training_args(self) -> dict[str, object]:
         """How often to log; curves are sent on from the run's events, and not by the trainer."""

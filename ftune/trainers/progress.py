@@ -50,7 +50,8 @@ class ProgressCallback(TrainerCallback):
             self.bar.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Remember when it was; evaluations and saves are in no step's time."""
+        """Remember when it was; evaluations and saves are in no step's time. The last step is told, due or not."""
+        control.should_log |= state.global_step >= state.max_steps
         self.end = self._now()
         now = time.monotonic()
         self.rates.append(now - self.passed)

@@ -67,3 +67,13 @@ def test_what_cannot_be_set(override: str, words: str) -> None:
     (fault,) = overridden("n: 3\nl: [1]", override).faults
     assert words in str(fault)
     assert str(fault).startswith("<override 1>: ")
+
+
+def test_a_sign_of_yaml_at_the_beginning_wants_quotes() -> None:
+    document = parse_yaml("data: {}", "f")
+    apply_overrides(document, ["data.train=*.jsonl", 'data.train="*.jsonl"'])
+    (fault,) = document.faults
+    assert str(fault) == (
+        "<override 1>: data.train: '*' begins no text in YAML; put quotes in quotes: data.train='\"*.jsonl\"'"
+    )
+    assert document.value == {"data": {"train": "*.jsonl"}}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ftune.core.errors import DataError
+from ftune.core.errors import DataError, StorageError
 from ftune.data.cache import UNUSED_DAYS, cache_key, cached, tokenizer_fingerprint
 from ftune.data.intake import Rules
 from ftune.data.mix import chained
@@ -130,3 +130,10 @@ def test_the_code_hash_covers_every_file_of_the_data_layer(monkeypatch, tmp_path
     (tmp_path / "formats" / "new.py").write_text("x = 2")
     assert len({before, with_file, code()}) == 3
     assert Path(module.__file__) == tmp_path / "cache.py"
+
+
+def test_a_cache_that_cannot_be_written_to_says_how_to_have_another(maker, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FTUNE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=r"Not a directory; check the path.*FTUNE_CACHE puts into another"):
+        cached("key", maker)

@@ -222,6 +222,7 @@ def test_an_override_of_one_alias_is_none_of_the_other(recipe: Callable[..., Pat
     ("override", "words"),
     [
         ("data.train=3", "data.train: should be text or a mapping of keys, got 3"),
+        ("backend={type: zero, stage: 9}", "backend.stage: should be 1, 2 or 3, got 9"),
         ("data.streaming=yes", "data.streaming: should be true or false or a mapping of keys, got 'yes'"),
         ("data.train.²=1", "'data.train' is the single value 'rows.jsonl', so '²' cannot be set in it"),
     ],

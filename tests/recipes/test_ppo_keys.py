@@ -178,6 +178,7 @@ def test_a_reward_model_stands_before_the_other_rewards(write: Write, tiny_model
 
 ELSEWHERE = {
     "reward_model", "model.adapter",  # tests/recipes/test_ppo_run.py
+    "log.trackers",  # tests/report/test_trackers.py
     "optim.optimizer", "value.type", "rollout.type", "memory", "peft",  # above
     "rollout.memory_fraction",  # tests/ppo/test_rollout_contract.py
     "rollout.mode", "rollout.url", "rollout.group_port", "rollout.timeout_s", "rollout.gpu_memory_utilization",

@@ -17,6 +17,7 @@ from ftune.report.trackers.base import Shown, TrackedRun, Tracker
 from ftune.report.trackers.tensorboard import Tensorboard
 from ftune.report.trackers.tracking import settings_of, tracking
 from tests.conftest import Done
+from tests.recipes.ppo_recipes import ppo_recipe
 
 KEY = "hf_abcdefghijklmnopqrstuvwx"
 
@@ -88,6 +89,14 @@ def test_a_resumed_run_goes_on_under_the_name_that_the_service_has_for_it(tmp_pa
     assert notebook[0] == ("r", 4, "n1", 7)
 
 
+def test_a_run_that_is_resumed_from_its_beginning_is_the_same_run(tmp_path: Path, notebook: list[Any]) -> None:
+    with pytest.raises(StoppedError):
+        run(tmp_path / "r", ["tensorboard"], end=StoppedError("signal"))
+    notebook.clear()
+    run(tmp_path / "r", ["tensorboard"], resume=True)
+    assert notebook[0] == ("r", 0, "n1", 7)
+
+
 def test_a_tracker_that_fails_is_named_without_its_secrets_and_the_run_goes_on(
     tmp_path: Path, notebook: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +164,18 @@ def test_the_run_of_a_recipe_is_tracked(
     assert notebook[0][0] == "tiny"
     assert notebook[1][0] == 1
     assert {"train/loss", "train/learning_rate", "train/tokens_per_s"} <= set(notebook[1][1])
+    assert notebook[-1] == "done"
+
+
+def test_the_iterations_of_ppo_are_tracked(
+    recipe: Callable[..., Path], ftune: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, notebook: list[Any]
+) -> None:
+    monkeypatch.setattr("ftune.recipes.training_sections.find_spec", lambda name: object())
+    log = {"samples_every": "never", "trackers": ["tensorboard"]}
+    done = ftune("ppo", ppo_recipe(recipe, log=log, schedule={"iterations": 1}, checkpoint={"every": "never"}))
+    assert done.code == 0, done.err
+    assert notebook[1][0] == 1
+    assert {"train/score", "train/kl", "train/reward/length", "train/seconds/rollout"} <= set(notebook[1][1])
     assert notebook[-1] == "done"
 
 

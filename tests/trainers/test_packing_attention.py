@@ -123,3 +123,11 @@ def test_positions_that_go_on_are_refused_even_without_a_leak() -> None:
     model.forward = positions_go_on
     with pytest.raises(ModelError, match="packed rows lose their positions"):
         probe_packing(model, ROWS)
+
+
+def test_a_model_that_cannot_compute_packed_rows_is_refused() -> None:
+    from transformers import MptConfig, MptForCausalLM
+
+    model = MptForCausalLM(MptConfig(vocab_size=64, d_model=16, n_layers=1, n_heads=2, max_seq_len=8))
+    with pytest.raises(ModelError, match=r"packed rows cannot be computed with this model .*switch 'data.packing' off"):
+        probe_packing(model, [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]])

@@ -9,7 +9,7 @@ from typing import Any
 from ftune.core.errors import StoppedError
 from ftune.core.say import Say
 from ftune.report.events import EventLog, redact
-from ftune.report.run_folder import LOGS, RunFolder
+from ftune.report.run_folder import LOGS, Opening, RunFolder
 from ftune.report.trackers.base import Setting, TrackedRun, Tracker
 from ftune.report.trackers.mlflow import Mlflow
 from ftune.report.trackers.sending import Sender
@@ -45,7 +45,8 @@ def tracking(names: Sequence[str], folder: RunFolder, recipe: dict[str, Any], sa
     if not names or not folder.writes:
         yield Trackers()
         return
-    step = folder.found.step if folder.found.path else None
+    goes_on = folder.opening in (Opening.RESUMED, Opening.LENGTHENED)
+    step = folder.found.step if goes_on else None  # 0 where it was killed before its first checkpoint
     run = TrackedRun(folder.path, settings_of(recipe), step)
     trackers = Trackers([Sender(name, TRACKERS[name](), run, folder.path / LOGS, say) for name in dict.fromkeys(names)])
     status = "failed"
