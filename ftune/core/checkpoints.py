@@ -390,7 +390,7 @@ def _errno_of(error: Exception, free_bytes: int) -> int | None:
 
 def _advice(number: int) -> str:
     if number in NO_ROOM:
-        return "make room, keep fewer checkpoints, or choose another output_dir"
+        return "make room, of runs by keeping fewer checkpoints, or write to another folder"
     if number in {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}:
         return "check the path"
     if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
