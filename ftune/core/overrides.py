@@ -60,7 +60,7 @@ def _set(document: Document, place: Location, value: object, mark: Mark) -> None
             message = f"'{where}' is {found}, so '{part}' cannot be set in it; set '{where}' as a whole"
             document.faults.append(Fault(mark, message))
             return
-        child = value if last else _openable(child)
+        child = value if last else opened(document, place[: depth + 1], child)
         parent[key] = child  # type: ignore[index]
         node = child
     forget_below(document, place)
@@ -69,13 +69,15 @@ def _set(document: Document, place: Location, value: object, mark: Mark) -> None
     document.marks[place] = mark
 
 
-def _openable(child: object) -> object:
+def opened(document: Document, place: Location, value: object) -> object:
     """Make room for a deeper key: nothing becomes a mapping, a variant's bare name becomes `{type: name}`."""
-    if child is None:
+    if value is None:
         return {}
-    if isinstance(child, str) and _NAME.fullmatch(child):
-        return {"type": child}
-    return child
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        if place in document.marks:
+            document.marks[*place, "type"] = document.marks[place]
+        return {"type": value}
+    return value
 
 
 def forget_below(document: Document, place: Location) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ftune.core.errors import RecipeError
-from ftune.core.overrides import apply_overrides, forget_below
+from ftune.core.overrides import apply_overrides, forget_below, opened
 from ftune.core.paths import expanded
 from ftune.core.section import Location, Section
 from ftune.core.suggest import did_you_mean
@@ -169,7 +169,15 @@ def _merge(into: Document, other: Document) -> None:
 
 
 def _merged(into: Document, other: Document, place: Location, old: object, new: object) -> object:
-    """`new` over `old`: maps key by key unless their `type` differs, everything else replaced."""
+    """`new` over `old`: maps key by key unless their `type` differs, everything else replaced.
+
+    A bare name is the `type` of what it meets, as `peft: ia3` is below `peft: {target_modules: [k_proj]}`; where rows
+    are named by their path or source, it is the name of other rows.
+    """
+    if isinstance(new, dict) and not {"path", "source"} & new.keys():
+        old = opened(into, place, old)
+    elif isinstance(old, dict) and old.get("type") == new:
+        new = {"type": new}
     if (
         isinstance(old, dict)
         and isinstance(new, dict)

@@ -172,6 +172,27 @@ def test_another_variant_replaces_the_one_below(recipe: Callable[..., Path], tmp
     assert load_recipe("sft", path).recipe.resolved()["peft"] == {"type": "full"}
 
 
+def test_a_bare_name_below_is_the_type_of_what_lies_on_it(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text("seed: 1\npeft: ia3\n")
+    path = recipe(extends="base.yaml", peft={"target_modules": ["k_proj"]})
+    for overrides in ([], ["peft.feedforward_modules=[]"]):
+        loaded = load_recipe("sft", path, overrides)
+        peft = loaded.recipe.resolved()["peft"]
+        assert (peft["type"], peft["target_modules"]) == ("ia3", ["k_proj"])
+        assert loaded.origin(("peft", "type")) == f"{base}:2"
+    base.write_text("peft: {type: lora, rank: 3}\n")
+    assert load_recipe("sft", recipe(extends="base.yaml", peft="lora")).recipe.resolved()["peft"]["rank"] == 3
+    assert load_recipe("sft", recipe(peft="ia3"), ["peft.target_modules=[k]"]).origin(("peft", "type")) != "default"
+
+
+def test_rows_below_are_replaced_by_those_of_another_path(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("data: {train: held, validation: held}\n")
+    path = recipe(extends="base.yaml", data={"train": {"path": "rows.jsonl"}, "validation": {"source": "rows.jsonl"}})
+    data = load_recipe("sft", path).recipe.resolved()["data"]
+    assert (data["train"][0]["path"], data["validation"]["source"]["path"]) == ("rows.jsonl", "rows.jsonl")
+
+
 def test_extends_in_a_circle_or_nowhere(recipe: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     assert "leads back to this file" in errors_of(recipe("a.yaml", extends="b.yaml"))[0]
