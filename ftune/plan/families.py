@@ -26,8 +26,8 @@ def shape_of_config(config: Config, where: str = "config.json") -> ModelShape:
     if family not in FAMILIES:
         hint = did_you_mean(str(family), FAMILIES)
         raise ModelError(
-            f"{where}: model_type {family!r} is not one whose shape is known{hint}; give the shape by hand: --params, "
-            "--layers, --hidden"
+            f"{where}: model_type {family!r} is not one whose shape is known{hint}; 'ftune plan' takes it by hand: "
+            "--params, --layers, --hidden"
         )
     return replace(FAMILIES[family](_Fields(config, where)), **_stored(config.get("quantization_config")))
 
