@@ -59,17 +59,20 @@ def wrapped(model: "PreTrainedModel", name: str, config_class: str, keys: Keys) 
     except (ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, KeyError) as error:
         raise ModelError(_told(name, keys, str(error))) from error
     if name == "shadow":
-        _freeze_last_update(made)
+        _freeze_unread(made)
     return late_forward(made) if name == "adaption_prompt" else made
 
 
-def _freeze_last_update(model: "PeftModel") -> None:
+def _freeze_unread(model: "PeftModel") -> None:
     """Behind the last layer the shadow is read by its own loss alone, which is not computed: it would get no gradient.
 
-    DDP waits for each gradient.
+    Nor would the head that a classifier has for it. DDP waits for each gradient.
     """
     from peft.tuners.shadow.layers import ShadowLayer
 
+    for name, parameter in model.named_parameters():
+        if ".shadow_head." in name:
+            parameter.requires_grad_(False)
     last = [module for module in model.modules() if isinstance(module, ShadowLayer)][-1]
     last.shadow_update_transform.requires_grad_(False)
     last.shadow_update_gate.requires_grad_(False)

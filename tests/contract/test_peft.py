@@ -12,7 +12,7 @@ import torch
 
 from ftune.core.errors import ModelError
 from ftune.core.variants import variants_of
-from ftune.peft.adapters import load_adapter
+from ftune.peft.adapters import load_adapter, loading_adapter
 from ftune.peft.base import Material, PeftMethod, count_parameters
 from ftune.peft.library import LibraryMethod
 from ftune.speed.selective import selective_layers
@@ -163,7 +163,8 @@ def test_adapters_are_switched_at_run_time(case: str, base: Build, wrap: Wrap, t
         wanted[name] = logits(model)
         method(case).export(model, tmp_path / name)
     loaded = load_adapter(base(), tmp_path / "first")
-    loaded.load_adapter(str(tmp_path / "second"), adapter_name="second")
+    with loading_adapter(loaded):
+        loaded.load_adapter(str(tmp_path / "second"), adapter_name="second")
     loaded.set_adapter("second")
     assert relative(logits(loaded), wanted["second"]) < 1e-5
     loaded.set_adapter("default")

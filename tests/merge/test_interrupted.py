@@ -102,9 +102,10 @@ def test_killed_at_any_step_there_is_a_whole_model_or_none(
     assert len(found) > 20 / stride
     assert all(line["problems"] in (None, []) for line in found), found
     states = [line["dtype"] for line in found]
-    assert states == sorted(states, key=[None if not earlier else "bfloat16", None, "float32"].index)
+    new = states.index("float32")
+    assert set(states[new:]) == {"float32"}
+    assert set(states[:new]) <= {"bfloat16" if earlier else None, None}  # steps are moved by what a kill before left
     assert states[0] == ("bfloat16" if earlier else None)
-    assert states[-1] == "float32"
     assert states.count(None) <= (len(found) if not earlier else 2)
     assert verify(out / "merged") == []
     assert [path.name for path in out.iterdir()] == ["merged"]

@@ -32,7 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gradients_scores_and_states_are_those_of_one_process(kind: str, value: str, folder: Path) -> None:
     for rank in range(2):
         found = json.loads((folder / f"rank_{rank}.json").read_text(encoding="utf-8"))[f"{kind} {value}"]
-        assert found.pop("largest") > 0.01
+        largest = found.pop("largest")
+        assert largest > 0.01
+        assert found.pop("gradients") < 2e-6 * largest
         assert found.pop("state") == 0.0
         assert {name: difference for name, difference in found.items() if difference > 2e-6} == {}
 

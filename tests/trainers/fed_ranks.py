@@ -10,7 +10,8 @@ from ftune.trainers.sft import ReliableSFTTrainer
 
 def cut_anew() -> None:
     """One micro-batch or two of each step, made ahead and read late; the passes of a step are written down."""
-    sft._feeding = lambda trainer, around, longest: Feeding(capacity=130, ahead=True, late=True)  # type: ignore[assignment]
+    made = Feeding(capacity=130, ahead=True, late=True)
+    sft.feeding_of = lambda trainer, around, rows: made  # type: ignore[attr-defined]
     count_passes()
 
 

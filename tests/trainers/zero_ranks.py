@@ -207,7 +207,7 @@ def apart(one: Saved, other: Saved) -> float:
 
 def exported(trainer: ZeroTrainer, folder: Path, method: str) -> None:
     first = trainer.args.process_index == 0
-    with whole(trainer.model, keep=first, frozen=method == "full"):
+    with whole(trainer.model, keep=first, frozen=lambda name: method == "full"):
         if first:
             trainer.model.save_pretrained(str(folder))
     distributed.barrier()
