@@ -102,9 +102,14 @@ class EvalRecipe(Recipe):
         if gpus and self.processes != "auto" and self.processes > gpus:
             yield ("processes",), f"{self.processes}, and each takes a GPU, of which there are {gpus}"
         if self.max_new_tokens == 0:
-            wanted: dict[str, Any] = {"judge": self.judge, "rewards": self.rewards, "metrics": self.metrics != "auto"}
-            for key in (key for key, value in wanted.items() if value):
+            for key in self.looks_at_completions:
                 yield (key,), "looks at completions, and 'max_new_tokens: 0' makes none"
+
+    @property
+    def looks_at_completions(self) -> list[str]:
+        """The keys that are of no use without completions."""
+        wanted: dict[str, Any] = {"judge": self.judge, "rewards": self.rewards, "metrics": self.metrics != "auto"}
+        return [key for key, value in wanted.items() if value]
 
     def execute(self, options: RunOptions) -> None:
         """Complete, score, compare; print the table and write it to the folder of results."""

@@ -92,6 +92,37 @@ def test_a_run_is_evaluated_as_it_was_trained(recipe: Write, ftune: Run, tmp_pat
     assert all("- rare\n" in row["prompt"] for row in rows if "classes" in row["row"])
 
 
+def test_texts_have_the_loss_that_the_training_measured(recipe: Write, ftune: Run, tmp_path: Path) -> None:
+    """Also where they are cut into sequences of which some are held out; beside questions they do not count."""
+    texts: list[dict[str, object]] = [{"text": f"{n} " + f"the cat sat on {n} mats " * 20} for n in range(6)]
+    write_rows(tmp_path / "texts.jsonl", texts)
+    data = {"train": "texts.jsonl", "validation": 5, "max_length": 64}
+    done = ftune("sft", recipe(data=data, schedule={"max_steps": 2}, checkpoint={"every": "never"}))
+    assert done.code == 0, done.err
+    run = tmp_path / "runs/tiny"
+    done = ftune("eval", run, "forgetting=false")
+    assert done.code == 0, done.err
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    last = [event["loss"] for event in events if event["kind"] == "eval"][-1]
+    found = facts(run / "eval")
+    assert found["metrics"]["loss"]["after"] == pytest.approx(last, rel=1e-4)
+    assert found["rows"] == 5
+    assert "texts without a question: their likelihood is measured, and nothing is completed" in done.err
+    assert "prompt" not in done.out
+    assert ftune("eval", run, "forgetting=false", "limit=1").code == 0
+    assert 0 < facts(run / "eval")["rows"] < 5
+    done = ftune("eval", run, "forgetting=false", "rows=texts.jsonl")
+    assert done.code == 0, done.err
+    assert facts(run / "eval")["rows"] > len(texts)
+    write_rows(tmp_path / "chats.jsonl", chat_rows(6))
+    data = {"train": ["texts.jsonl", "chats.jsonl"], "validation": 0.5, "max_length": 64}
+    mixed = recipe(data=data, output_dir="runs/mixed", schedule={"max_steps": 1}, checkpoint={"every": "never"})
+    assert ftune("sft", mixed).code == 0
+    done = ftune("eval", "runs/mixed", *QUICK)
+    assert done.code == 0, done.err
+    assert "left out: a text without a question, where others have one" in done.err
+
+
 def test_a_faulty_row_is_told_with_its_place_and_rows_without_a_good_answer_are_counted(
     trained: Path, ftune: Run, tmp_path: Path
 ) -> None:
@@ -257,7 +288,7 @@ REFUSED = {
     "answers that are no numbers": (["metrics=[numeric]"], "numeric: no reference has a number in it"),
     "a file without rows": (["rows=empty.jsonl"], "empty.jsonl: there are no rows in it"),
     "rows that are cut off": (["rows=broken.jsonl"], "broken.jsonl:1"),
-    "texts": (["rows=texts.jsonl"], "texts.jsonl:1: is a text without a question"),
+    "texts": (["rows=texts.jsonl", "metrics=[exact_match]"], "metrics: looks at completions, and the rows are texts"),
     "system prompts alone": (["rows=system.jsonl"], "system.jsonl:1: is no question"),
     "rows longer than the model": (["rows=long.jsonl"], "longer than the 256 tokens that the model can read"),
     "a model without weights": (["against=weightless"], "weightless: '"),

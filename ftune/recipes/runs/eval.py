@@ -44,6 +44,8 @@ def run_eval(recipe: "EvalRecipe") -> None:
         _score(recipe, systems, folder, say)
         return
     questions = questions_of(recipe, systems.tuned, say)
+    if questions.are_texts:
+        recipe = _of_texts(recipe)
     metrics = _metrics(recipe, questions, say) if recipe.max_new_tokens else []
     named = f"; metrics: {', '.join(metric.title() for metric in metrics)}" if metrics else ""
     say.line(f"{several(len(questions.rows), 'row')} from {questions.source}{named}")
@@ -58,6 +60,13 @@ def run_eval(recipe: "EvalRecipe") -> None:
     write_results(evaluation, folder, table)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     _tell(table, systems, folder, say)
+
+
+def _of_texts(recipe: "EvalRecipe") -> "EvalRecipe":
+    """The same without completions. Raises DataError where something looks at them."""
+    for key in recipe.looks_at_completions:
+        raise DataError(f"{key}: looks at completions, and the rows are texts without a question; remove it")
+    return recipe.model_copy(update={"max_new_tokens": 0})
 
 
 def _examined(

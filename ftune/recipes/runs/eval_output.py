@@ -94,7 +94,7 @@ class Evaluation:
     def _shown(self, samples: int) -> list[str]:
         """A few rows with what the models made of them: first those that changed most."""
         lines: list[str] = []
-        for place in self._telling()[:samples]:
+        for place in [] if self.questions.are_texts else self._telling()[:samples]:
             row = self.questions.rows[place]
             lines += ["", f"prompt  {_line(row.text)}"]
             lines += [f"wanted  {_line(row.reference)}"] if row.reference is not None else []

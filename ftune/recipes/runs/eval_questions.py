@@ -1,6 +1,6 @@
 """The rows of an evaluation, as what is asked and what is wanted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +11,10 @@ from ftune.core.several import several
 from ftune.data.example import Answered, Conversation, Message, Plain, PromptCompletion, Text
 from ftune.data.row import Row
 from ftune.data.stops import stop_ids
+from ftune.data.table import pieces_of
 from ftune.data.tokenize import IGNORED, RowTokenizer
 from ftune.merge.sources import Found, told_of
-from ftune.recipes.runs.eval_rows import Meant, meant_rows
+from ftune.recipes.runs.eval_rows import Meant, held_out_sequences, longest_text, meant_rows
 from ftune.recipes.runs.found_model import section_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Questions:
     rows: list[Question] = field(default_factory=list)
     left_out: int = 0
     """Rows that have no answer that is wanted, and those that are longer than the model can read."""
+    are_texts: bool = False
+    """Nothing is asked: the rows are sequences of texts, of which only the likelihood can be measured."""
 
     @property
     def references(self) -> list[tuple[str, ...]]:
@@ -92,11 +95,26 @@ def questions_of(recipe: "EvalRecipe", found: Found, say: Say) -> Questions:
     named = recipe.chat_template
     template = choose_template(tokenizer, named) if named or tokenizer.chat_template else None
     rows, left_out = meant_rows(recipe, found, say)
+    texts = [meant for meant in rows if isinstance(meant.example, Text)]
+    positions = _positions(found)
+    if len(texts) == len(rows):
+        made = Questions(
+            tokenizer, template, stop_ids(tokenizer, template), _source(rows), [], left_out, are_texts=True
+        )
+        encoder = RowTokenizer(tokenizer, template, mask="last")
+        for row, labelled in _sequences(recipe, found, rows, positions, encoder, say):
+            text = str(tokenizer.decode(labelled[0], skip_special_tokens=True))
+            made.rows.append(Question(PromptCompletion("", ""), text, [], None, labelled, row))
+        say.line("texts without a question: their likelihood is measured, and nothing is completed")
+        return made
+    if texts:
+        say.line(f"{several(len(texts), 'row')} left out: a text without a question, where others have one")
+        rows, left_out = [meant for meant in rows if not isinstance(meant.example, Text)], left_out + len(texts)
     try:
         questions = _asked(rows, tokenizer, template, left_out)
     except DataError as error:  # what reads rows names the key that training has for it
         raise DataError(str(error).replace("model.chat_template", "chat_template")) from error
-    return _readable(questions, _positions(found), say)
+    return _readable(questions, positions, say)
 
 
 def _positions(found: Found) -> int | None:
@@ -129,14 +147,44 @@ def _readable(questions: Questions, positions: int | None, say: Say) -> Question
     return replace(questions, rows=rows, left_out=questions.left_out + left_out)
 
 
+def _sequences(
+    recipe: "EvalRecipe",
+    found: Found,
+    rows: list[Meant],
+    positions: int | None,
+    encoder: RowTokenizer,
+    say: Say,
+) -> Iterator[tuple[Row, "LabelledRow"]]:
+    """Texts as they are trained on. Of a text a run may have held out a part alone, so its own sequences count."""
+    if (held_out := held_out_sequences(recipe, found, say)) is not None:
+        places = {row.origin: row for row, *_ in rows}
+        for number, origin in enumerate(held_out.origins):
+            if origin in places:  # else it is over the recipe's limit
+                yield places[origin], (held_out.ids(number), held_out.labels(number))
+        return
+    longest = min((limit for limit in (longest_text(found), positions) if limit), default=None)
+    for row, example, _ in rows:
+        try:
+            whole = encoder.encode(example)
+        except DataError as error:
+            raise DataError(f"{row.origin}: {error}") from None
+        fits = longest is None or len(whole.input_ids) <= longest
+        for piece in [whole] if fits else pieces_of(whole, longest or 0):
+            yield row, (piece.input_ids, piece.labels)
+
+
+def _source(rows: list[Meant]) -> str:
+    """The files of the rows, in words."""
+    files = list(dict.fromkeys(meant.row.file for meant in rows))
+    return f"{files[0]} and {several(len(files) - 1, 'more file')}" if len(files) > 1 else files[0]
+
+
 def _asked(
     rows: list[Meant], tokenizer: "PreTrainedTokenizerBase", template: "Template | None", left_out: int
 ) -> Questions:
     """Rows as questions. Raises DataError for rows that ask nothing."""
     encoder = RowTokenizer(tokenizer, template, mask="last")
-    files = list(dict.fromkeys(meant.row.file for meant in rows))
-    source = f"{files[0]} and {several(len(files) - 1, 'more file')}" if len(files) > 1 else files[0]
-    found = Questions(tokenizer, template, stop_ids(tokenizer, template), source, left_out=left_out)
+    found = Questions(tokenizer, template, stop_ids(tokenizer, template), _source(rows), left_out=left_out)
     for row, example, words in rows:
         try:
             question = _question(example, row, encoder, tokenizer)
@@ -158,8 +206,7 @@ def _question(example: Plain, row: Row, encoder: RowTokenizer, tokenizer: "PreTr
         return _with_answer(replace(example, completion=""), example.prompt, example, row, encoder, tokenizer)
     if isinstance(example, PromptCompletion) or (isinstance(example, Conversation) and _last_asked(example.messages)):
         return _without_answer(example, row, encoder)
-    kind = "a text without a question" if isinstance(example, Text) else "no question with one answer"
-    raise DataError(f"is {kind}; rows need a prompt with a completion, or a last assistant turn")
+    raise DataError("is no question with one answer; rows need a prompt with a completion, or a last assistant turn")
 
 
 def _with_answer(

@@ -17,7 +17,7 @@ from ftune.report.run_folder import read_command
 
 if TYPE_CHECKING:
     from ftune.data.formats.base import RowFormat
-    from ftune.data.prepared import Indexes
+    from ftune.data.prepared import Indexes, Prepared
     from ftune.recipes.data_section import Source
     from ftune.recipes.eval import EvalRecipe
     from ftune.recipes.training import TrainingRecipe
@@ -115,6 +115,20 @@ def _limited(rows: list[T], recipe: "EvalRecipe") -> list[T]:
         return rows
     drawn = random.Random(recipe.seed).sample(range(len(rows)), recipe.limit)  # noqa: S311 - a draw of rows
     return [rows[place] for place in sorted(drawn)]
+
+
+def held_out_sequences(recipe: "EvalRecipe", found: Found, say: Say) -> "Prepared | None":
+    """The sequences that a run held out, as it evaluated them while training; None where other rows are asked for."""
+    from ftune.recipes.runs.inputs import load_inputs
+
+    trained = _recipe_of(found)
+    return None if recipe.rows is not None or trained is None else load_inputs(trained, say).validation
+
+
+def longest_text(found: Found) -> int | None:
+    """Tokens of the sequences that the run which made a model cuts texts into; None for what no run has made."""
+    trained = _recipe_of(found)
+    return trained.data.max_length if trained else None
 
 
 def _origins(recipe: "EvalRecipe", found: Found, say: Say) -> list[_Origin]:
