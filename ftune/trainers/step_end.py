@@ -96,7 +96,8 @@ class StepEndTrainer(ResumableTrainer):
         self._tr_loss = self._tr_loss.cpu()
         loss: Tensor = super().training_step(*args, **kwargs)
         self._losses.append(loss)
-        self.settle()
+        if self.accelerator.sync_gradients:  # processes log together, and this is the one pass that all of them have
+            self.settle()
         return torch.zeros(())
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:

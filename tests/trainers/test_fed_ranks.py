@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -12,7 +11,6 @@ from tests.forked import Forked
 from tests.trainers.fed_ranks import cut_anew
 
 
-@pytest.mark.slow
 def test_ranks_with_other_numbers_of_passes_train_what_one_process_does(
     recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
