@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ftune.peft.library import methods
 from ftune.recipes.catalogue import names, recipes_folder
 from ftune.recipes.load import load_recipe, recipe_schema
 from tests.conftest import Done
@@ -29,15 +28,11 @@ SMALL = {
 
 
 def often(name: str) -> bool:
-    """Whether the gate trains it here: those of peft's own methods differ by one word, and the contract trains each.
+    """Whether the gate trains it here: those in `sft/` differ by the method, and the contract trains each of these.
 
     Those of `rlhf` are trained one after another in `tests/e2e/test_rlhf.py`.
     """
-    if name.startswith("rlhf/"):
-        return False
-    method = yaml.safe_load((recipes_folder() / f"{name}.yaml").read_text()).get("peft", {})
-    kind = method if isinstance(method, str) else method.get("type", "lora")
-    return kind not in methods()
+    return not name.startswith("rlhf/") and (not name.startswith("sft/") or name in ("sft/full", "sft/prefix"))
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,7 @@ def set_aside(run: Path, name: str) -> None:
     assert newest_valid(run).damaged == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_has_the_parts_of_both(saved: Path) -> None:
     names = files_of(saved / "checkpoint-4")
     assert {"rng_state_0.pth", "rng_state_1.pth", "state/state.json", "trainer_state.json", MANIFEST} <= {*names}

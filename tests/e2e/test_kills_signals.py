@@ -84,6 +84,7 @@ def test_stopped_by_every_signal_at_every_skew_it_ends_as_if_never(recipe: Write
     finished(path, run, whole)
 
 
+@pytest.mark.slow
 def test_evaluations_change_nothing_of_what_is_trained(recipe: Write, tmp_path: Path) -> None:
     """A run that is stopped leaves out the evaluation that was due, and has to end in the same weights."""
     write_rows(tmp_path / "held.jsonl", chat_rows(4, start=100))

@@ -86,6 +86,7 @@ def test_a_signal_saves_says_how_to_go_on_and_exits_75(
     assert same(run, wanted)
 
 
+@pytest.mark.slow
 def test_signals_that_come_together_are_one_request(recipe: Write, tmp_path: Path) -> None:
     """Slurm sends what it sends to every process, and a launcher sends it on."""
     path = recipe(schedule={"max_steps": 100_000}, checkpoint={"every": "never"}, batch={"micro_batch_size": 24})

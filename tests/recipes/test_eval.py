@@ -176,6 +176,7 @@ def test_the_batch_does_not_change_the_result(trained: Path, ftune: Run, tmp_pat
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_is_finished_by_two_processes(
     trained: Path, ftune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

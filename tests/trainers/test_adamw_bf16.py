@@ -202,6 +202,7 @@ def losses(run: Path) -> list[float]:
     return [event["loss"] for event in read_events(run / "events.jsonl") if event["kind"] == "step"]
 
 
+@pytest.mark.slow
 def test_the_loss_falls_as_that_of_weights_in_fp32(recipe: Write, ftune: Run, tmp_path: Path, tiny_model: Path) -> None:
     path = recipe_of(recipe, tiny_model, schedule={"max_steps": 40}, checkpoint={"every": "never"})
     assert ftune("sft", path, "output_dir=runs/bf16").code == 0

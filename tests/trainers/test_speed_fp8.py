@@ -143,6 +143,7 @@ def test_a_run_leaves_what_a_run_without_it_leaves(
     assert configs[0] == configs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("emulated")
 def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(
     recipe: Write, ftune: Run, tmp_path: Path, tiny_model: Path
