@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from ftune.backends.machine import missing_for_async_io
 from tests.pair import run_pair
 
 EXACT = 1e-6
 """Largest differences in fp32: sums over ranks are added in another order."""
 
 STEPPED = 1e-5
-"""Of weights that AdamW has moved: it divides gradients by their own size, and so their rounding too."""
+"""Of weights that AdamW has moved, and of gradients there: it divides gradients by their size, and their rounding."""
 
 
 def ran(folder: Path, what: str) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def check(folder: Path, name: str, found: dict[str, float]) -> None:
     same_kind = next(key for key in found if key.startswith("goes on"))
     for key in (same_kind, "never spoilt", "evaluated as before the export"):
         assert found.pop(key) == 0.0, key
-    assert {key: value for key, value in found.items() if value > (STEPPED if key == "weights" else EXACT)} == {}
+    limits = {"weights": STEPPED, "norms": STEPPED}
+    assert {key: value for key, value in found.items() if value > limits.get(key, EXACT)} == {}
     if name.startswith("full"):
         exported: Any = LlamaForCausalLM.from_pretrained(folder / name)
     else:
@@ -62,7 +64,12 @@ def test_stages_train_save_and_go_on_as_one_process_does(tmp_path: Path) -> None
     [
         "full 1,full 2,lora 1,lora 2,lora 3,skipped 2,skipped 3",
         "full 2 offloaded,full 3 offloaded,lora 3 offloaded,skipped 2 offloaded,skipped 3 offloaded",
-        "full 3 on a drive,skipped 3 on a drive",
+        pytest.param(
+            "full 3 on a drive,skipped 3 on a drive",
+            marks=pytest.mark.skipif(
+                missing_for_async_io(on_gpu=False) is not None, reason="DeepSpeed's async_io cannot be built here"
+            ),
+        ),
     ],
 )
 def test_other_stages_and_offloading_do_too(what: str, tmp_path: Path) -> None:
